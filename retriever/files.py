@@ -1,0 +1,134 @@
+"""Files that are either whole or absent: atomic writes, checksums, fingerprints, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from retriever.errors import RetrieverError
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a JSON-like value; the order of keys does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def text_hash(text: str) -> int:
+    """The first 64 bits of the SHA-256 of a text, as an unsigned integer: the variant id of an item."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_folder(folder: Path) -> str:
+    """The SHA-256 of the names and contents of all files below a folder, hidden ones left out."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name.as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turns the operating system's "no space left" into one clear line that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RetrieverError(f"{path}: the disk is full; nothing half-written was kept. Free some space and run the same command again") from error
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Makes `path` by `write(temporary path)` and a rename: readers see the old file or the whole new one.
+
+    The bytes are on the disk before the rename (a power cut cannot leave an empty file under the final name).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with explain_full_disk(path):
+            write(temporary)
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Puts the folder `new` in the place of `final`; a stop in between leaves one of the two whole.
+
+    The old folder steps aside under a hidden name before the new one takes its place: `recover_folder` finishes
+    or undoes a swap that was cut in the middle.
+    """
+    aside = final.with_name(f".{final.name}.old")
+    if aside.exists():
+        shutil.rmtree(aside)
+    if final.exists():
+        os.replace(final, aside)
+    os.replace(new, final)
+    _sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover_folder(final: Path) -> None:
+    """Brings back the old folder when `replace_folder` was stopped between its two renames."""
+    aside = final.with_name(f".{final.name}.old")
+    if aside.exists() and not final.exists():
+        os.replace(aside, final)
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock file for as long as the block runs; the operating system frees it when the process dies.
+
+    Raises:
+        RetrieverError: another process holds it; the message names the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise RetrieverError(f"{path.parent}: process {holder} is already {what} here. Wait for it, or stop it first") from error
+        stream.seek(0)
+        stream.truncate()
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""The small nouns of the field: query, document, teacher. Everything else is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import DataError
+from retriever.files import fingerprint
+
+Qrels = Mapping[str, Mapping[str, int]]
+"""Query id -> document id -> grade. A missing pair is unjudged, which is not the same as grade 0."""
+
+Unit = Literal["logit", "log_odds", "cosine", "dot", "maxsim", "bm25", "z_score", "rank"]
+"""What a teacher's number means. Scores of different units are never mixed without a normalisation."""
+
+
+def check_id(identifier: object, where: str) -> str:
+    """The identifier itself, when it can stand in a TREC file: a non-empty string without white space.
+
+    Raises:
+        DataError: it is not one; the message begins with `where`.
+    """
+    if not isinstance(identifier, str) or not identifier:
+        raise DataError(f"{where}: the id {identifier!r} is not a non-empty string")
+    if identifier.split() != [identifier]:
+        raise DataError(f"{where}: the id {identifier!r} contains white space, which TREC files cannot carry. Replace it, for example by _")
+    return identifier
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """One earlier turn of a conversation."""
+
+    speaker: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """What a user asks: a text, with the conversation before it (oldest turn first) or an image."""
+
+    query_id: str
+    text: str
+    turns: tuple[Turn, ...] = ()
+    image: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """What is retrieved: a title and a text, or an image."""
+
+    doc_id: str
+    text: str
+    title: str = ""
+    image: Path | None = None
+
+    @property
+    def full_text(self) -> str:
+        """Title and text as encoders, teachers and BM25 read them: joined by a space."""
+        return f"{self.title} {self.text}".strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherIdentity:
+    """Everything that decides a teacher's scores; two teachers with equal identities give equal scores.
+
+    Attributes:
+        name: what the user calls it; not part of the fingerprint.
+        kind: the file under teachers/ that scores.
+        model: its weights: folder content hash or hub id with revision; "" for one without.
+        unit: what its numbers mean.
+        settings: whatever else decides the numbers: prompt, lengths, dtype, parameters.
+    """
+
+    name: str
+    kind: str
+    model: str
+    unit: Unit
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change with anything that changes the scores."""
+        return fingerprint({"kind": self.kind, "model": self.model, "unit": self.unit, "settings": dict(self.settings)})
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredPairs:
+    """What a teacher says of n pairs.
+
+    Attributes:
+        scores: float32 [n], raw, in the teacher's unit.
+        n_tokens: int32 [n], tokens read (0 where the teacher does not count).
+        truncated: bool [n], whether the pair was longer than the teacher reads.
+    """
+
+    scores: NDArray[np.float32]
+    n_tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+
+class Teacher(Protocol):
+    """A ranker that scores query-document pairs offline."""
+
+    @property
+    def identity(self) -> TeacherIdentity:
+        """What decides the scores."""
+        ...
+
+    @property
+    def shard_pairs(self) -> int:
+        """How many pairs to score before they are written: what a stop at the worst instant costs."""
+        ...
+
+    def score(self, pairs: Sequence[tuple[Query, Document]]) -> ScoredPairs:
+        """Raw scores of the pairs, in their order."""
+        ...
