@@ -42,7 +42,7 @@ clean:
 # Built from a copy: setuptools keeps removed files in its build folder.
 .make/wheel: $(VENV)/.extras-dev $(SOURCES) pyproject.toml
 	@rm -rf .make/source .make/wheel && mkdir -p .make/source
-	@cp -R pyproject.toml LICENSE README.md retriever $(SIDE_FOLDERS) .make/source/
+	@cp -R pyproject.toml LICENSE $(wildcard README.md) retriever $(SIDE_FOLDERS) .make/source/
 	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir .make/source/dist .make/source > .make/wheel.log 2>&1 \
 	 || { tail -n 30 .make/wheel.log; exit 1; }
 	@$(BIN)/python -m zipfile -e .make/source/dist/*.whl $@
