@@ -1,0 +1,92 @@
+"""What the tests share: a tiny collection of real words, and tiny models made on the spot."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, BertTokenizer
+
+ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
+
+
+@pytest.fixture
+def beir_folder(tmp_path: Path) -> Path:
+    """A BEIR folder of 60 documents, 20 train and 10 test queries; a copy of its own, which a test may damage."""
+    folder = tmp_path / "animals_and_tools"
+    shutil.copytree(ANIMALS_AND_TOOLS, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_beir_folder() -> Path:
+    """The same folder where it lies; read it only."""
+    return ANIMALS_AND_TOOLS
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: random BERT of 2 layers, 32 dimensions, mean pooling, cosine."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(1)
+        bert = _save_bert(BertModel, tmp_path_factory.mktemp("bert"))
+    transformer = Transformer(str(bert), max_seq_length=64)
+    model = SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension()), Normalize()], device="cpu")
+    folder = tmp_path_factory.mktemp("models") / "tiny-encoder"
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder folder of the same size with one output; its scores are random but always the same."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    with torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(2)
+        return _save_bert(BertForSequenceClassification, tmp_path_factory.mktemp("models") / "tiny-cross-encoder", num_labels=1)
+
+
+def _save_bert(model_class: Any, folder: Path, **settings: Any) -> Path:
+    """Random weights with large word embeddings, which the residual path carries to the end: a shared word makes two texts similar."""
+    tokenizer = _tokenizer()
+    model = model_class(_config(len(tokenizer), **settings)).eval()
+    model.base_model.embeddings.word_embeddings.weight.data.mul_(50)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _config(vocabulary_size: int, **settings: Any) -> "BertConfig":
+    from transformers import BertConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
+    return BertConfig(vocab_size=vocabulary_size, **sizes, **settings)
+
+
+def _tokenizer() -> "BertTokenizer":
+    """WordPiece with the collection's words, and single characters for all others."""
+    from transformers import BertTokenizer
+
+    records = [json.loads(line) for name in ("corpus", "queries") for line in (ANIMALS_AND_TOOLS / f"{name}.jsonl").read_text().splitlines()]
+    words = sorted({word for record in records for word in re.findall(r"[a-z]+", f"{record.get('title', '')} {record['text']}".lower())})
+    characters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'()-_"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *(w for w in words if len(w) > 1)]
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=128)
