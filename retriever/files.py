@@ -54,15 +54,24 @@ def explain_full_disk(path: Path) -> Iterator[None]:
         raise RetrieverError(f"{path}: the disk is full; nothing half-written was kept. Free some space and run the same command again") from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it; their names are on the disk when this returns, so that a power cut cannot take them back."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Makes `path` by `write(temporary path)` and a rename: readers see the old file or the whole new one.
 
     The bytes are on the disk before the rename (a power cut cannot leave an empty file under the final name).
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with explain_full_disk(path):
+            make_folder(path.parent)
             write(temporary)
             _sync(temporary)
             os.replace(temporary, path)
@@ -111,7 +120,8 @@ def lock(path: Path, what: str) -> Iterator[None]:
     Raises:
         RetrieverError: another process holds it; the message names the process.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explain_full_disk(path):
+        make_folder(path.parent)
     with path.open("a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,10 +129,9 @@ def lock(path: Path, what: str) -> Iterator[None]:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
             raise RetrieverError(f"{path.parent}: process {holder} is already {what} here. Wait for it, or stop it first") from error
-        stream.seek(0)
-        stream.truncate()
-        stream.write(str(os.getpid()))
-        stream.flush()
+        with explain_full_disk(path):
+            stream.truncate(0)
+            os.write(stream.fileno(), str(os.getpid()).encode())  # unbuffered: a full disk is not met a second time when the file is closed
         yield
 
 

@@ -1,0 +1,164 @@
+"""The files of one teacher's scores: shards whose name carries the checksum of their bytes, so that each proves itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from retriever.errors import StoreError
+from retriever.files import write_atomic
+from retriever.types import ScoredPairs
+
+SHARD_NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.parquet")
+"""Number and the first 16 hexadecimal digits of the SHA-256 of the file's bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardProblem:
+    """A file of the store that cannot be trusted, and why."""
+
+    path: Path
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class DamagedShardError(StoreError):
+    """A shard's bytes are not those that were written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PairColumns:
+    """Who the n pairs of a shard are.
+
+    Attributes:
+        query_ids: [n], the first query that asked for the pair.
+        doc_ids: [n], the first document, likewise.
+        query_variants: uint64 [n], `retriever.scoring.query_variant` of the query.
+        document_variants: uint64 [n], `text_hash` of the document's full text.
+    """
+
+    query_ids: Sequence[str]
+    doc_ids: Sequence[str]
+    query_variants: NDArray[np.uint64]
+    document_variants: NDArray[np.uint64]
+
+
+def encode_shard(pairs: PairColumns, scored: ScoredPairs, teacher: str) -> bytes:
+    """The Parquet bytes of a shard: equal pairs and scores give equal bytes, whenever and wherever they are written.
+
+    A pair that is scored by itself leaves `rank` and `list_id` null (its rank follows from the scores; a rank within a
+    shard would depend on where the shard was cut) and `pass_id` 0. Teachers that order whole lists fill them.
+
+    Args:
+        pairs: n pairs.
+        scored: what the teacher said of them, raw.
+        teacher: its fingerprint; kept in the file's metadata.
+    """
+    count = len(pairs.query_ids)
+    table = pa.table(
+        {
+            "query_id": pa.array(pairs.query_ids, type=pa.string()).dictionary_encode(),
+            "doc_id": pa.array(pairs.doc_ids, type=pa.string()).dictionary_encode(),
+            "query_variant": pa.array(pairs.query_variants, type=pa.uint64()),
+            "doc_variant": pa.array(pairs.document_variants, type=pa.uint64()),
+            "score": pa.array(scored.scores, type=pa.float32()),
+            "rank": pa.nulls(count, type=pa.int32()),
+            "list_id": pa.nulls(count, type=pa.int64()),
+            "pass_id": pa.array(np.zeros(count, dtype=np.int32)),
+            "n_tokens": pa.array(scored.n_tokens, type=pa.int32()),
+            "truncated": pa.array(scored.truncated, type=pa.bool_()),
+            "status": pa.array(["ok"] * count, type=pa.string()).dictionary_encode(),
+        },
+        metadata={"teacher": teacher},
+    )
+    sink = pa.BufferOutputStream()
+    repeating = ["query_id", "doc_id", "query_variant", "rank", "list_id", "pass_id", "n_tokens", "status"]
+    pq.write_table(table, sink, compression="zstd", compression_level=3, use_dictionary=repeating, write_statistics=False, row_group_size=max(count, 1))
+    return bytes(sink.getvalue())
+
+
+def write_shard(folder: Path, number: int, data: bytes) -> Path:
+    """Writes the bytes of a shard under the name that proves them; they are on the disk when this returns."""
+    path = folder / f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+    return path
+
+
+def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
+    """The named columns of a shard whose bytes are the ones that were written.
+
+    Raises:
+        DamagedShardError: they are not, or cannot be read.
+    """
+    name = SHARD_NAME.fullmatch(path.name)
+    try:
+        data = path.read_bytes()
+        if name is None or hashlib.sha256(data).hexdigest()[:16] != name[2]:
+            raise DamagedShardError(f"{path}: the {len(data):,} bytes are not the ones that were written (their SHA-256 does not fit the name)")
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if (found := (file.schema_arrow.metadata or {}).get(b"teacher", b"").decode()) != teacher_of(path.parent):
+            raise DamagedShardError(f'{path}: the scores are those of the teacher "{found}", which has another folder')
+        return file.read(columns=list(columns), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedShardError(f"{path}: cannot be read ({error})") from error
+
+
+def teacher_of(folder: Path) -> str:
+    """The fingerprint in the name of a teacher's folder."""
+    return folder.name.removeprefix("teacher=")
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The whole shards of a teacher, in the order of their numbers; two merged stores may share a number."""
+    shards = [path for path in folder.glob("*.parquet") if SHARD_NAME.fullmatch(path.name)]
+    return sorted(shards, key=lambda path: (_number(path), path.name))
+
+
+def check_shard(path: Path) -> ShardProblem | None:
+    """What is wrong with a shard, None for a good one."""
+    try:
+        scores = read_shard(path, ["score"])["score"].to_numpy()
+    except DamagedShardError as error:
+        return ShardProblem(path, str(error).removeprefix(f"{path}: "))
+    return None if np.isfinite(scores).all() else ShardProblem(path, "a score in it is not a finite number")
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged shard to `*.damaged`, so that its number is free and its pairs count as unscored."""
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    return aside
+
+
+def free_numbers(folder: Path) -> Iterator[int]:
+    """The numbers for the next shards: first those of lost shards, then the ones after the last.
+
+    Shards are filled in the order of the candidates, so the pairs of a lost shard are the first that are pending:
+    scored again under its number they give its bytes again.
+    """
+    taken = {_number(path) for path in list_shards(folder)}
+    lost = {_number(path) for path in folder.glob("*.parquet.damaged")}
+    following = max(taken | lost, default=-1) + 1
+    return itertools.chain((number for number in range(following) if number not in taken), itertools.count(following))
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what a killed writer left half-written; only the holder of the folder's lock may call this."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-", 1)[0])

@@ -1,0 +1,347 @@
+"""The store of teacher scores: append-only, exact about what is scored, and whole after a stop at any instant.
+
+    <folder>/store.json                                            format, the collection's name and fingerprint
+    <folder>/scores/teacher=<fingerprint>/teacher.json             who the teacher is, statistics of its scores
+    <folder>/scores/teacher=<fingerprint>/<number>-<sha256>.parquet
+
+A teacher's folder says everything about it and a shard's name proves its bytes: there is no index that could disagree,
+and two stores of a collection are merged by copying the folders under `scores`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import StoreError
+from retriever.files import fingerprint, lock, write_json
+from retriever.runs import Run
+from retriever.scoring import CandidatePairs, PairKeys, estimate_seconds, score_pairs
+from retriever.shards import (
+    DamagedShardError,
+    PairColumns,
+    ShardProblem,
+    check_shard,
+    encode_shard,
+    free_numbers,
+    list_shards,
+    read_shard,
+    remove_temporaries,
+    set_aside,
+    teacher_of,
+    write_shard,
+)
+from retriever.types import Query, ScoredPairs, Teacher, TeacherIdentity, Unit
+
+if TYPE_CHECKING:
+    from retriever.collection import Collection
+
+FORMAT = 1
+SAMPLE_SHARD = 10_000
+"""Pairs of the sample shard that a plan's bytes are measured on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherScores:
+    """What one teacher says of the pairs of a run, raw.
+
+    Attributes:
+        run: the pairs with the teacher's scores.
+        unit: what the scores mean.
+        teacher: the teacher's fingerprint.
+        name: what the user calls it.
+    """
+
+    run: Run
+    unit: Unit
+    teacher: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringPlan:
+    """What scoring a run would do; pairs with equal texts count once.
+
+    Attributes:
+        pending: pairs to score.
+        done: pairs that are stored already.
+        estimated_bytes: what the pending pairs will take on the disk.
+        damaged: shards that will be set aside and scored again.
+    """
+
+    pending: int
+    done: int
+    estimated_bytes: int
+    damaged: tuple[ShardProblem, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of a teacher's stored scores: pairs, mean, standard deviation, truncated share, tokens in all."""
+
+    pairs: int
+    mean: float
+    std: float
+    truncated: float
+    tokens: int
+
+
+def warn_of_damage(problem: ShardProblem) -> None:
+    """Issues a warning that names the shard."""
+    warnings.warn(f"{problem}. It was renamed to *.damaged, and its pairs are scored again", stacklevel=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreStore:
+    """The scores that teachers gave to pairs of one collection; made by `ScoreStore.open`.
+
+    The key of a pair is (query variant, document variant, teacher fingerprint): the same texts under other ids are
+    the same pair and are scored once.
+    """
+
+    folder: Path
+    collection: Collection
+
+    @classmethod
+    def open(cls, folder: Path, collection: Collection) -> ScoreStore:
+        """The store in a folder, made there when it is not.
+
+        Raises:
+            StoreError: the store belongs to another collection or another version of the format.
+        """
+        path = folder / "store.json"
+        wanted = {"format": FORMAT, "collection": collection.fingerprint, "name": collection.name}
+        if not path.exists():
+            write_json(path, wanted)
+        found = _read_json(path)
+        if found.get("format") != FORMAT:
+            raise StoreError(
+                f"{path}: the store has format {found.get('format')!r}, this version reads {FORMAT}. Use another folder, or the version that wrote it"
+            )
+        if found.get("collection") != collection.fingerprint:
+            raise StoreError(
+                f'{folder}: the scores belong to the collection "{found.get("name")}" ({found.get("collection")}), '
+                f'not to "{collection.name}" ({collection.fingerprint}). Use another folder, or the collection as it was'
+            )
+        return cls(folder, collection)
+
+    # Scoring
+
+    def plan(self, teacher: TeacherIdentity, candidates: Run, queries: Mapping[str, Query]) -> ScoringPlan:
+        """What `score` would do, without a teacher and without changing anything."""
+        pairs = CandidatePairs.of(candidates, queries, self.collection)
+        pending, done, damaged = self._pending(teacher.fingerprint, pairs)
+        return ScoringPlan(len(pending), done, _estimate_bytes(pairs.columns(pending[:SAMPLE_SHARD]), len(pending)), tuple(damaged))
+
+    def estimate_seconds(self, teacher: Teacher, candidates: Run, queries: Mapping[str, Query], sample_pairs: int = 64) -> float:
+        """Seconds that `score` would need here, measured on a sample of the pending pairs; nothing is stored."""
+        pairs = CandidatePairs.of(candidates, queries, self.collection)
+        return estimate_seconds(teacher, pairs, self._pending(teacher.identity.fingerprint, pairs)[0], sample_pairs)
+
+    def score(
+        self,
+        teacher: Teacher,
+        candidates: Run,
+        queries: Mapping[str, Query],
+        progress: Callable[[int], None] | None = None,
+        on_damage: Callable[[ShardProblem], None] = warn_of_damage,
+    ) -> None:
+        """Scores the pairs that are not stored yet, in the order of the candidates, `teacher.shard_pairs` at a time.
+
+        A stop at any instant loses at most the shard in flight, and the same call again ends with the same bytes. So
+        it is with damaged shards: they are set aside and redone under their numbers. (A damaged shard of earlier, other
+        candidates is redone in the order of these: the same pairs and scores, perhaps cut into other shards.)
+
+        Args:
+            teacher: asked for `shard_pairs` pairs at a time.
+            candidates: the pairs; their scores and the run's name do not matter.
+            queries: at least those of the candidates.
+            progress: called with the number of pairs of each shard when it is on the disk.
+            on_damage: called with each damaged shard.
+
+        Raises:
+            StoreError: the teacher gave a wrong number of scores or one that is not finite, or the candidates name an
+                unknown query or document. The store is as it was before the shard.
+            RetrieverError: another process scores with this teacher here, or the disk is full.
+        """
+        identity = teacher.identity
+        if teacher.shard_pairs < 1:
+            raise StoreError(f'teacher "{identity.name}": shard_pairs is {teacher.shard_pairs}; it must be at least 1')
+        folder = self._folder(identity.fingerprint)
+        with lock(folder / ".lock", f'scoring with "{identity.name}"'):
+            remove_temporaries(folder)
+            pairs = CandidatePairs.of(candidates, queries, self.collection)
+            pending, _, damaged = self._pending(identity.fingerprint, pairs)
+            for problem in damaged:
+                set_aside(problem.path)
+                on_damage(problem)
+            numbers = free_numbers(folder)
+            for start in range(0, len(pending), teacher.shard_pairs):
+                positions = pending[start : start + teacher.shard_pairs]
+                scored = score_pairs(teacher, pairs.texts(positions))
+                self._introduce(identity)
+                write_shard(folder, next(numbers), encode_shard(pairs.columns(positions), scored, identity.fingerprint))
+                if progress is not None:
+                    progress(len(positions))
+            self._introduce(identity)
+            self._summarise(identity.fingerprint)
+
+    def _pending(self, teacher: str, pairs: CandidatePairs) -> tuple[NDArray[np.int64], int, list[ShardProblem]]:
+        """The pairs of the run to be scored, how many are stored, and the shards that are damaged."""
+        keys = pairs.keys()
+        done = np.zeros(len(keys.keys), dtype=np.bool_)
+        damaged = self._visit(teacher, keys, lambda places, _: done.__setitem__(places, True))
+        return keys.pending(done), int(done.sum()), damaged
+
+    def _visit(self, teacher: str, keys: PairKeys, visit: Callable[[NDArray[np.int64], NDArray[np.float32]], None]) -> list[ShardProblem]:
+        """Shows the places and scores of the stored pairs that are among the keys; returns the damaged shards."""
+        damaged = []
+        for path in list_shards(self._folder(teacher)):
+            try:
+                table = read_shard(path, ["query_variant", "doc_variant", "score"])
+            except DamagedShardError as error:
+                damaged.append(ShardProblem(path, str(error).removeprefix(f"{path}: ")))
+                continue
+            places = keys.find(table["query_variant"].to_numpy(), table["doc_variant"].to_numpy())
+            visit(places[places >= 0], table["score"].to_numpy()[places >= 0])
+        return damaged
+
+    # Reading
+
+    def read(self, teacher: TeacherIdentity | str, candidates: Run, queries: Mapping[str, Query], *, allow_missing: bool = False) -> TeacherScores:
+        """The candidates with a teacher's scores.
+
+        Args:
+            teacher: its identity or fingerprint.
+            candidates: the pairs.
+            queries: at least those of the candidates.
+            allow_missing: drop the pairs that are not stored, instead of an error.
+
+        Raises:
+            StoreError: pairs are missing, or the store does not know the fingerprint.
+        """
+        identity = teacher if isinstance(teacher, TeacherIdentity) else self._identity(teacher)
+        keys = CandidatePairs.of(candidates, queries, self.collection).keys()
+        found = np.full(len(keys.keys), np.nan, dtype=np.float32)
+        damaged = self._visit(identity.fingerprint, keys, found.__setitem__)
+        scores = keys.spread(found)
+        stored = np.isfinite(scores)
+        if not (allow_missing or stored.all()):
+            because = f" ({damaged[0]})" if damaged else ""
+            raise StoreError(
+                f'{self.folder}: {int((~stored).sum()):,} of {len(scores):,} pairs have no score by teacher "{identity.name}"{because}. '
+                'Run "retriever score" with the same experiment file: it scores what is missing'
+            )
+        kept = candidates if stored.all() else candidates.keep(stored)
+        return TeacherScores(kept.with_scores(identity.name, scores[stored]), identity.unit, identity.fingerprint, identity.name)
+
+    def teachers(self) -> list[TeacherIdentity]:
+        """The teachers whose scores are here, by fingerprint."""
+        return [self._identity(teacher_of(path.parent)) for path in sorted(self.folder.glob("scores/teacher=*/teacher.json"))]
+
+    def statistics(self, teacher: str) -> Statistics:
+        """Numbers about all scores of the teacher with this fingerprint; of merged stores, a pair may count twice.
+
+        Raises:
+            StoreError: the store does not know the fingerprint.
+        """
+        self._identity(teacher)
+        known = _read_json(self._folder(teacher) / "teacher.json").get("statistics", {})
+        if known.pop("content", None) == self.content(teacher):
+            return Statistics(**known)
+        return _statistics(self._folder(teacher))
+
+    def content(self, teacher: str) -> str:
+        """A fingerprint of everything a teacher said here: of the checksums of its shards."""
+        return fingerprint([path.name for path in list_shards(self._folder(teacher))])
+
+    def verify(self) -> list[ShardProblem]:
+        """What is wrong in the store, nothing changed; empty when all is well."""
+        problems = []
+        for folder in sorted(self.folder.glob("scores/teacher=*")):
+            shards = list_shards(folder)
+            problems += [problem for path in shards if (problem := check_shard(path)) is not None]
+            problems += [ShardProblem(path, "was set aside as damaged; delete it when its pairs are scored again") for path in sorted(folder.glob("*.damaged"))]
+            try:
+                if shards:
+                    self._identity(teacher_of(folder))
+            except StoreError as error:
+                problems.append(ShardProblem(folder / "teacher.json", str(error)))
+        return problems
+
+    # Who the teachers are
+
+    def _folder(self, teacher: str) -> Path:
+        return self.folder / "scores" / f"teacher={teacher}"
+
+    def _identity(self, teacher: str) -> TeacherIdentity:
+        path = self._folder(teacher) / "teacher.json"
+        if not path.exists():
+            known = ", ".join(f"{identity.name} ({identity.fingerprint})" for identity in self.teachers()) or "none"
+            raise StoreError(f'{self.folder}: no teacher has the fingerprint "{teacher}"; there are scores by: {known}. Run "retriever score" first')
+        entry = _read_json(path)
+        fields = [field.name for field in dataclasses.fields(TeacherIdentity)]
+        if any(field not in entry for field in fields) or (identity := TeacherIdentity(**{field: entry[field] for field in fields})).fingerprint != teacher:
+            raise StoreError(f'{path}: this is not the teacher of the folder. Run "retriever score" with that teacher: it writes the file anew')
+        return identity
+
+    def _introduce(self, identity: TeacherIdentity) -> None:
+        """Writes who the teacher is, unless its folder says so already."""
+        try:
+            self._identity(identity.fingerprint)
+        except StoreError:
+            entry = {"name": identity.name, "kind": identity.kind, "model": identity.model, "unit": identity.unit, "settings": dict(identity.settings)}
+            write_json(self._folder(identity.fingerprint) / "teacher.json", {**entry, "fingerprint": identity.fingerprint})
+
+    def _summarise(self, teacher: str) -> None:
+        """Adds the statistics of the shards that are there to teacher.json."""
+        path = self._folder(teacher) / "teacher.json"
+        entry, content = _read_json(path), self.content(teacher)
+        if entry.get("statistics", {}).get("content") != content:
+            write_json(path, {**entry, "statistics": {"content": content, **dataclasses.asdict(_statistics(path.parent))}})
+
+
+def _statistics(folder: Path) -> Statistics:
+    """Statistics of the good shards, accumulated in float64 (Chan, Golub and LeVeque's update for mean and variance)."""
+    pairs, mean, squares, truncated, tokens = 0, 0.0, 0.0, 0, 0
+    for path in list_shards(folder):
+        try:
+            table = read_shard(path, ["score", "n_tokens", "truncated"])
+        except DamagedShardError:
+            continue
+        scores = table["score"].to_numpy().astype(np.float64)
+        difference = float(scores.mean()) - mean
+        total = pairs + len(scores)
+        squares += float(((scores - scores.mean()) ** 2).sum()) + difference**2 * pairs * len(scores) / total
+        mean += difference * len(scores) / total
+        pairs = total
+        truncated += int(table["truncated"].to_numpy().sum())
+        tokens += int(table["n_tokens"].to_numpy().sum(dtype=np.int64))
+    return Statistics(pairs, mean, float(np.sqrt(squares / max(pairs, 1))), truncated / max(pairs, 1), tokens)
+
+
+def _estimate_bytes(sample: PairColumns, pending: int) -> int:
+    """Bytes that the pending pairs will take: those of a sample shard with random scores, scaled."""
+    if not pending:
+        return 0
+    count = len(sample.query_ids)
+    generator = np.random.default_rng(0)
+    scored = ScoredPairs(generator.standard_normal(count, dtype=np.float32), generator.integers(0, 512, count, dtype=np.int32), np.zeros(count, dtype=np.bool_))
+    return round(len(encode_shard(sample, scored, "0" * 16)) * pending / count)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}). Restore it, or remove it and run the same command again") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: not a JSON object. Restore it, or remove it and run the same command again")
+    return value
