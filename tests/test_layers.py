@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
-    "retriever." + name
-    for name in ("types", "errors", "files", "runs", "config", "plugins", "models", "collection", "readers", "bm25", "encodings", "store", "near_duplicates")
+    f"retriever.{name}"
+    for name in ["types", "errors", "files", "runs", "config", "plugins", "models", "collection", "readers", "bm25", "encodings", "store", "shards", "scoring"]
 )
 RUN_CODE_WHEN_READ = frozenset({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})
 HEAVY = frozenset({"torch", "transformers", "sentence_transformers", "pandas", "scipy", "datasets", "faiss", "ranx", "numba", "matplotlib", "pyarrow", "bm25s"})
@@ -45,7 +45,7 @@ def imported_modules(tree: ast.AST, known: frozenset[str]) -> Iterator[tuple[int
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in known else str(node.module) for name in whole]
+            names = sorted({name if name in known else str(node.module) for name in whole})
         elif isinstance(node, ast.Call) and called(node).endswith("import_module") and node.args and isinstance(node.args[0], ast.Constant):
             names = [str(node.args[0].value)]
         yield from ((node.lineno, name) for name in names if name.split(".")[0] == "retriever")
