@@ -1,0 +1,1 @@
+"""Indexes, one kind a file: build, open, search."""

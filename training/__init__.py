@@ -1,0 +1,1 @@
+"""Training: which documents, which losses, which loop."""

@@ -1,0 +1,123 @@
+"""From stored scores to lists that teach: a positive and K - 1 of the teacher's candidates per query."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.collection import Collection
+from retriever.config import TrainingSettings
+from retriever.errors import DataError
+from retriever.runs import Run
+from retriever.types import Qrels, Query
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSamples:
+    """S lists of K documents, aligned arrays.
+
+    Attributes:
+        queries: [S], the query of each sample; a query with several positives, or several epochs, has several samples.
+        documents: int64 [S, K], rows of the collection; column 0 is the positive.
+        teacher: float32 [S, K], the teacher's scores, in its own unit.
+        mask: bool [S, K], false where a query has fewer than K documents.
+        not_negative: per sample the sorted rows of documents that are, or may be, relevant to its query.
+    """
+
+    queries: Sequence[Query]
+    documents: NDArray[np.int64]
+    teacher: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    not_negative: Sequence[NDArray[np.int64]]
+
+    def __post_init__(self) -> None:
+        if not len(self.queries) or self.documents.shape[1] < 2:
+            raise DataError(f"training: {len(self.queries)} samples of {self.documents.shape[-1]} documents; at least one sample of two documents is needed")
+        if not np.isfinite(self.teacher[self.mask]).all():
+            raise DataError("training: a teacher's score is not a finite number")
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """One query's candidates with the teacher's scores, best first, and what is known of them."""
+
+    query: Query
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    positive: NDArray[np.bool_]
+    not_negative: NDArray[np.int64]
+
+
+def make_samples(
+    target: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TrainingSettings, generator: np.random.Generator
+) -> TrainingSamples:
+    """Lists for all epochs, in training order: each epoch is shuffled and draws its documents anew.
+
+    Args:
+        target: the teacher's scores of each train query's candidates, the positives among them.
+        queries: the train queries; those without a scored positive are left out.
+        qrels: grades above 0 are positives, everything else is unjudged.
+        collection: where the documents are.
+        settings: K, epochs, how deep negatives are drawn, the rule for false negatives.
+        generator: decides order and draws.
+
+    Raises:
+        DataError: no query has a scored positive.
+    """
+    judged = [_judge(query, target, qrels.get(query_id, {}), collection, settings) for query_id, query in queries.items()]
+    lessons = [(item, int(place)) for item in judged for place in np.flatnonzero(item.positive)]
+    if not lessons:
+        raise DataError(f"training: none of the {len(queries)} train queries has a scored positive. Check the train qrels with: retriever check")
+    order = np.concatenate([generator.permutation(len(lessons)) for _ in range(settings.epochs)])
+    lists = [_draw(*lessons[number], settings, generator) for number in order]
+    return TrainingSamples(
+        queries=[lessons[number][0].query for number in order],
+        documents=np.stack([rows for rows, _, _ in lists]),
+        teacher=np.stack([scores for _, scores, _ in lists]),
+        mask=np.stack([mask for _, _, mask in lists]),
+        not_negative=[lessons[number][0].not_negative for number in order],
+    )
+
+
+def hold_out(query_ids: Iterable[str], fraction: float, at_most: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Train and held-out query ids: a random `fraction`, not more than `at_most`, at least one on either side.
+
+    Raises:
+        DataError: there are fewer than two queries.
+    """
+    shuffled = sorted(query_ids)
+    if len(shuffled) < 2:
+        raise DataError(f"training: {len(shuffled)} train queries; at least 2 are needed, one of them to pick the checkpoint")
+    generator.shuffle(shuffled)
+    held = min(at_most, max(1, round(fraction * len(shuffled))))
+    return shuffled[held:], shuffled[:held]
+
+
+def _judge(query: Query, target: Run, grades: dict[str, int], collection: Collection, settings: TrainingSettings) -> _Judged:
+    ranked = target[query.query_id]
+    doc_ids = [doc_id for doc_id, _ in ranked]
+    scores = np.array([score for _, score in ranked], dtype=np.float32)
+    rows = collection.rows_of(doc_ids)
+    positive = np.array([grades.get(doc_id, 0) > 0 for doc_id in doc_ids], dtype=np.bool_)
+    relevant = collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0])
+    suspected = np.zeros(0, dtype=np.int64)
+    if settings.false_negative_margin is not None and positive.any():
+        suspected = rows[scores > scores[positive].min() - settings.false_negative_margin]
+    return _Judged(query, rows, scores, positive, np.unique(np.concatenate([relevant, suspected])))
+
+
+def _draw(item: _Judged, place: int, settings: TrainingSettings, generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """The positive at `place` and up to K - 1 documents drawn from the teacher's best that are not positives, [K] each."""
+    size = settings.documents_per_query
+    others = np.flatnonzero(~item.positive)[: settings.negative_depth]
+    drawn = np.sort(generator.choice(others, size=min(size - 1, len(others)), replace=False))
+    chosen = np.concatenate([[place], drawn]).astype(np.int64)
+    rows, scores, mask = np.full(size, item.rows[place]), np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.bool_)
+    rows[: len(chosen)], scores[: len(chosen)], mask[: len(chosen)] = item.rows[chosen], item.scores[chosen], True
+    return rows, scores, mask

@@ -1,0 +1,200 @@
+"""The training loop of sentence-transformers with our data, losses, validation and resume around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from retriever.collection import Collection
+from retriever.config import TrainingSettings
+from retriever.files import replace_folder, write_json
+from retriever.training.adapter import DistillationLoss
+from retriever.training.samples import TrainingSamples
+
+Validate = Callable[[SentenceTransformer], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingProgress:
+    """Where the loop is, for a progress bar: steps done and in all, and the last loss and validation."""
+
+    step: int
+    steps: int
+    loss: float | None
+    validation: float | None
+
+
+def train_bi_encoder(
+    model: SentenceTransformer,
+    samples: TrainingSamples,
+    collection: Collection,
+    settings: TrainingSettings,
+    folder: Path,
+    seed: int,
+    validate: Validate,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> list[dict[str, float]]:
+    """Trains the model in place, ends with the checkpoint that validates best, and returns the curve.
+
+    Run again with the same arguments after a stop, it continues from the last whole checkpoint in `folder`.
+
+    Args:
+        model: the starting checkpoint; afterwards the best one.
+        samples: S lists in training order.
+        collection: where their documents are.
+        settings: of the experiment file.
+        folder: for checkpoints, the best model so far and the curve.
+        seed: of dropout.
+        validate: a model's quality, higher is better; it is asked at step 0 too.
+        progress: called at every step.
+
+    Returns:
+        One mapping per logged point: step, loss or validation, and each loss term.
+    """
+    arguments = _arguments(settings, folder, seed, len(samples))
+    watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress)
+    last = last_whole_checkpoint(folder / "checkpoints")
+    watcher.resume(model, last)
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=as_dataset(samples, collection),
+        loss=DistillationLoss(model, samples, settings),
+        callbacks=[watcher],
+    )
+    _silence(trainer)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    watcher.load_best(model)
+    return watcher.curve
+
+
+def as_dataset(samples: TrainingSamples, collection: Collection) -> Dataset:
+    """Samples as the trainers read them: columns query, document_0 .. document_{K-1} and label, texts fetched when asked for."""
+    size = samples.documents.shape[1]
+
+    def texts(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
+        numbers = batch["label"]
+        documents = collection.documents_by_row(samples.documents[numbers].reshape(-1).tolist())
+        columns = {f"document_{place}": [document.full_text for document in documents[place::size]] for place in range(size)}
+        return {"query": [samples.queries[number].text for number in numbers], **columns, "label": numbers}
+
+    return Dataset.from_dict({"label": list(range(len(samples)))}).with_transform(texts)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a torn one is removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rsplit("-", 1)[1])):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the trainer writes this file last
+            return path
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+    return None
+
+
+class _Watcher(TrainerCallback):
+    """Validates, keeps the best model, draws the curve and reports progress."""
+
+    def __init__(self, folder: Path, validate: Validate, steps: frozenset[int], progress: Callable[[TrainingProgress], None] | None) -> None:
+        self.folder = folder
+        self.validate = validate
+        self.steps = steps
+        self.progress = progress
+        self.curve: list[dict[str, float]] = []
+        self.loss: float | None = None
+
+    def resume(self, model: SentenceTransformer, checkpoint: Path | None) -> None:
+        """Takes up the curve where the checkpoint left it; without one, begins it with the untrained model."""
+        step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+        path = self.folder / "curve.json"
+        if checkpoint and path.exists():
+            self.curve = [point for point in json.loads(path.read_text(encoding="utf-8")) if point["step"] <= step]
+        if not any("validation" in point for point in self.curve):
+            self._validate(model, 0)
+
+    def load_best(self, model: SentenceTransformer) -> None:
+        """Puts the weights that validated best into the model."""
+        model.load_state_dict(SentenceTransformer(str(self.folder / "best"), device="cpu", local_files_only=True).state_dict())
+        model.eval()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Keeps the loss and its terms."""
+        if logs and "loss" in logs:
+            self.loss = logs["loss"]
+            terms = {name: value for name, value in logs.items() if isinstance(value, float) and name != "epoch"}
+            self.curve.append({"step": state.global_step, **terms})
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
+        """Validates at the steps where it is due."""
+        if state.global_step in self.steps:
+            self._validate(getattr(model, "module", model), state.global_step)
+            control.should_save = True
+        if self.progress:
+            self.progress(TrainingProgress(state.global_step, state.max_steps, self.loss, self._best()))
+
+    def _validate(self, model: SentenceTransformer, step: int) -> None:
+        training = model.training
+        model.eval()
+        quality = self.validate(model)
+        model.train(training)
+        if quality > self._best():
+            model.save_pretrained(str(self.folder / "best.new"), create_model_card=False)
+            replace_folder(self.folder / "best.new", self.folder / "best")
+        self.curve.append({"step": step, "validation": quality})
+        write_json(self.folder / "curve.json", self.curve)
+
+    def _best(self) -> float:
+        return max((point["validation"] for point in self.curve if "validation" in point), default=float("-inf"))
+
+
+def _validation_steps(settings: TrainingSettings, samples: int) -> frozenset[int]:
+    """Steps after which the model is validated: evenly spread, the last one among them."""
+    steps = -(-samples // settings.batch_size)
+    times = settings.epochs * settings.evaluations_per_epoch
+    return frozenset(round(steps * time / times) for time in range(1, times + 1)) - {0}
+
+
+def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int) -> SentenceTransformerTrainingArguments:
+    steps = -(-samples // settings.batch_size)
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=1,  # the samples hold every epoch already, each with its own draw
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup * steps),
+        bf16=settings.precision == "bf16",
+        seed=seed,
+        data_seed=seed,
+        batch_sampler=_in_order,
+        max_length=settings.max_length,
+        logging_steps=max(1, steps // 40),
+        save_steps=max(1, min(settings.checkpoint_steps, steps)),
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _in_order(dataset: Dataset, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:
+    """The samples' own order, which is shuffled already; a resumed run goes on at the same sample."""
+    return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+
+
+def _silence(trainer: SentenceTransformerTrainer) -> None:
+    """Takes away the callback that prints logs; the progress bar says it better."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
