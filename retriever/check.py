@@ -1,0 +1,166 @@
+"""What is in a collection, and what in it will spoil training or evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.collection import Collection
+from retriever.types import Query
+
+_EXAMPLES = 5
+_QUANTILES = {"min": 0.0, "p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
+
+
+def check_collection(collection: Collection, train: str = "train", test: str = "test") -> CollectionReport:
+    """Counts what is in a collection and warns of what looks wrong; reads every document once.
+
+    Args:
+        collection: a prepared one; rules that a collection must keep were checked when it was prepared.
+        train: the split whose queries teach.
+        test: the split that is evaluated.
+    """
+    splits = {split: _split_report(collection, split) for split in collection.splits}
+    duplicates, examples = _duplicates(collection)
+    overlap = _same_text(collection.queries(train), collection.queries(test)) if {train, test} <= set(splits) and train != test else []
+    report = CollectionReport(
+        name=collection.name,
+        fingerprint=collection.fingerprint,
+        documents=len(collection),
+        empty_texts=collection.counts["empty_texts"],
+        duplicate_texts=duplicates,
+        duplicate_examples=examples,
+        text_words=_quantiles(collection),
+        queries=collection.counts["queries"],
+        splits=splits,
+        overlapping_queries=len(overlap),
+        overlap_examples=tuple(overlap[:_EXAMPLES]),
+        warnings=(),
+    )
+    return dataclasses.replace(report, warnings=tuple(_warnings(report, train, test)))
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitReport:
+    """What is in the qrels of one split.
+
+    Attributes:
+        queries: that have qrels.
+        judged_pairs: of a query and a document.
+        grades: grade -> pairs with it, lowest grade first.
+        queries_without_relevant: whose grades are all 0 or below.
+        dropped_pairs: left out because their document is absent.
+    """
+
+    queries: int
+    judged_pairs: int
+    grades: Mapping[int, int]
+    queries_without_relevant: int
+    dropped_pairs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectionReport:
+    """What `check_collection` found.
+
+    Attributes:
+        name: the collection's.
+        fingerprint: of its documents.
+        documents: N.
+        empty_texts: documents without title, text and image.
+        duplicate_texts: documents whose title and text an earlier one has, empty ones not counted.
+        duplicate_examples: pairs of document ids with equal texts.
+        text_words: min, p5, p50, p95 and max of the words (parted by white space) in title and text.
+        queries: of all splits.
+        splits: by the name of the split.
+        overlapping_queries: test queries whose text a train query has, apart from case and white space.
+        overlap_examples: pairs of a train and a test query's id.
+        warnings: one line each.
+    """
+
+    name: str
+    fingerprint: str
+    documents: int
+    empty_texts: int
+    duplicate_texts: int
+    duplicate_examples: tuple[tuple[str, str], ...]
+    text_words: Mapping[str, int]
+    queries: int
+    splits: Mapping[str, SplitReport]
+    overlapping_queries: int
+    overlap_examples: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def _split_report(collection: Collection, split: str) -> SplitReport:
+    qrels = collection.qrels(split)
+    grades = Counter(grade for judged in qrels.values() for grade in judged.values())
+    return SplitReport(
+        queries=len(qrels),
+        judged_pairs=grades.total(),
+        grades=dict(sorted(grades.items())),
+        queries_without_relevant=sum(max(judged.values()) <= 0 for judged in qrels.values()),
+        dropped_pairs=collection.counts["dropped_pairs"][split],
+    )
+
+
+def _duplicates(collection: Collection) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """How many documents repeat an earlier text, and the ids of the first few with the one they repeat."""
+    variants: NDArray[np.uint64] = np.asarray(collection.variants)
+    order = np.argsort(variants, kind="stable")
+    repeats = np.flatnonzero(variants[order[1:]] == variants[order[:-1]]) + 1
+    starts = np.searchsorted(variants, variants[order[repeats]], sorter=order)
+    earlier, later = order[starts], order[repeats]
+    filled = np.array([bool(document.full_text) for document in collection.documents_by_row(earlier)], dtype=np.bool_)
+    earlier, later = earlier[filled], later[filled]
+    first = np.argsort(later)[:_EXAMPLES]
+    pairs = zip(collection.documents_by_row(earlier[first]), collection.documents_by_row(later[first]), strict=True)
+    return len(later), tuple((a.doc_id, b.doc_id) for a, b in pairs)
+
+
+def _quantiles(collection: Collection) -> dict[str, int]:
+    words = array("I", (len(document.full_text.split()) for document in collection.documents()))
+    values = np.quantile(np.frombuffer(words, dtype=np.uintc), list(_QUANTILES.values()), method="inverted_cdf")
+    return dict(zip(_QUANTILES, values.astype(int).tolist(), strict=True))
+
+
+def _same_text(train: Mapping[str, Query], test: Mapping[str, Query]) -> list[tuple[str, str]]:
+    seen = {_plain(query): query_id for query_id, query in train.items()}
+    return [(seen[_plain(query)], query_id) for query_id, query in test.items() if _plain(query) in seen]
+
+
+def _plain(query: Query) -> tuple[str, ...]:
+    """What makes two queries the same: words of the text and of the turns before it; images are never the same."""
+    words = (" ".join(text.split()).casefold() for text in (*(turn.text for turn in query.turns), query.text))
+    return (*words, "" if query.image is None else str(query.image))
+
+
+def _warnings(report: CollectionReport, train: str, test: str) -> Iterable[str]:
+    if report.empty_texts:
+        yield f"{report.empty_texts} documents have no text: they are never found. Leave them out"
+    if report.duplicate_texts:
+        yield f"{report.duplicate_texts} documents repeat an earlier text ({_pairs(report.duplicate_examples)}): judged once, they count as wrong answers"
+    for split in sorted({train, test} - set(report.splits)):
+        yield f'there are no qrels for the split "{split}"; there are: {", ".join(report.splits) or "none"}'
+    for name, split in report.splits.items():
+        yield from _split_warnings(name, split)
+    if report.overlapping_queries:
+        yield f'{report.overlapping_queries} queries of "{test}" stand in "{train}" too ({_pairs(report.overlap_examples)}): the evaluation would flatter'
+
+
+def _split_warnings(name: str, split: SplitReport) -> Iterable[str]:
+    if not split.queries:
+        yield f'the split "{name}" has no judged query'
+    if split.queries_without_relevant:
+        yield f'{split.queries_without_relevant} of the {split.queries} queries of "{name}" have no relevant document: every run scores 0 on them'
+    if split.dropped_pairs:
+        yield f'{split.dropped_pairs} judged pairs of "{name}" were left out because their document is absent'
+
+
+def _pairs(examples: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{a} = {b}" for a, b in examples[:3])

@@ -1,0 +1,57 @@
+"""BEIR folders (Thakur et al. 2021, arXiv:2104.08663), plain or gzip; conversations.jsonl may hold queries with their earlier turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from retriever.errors import DataError
+from retriever.readers import Judgement, Source, _records, _text
+from retriever.types import Document, Query
+
+LAYOUT = "corpus.jsonl, queries.jsonl (or conversations.jsonl), qrels/SPLIT.tsv, each also with .gz"
+
+
+def recognises(path: Path) -> bool:
+    """Whether there is a corpus.jsonl."""
+    return _text.existing(path, "corpus.jsonl") is not None
+
+
+def files(source: Source) -> list[Path]:
+    """The corpus, the queries and the qrels."""
+    return [_corpus(source), *_query_files(source), *_text.qrels_files(source.path).values()]
+
+
+def documents(source: Source) -> Iterator[tuple[str, Document]]:
+    """The documents of corpus.jsonl."""
+    for where, record in _text.json_lines(_corpus(source)):
+        yield where, _records.document(where, record, source.path)
+
+
+def queries(source: Source) -> Iterator[tuple[str, Query]]:
+    """The queries of queries.jsonl, then those of conversations.jsonl."""
+    for path in _query_files(source):
+        for where, record in _text.json_lines(path):
+            yield where, _records.query(where, record, source.path)
+
+
+def splits(source: Source) -> tuple[str, ...]:
+    """The names of the qrels files."""
+    return tuple(_text.qrels_files(source.path))
+
+
+def qrels(source: Source, split: str) -> Iterator[Judgement]:
+    """The judgements of a qrels file."""
+    return _text.judgements(_text.qrels_files(source.path)[split])
+
+
+def _corpus(source: Source) -> Path:
+    path = _text.existing(source.path, "corpus.jsonl")
+    if path is None:
+        raise DataError(f"{source.path}: there is no corpus.jsonl; a BEIR folder has {LAYOUT}")
+    return path
+
+
+def _query_files(source: Source) -> list[Path]:
+    paths = (_text.existing(source.path, name) for name in ("queries.jsonl", "conversations.jsonl"))
+    return [path for path in paths if path is not None]
