@@ -44,7 +44,7 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertModel
 
     with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(1)
+        torch.manual_seed(1)
         bert = _save_bert(BertModel, tmp_path_factory.mktemp("bert"))
     transformer = Transformer(str(bert), max_seq_length=64)
     model = SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension()), Normalize()], device="cpu")
@@ -60,7 +60,7 @@ def cross_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import BertForSequenceClassification
 
     with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(2)
+        torch.manual_seed(2)
         return _save_bert(BertForSequenceClassification, tmp_path_factory.mktemp("models") / "tiny-cross-encoder", num_labels=1)
 
 

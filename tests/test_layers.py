@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
-    for name in ["types", "errors", "files", "runs", "config", "plugins", "models", "collection", "readers", "bm25", "encodings", "store", "shards", "scoring"]
+    for name in [
+        *("types", "errors", "files", "resources", "config", "plugins", "models"),
+        *("collection", "document_table", "readers", "runs", "bm25", "encodings"),
+        *("store", "shards", "scoring"),
+    ]
 )
 RUN_CODE_WHEN_READ = frozenset({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})
 HEAVY = frozenset({"torch", "transformers", "sentence_transformers", "pandas", "scipy", "datasets", "faiss", "ranx", "numba", "matplotlib", "pyarrow", "bm25s"})
