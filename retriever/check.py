@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.collection import Collection
+from retriever.files import text_hash
 from retriever.types import Query
 
 _EXAMPLES = 5
@@ -113,13 +114,11 @@ def _duplicates(collection: Collection) -> tuple[int, tuple[tuple[str, str], ...
     """How many documents repeat an earlier text, and the ids of the first few with the one they repeat."""
     variants: NDArray[np.uint64] = np.asarray(collection.variants)
     order = np.argsort(variants, kind="stable")
+    order = order[variants[order] != text_hash("")]
     repeats = np.flatnonzero(variants[order[1:]] == variants[order[:-1]]) + 1
-    starts = np.searchsorted(variants, variants[order[repeats]], sorter=order)
-    earlier, later = order[starts], order[repeats]
-    filled = np.array([bool(document.full_text) for document in collection.documents_by_row(earlier)], dtype=np.bool_)
-    earlier, later = earlier[filled], later[filled]
-    first = np.argsort(later)[:_EXAMPLES]
-    pairs = zip(collection.documents_by_row(earlier[first]), collection.documents_by_row(later[first]), strict=True)
+    later = np.sort(order[repeats])
+    earlier = order[np.searchsorted(variants[order], variants[later[:_EXAMPLES]])]
+    pairs = zip(collection.documents_by_row(earlier), collection.documents_by_row(later[:_EXAMPLES]), strict=True)
     return len(later), tuple((a.doc_id, b.doc_id) for a, b in pairs)
 
 
@@ -142,24 +141,26 @@ def _plain(query: Query) -> tuple[str, ...]:
 
 def _warnings(report: CollectionReport, train: str, test: str) -> Iterable[str]:
     if report.empty_texts:
-        yield f"{report.empty_texts} documents have no text: they are never found. Leave them out"
+        yield f"documents without any text: {report.empty_texts}. They are never found: leave them out"
     if report.duplicate_texts:
-        yield f"{report.duplicate_texts} documents repeat an earlier text ({_pairs(report.duplicate_examples)}): judged once, they count as wrong answers"
-    for split in sorted({train, test} - set(report.splits)):
-        yield f'there are no qrels for the split "{split}"; there are: {", ".join(report.splits) or "none"}'
+        examples = _pairs(report.duplicate_examples)
+        yield f"documents that repeat an earlier text: {report.duplicate_texts} ({examples}). Unless each is judged, a right answer counts as wrong"
+    for name in sorted({train, test} - set(report.splits)):
+        yield f'there are no qrels for the split "{name}"; there are: {", ".join(report.splits) or "none"}'
     for name, split in report.splits.items():
         yield from _split_warnings(name, split)
     if report.overlapping_queries:
-        yield f'{report.overlapping_queries} queries of "{test}" stand in "{train}" too ({_pairs(report.overlap_examples)}): the evaluation would flatter'
+        examples = _pairs(report.overlap_examples)
+        yield f'queries of "{test}" whose text stands in "{train}" too: {report.overlapping_queries} ({examples}). They flatter the evaluation'
 
 
 def _split_warnings(name: str, split: SplitReport) -> Iterable[str]:
     if not split.queries:
         yield f'the split "{name}" has no judged query'
     if split.queries_without_relevant:
-        yield f'{split.queries_without_relevant} of the {split.queries} queries of "{name}" have no relevant document: every run scores 0 on them'
+        yield f'queries of "{name}" without a relevant document: {split.queries_without_relevant} of {split.queries}. Every run scores 0 on them'
     if split.dropped_pairs:
-        yield f'{split.dropped_pairs} judged pairs of "{name}" were left out because their document is absent'
+        yield f'judged pairs of "{name}" that were left out because their document is absent: {split.dropped_pairs}'
 
 
 def _pairs(examples: tuple[tuple[str, str], ...]) -> str:

@@ -94,8 +94,11 @@ def replace_folder(new: Path, final: Path) -> None:
     """Puts the folder `new` in the place of `final`; a stop in between leaves one of the two whole.
 
     The old folder steps aside under a hidden name before the new one takes its place: `recover_folder` finishes
-    or undoes a swap that was cut in the middle.
+    or undoes a swap that was cut in the middle. All bytes are on the disk before the swap, so a power cut cannot
+    leave empty files under the final name.
     """
+    for path in (new, *new.rglob("*")):
+        _sync(path)
     aside = final.with_name(f".{final.name}.old")
     if aside.exists():
         shutil.rmtree(aside)
