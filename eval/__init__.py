@@ -1,0 +1,1 @@
+"""Evaluation: measures under one stated rule, significance, latency, the report."""
