@@ -306,7 +306,7 @@ def _checked_qrels(judgements: Iterator[Judgement], query_ids: set[str]) -> dict
             absent.setdefault(judgement.query_id, judgement.where)
     if absent:
         first = next(iter(absent.values()))
-        raise DataError(f"{first}: the qrels name {len(absent)} queries that are not there: {_listed(absent)}. Add them, or take these lines out")
+        raise DataError(f"{first}: the qrels name queries that are not there ({len(absent)}): {_listed(absent)}. Add them, or take these lines out")
     return qrels
 
 
@@ -316,16 +316,16 @@ def _drop_missing_documents(qrels: dict[str, dict[str, Judgement]], table: Docum
     absent = {doc_id for doc_id, row in zip(doc_ids, table.rows_of(doc_ids).tolist(), strict=True) if row < 0}
     missing = [judgement for judged in qrels.values() for judgement in judged.values() if judgement.doc_id in absent]
     if missing and missing_documents == "error":
-        named = f"the qrels name {len(absent)} documents that are not there, in {len(missing)} pairs: {_listed(dict.fromkeys(j.doc_id for j in missing))}"
+        named = f"the qrels name documents that are not there ({len(absent)}, in {len(missing)} pairs): {_listed(dict.fromkeys(j.doc_id for j in missing))}"
         raise DataError(f'{missing[0].where}: {named}. Add them, or leave such pairs out with collection.missing_documents = "ignore"')
     for judgement in missing:
         del qrels[judgement.query_id][judgement.doc_id]
     return len(missing)
 
 
-def _listed(ids: Iterable[str]) -> str:
-    first = list(islice(ids, _EXAMPLES + 1))
-    return ", ".join(first[:_EXAMPLES]) + (", ..." if len(first) > _EXAMPLES else "")
+def _listed(ids: Mapping[str, object]) -> str:
+    more = len(ids) - _EXAMPLES
+    return ", ".join(islice(ids, _EXAMPLES)) + (f" and {more} more" if more > 0 else "")
 
 
 def _qrels_path(folder: Path, split: str) -> Path:
