@@ -142,6 +142,12 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def not_redone(folder: Path) -> list[Path]:
+    """The shards that were set aside and whose number is still free."""
+    taken = {_number(path) for path in list_shards(folder)}
+    return sorted(path for path in folder.glob("*.parquet.damaged") if _number(path) not in taken)
+
+
 def free_numbers(folder: Path) -> Iterator[int]:
     """The numbers for the next shards: first those of lost shards, then the ones after the last.
 
@@ -149,7 +155,7 @@ def free_numbers(folder: Path) -> Iterator[int]:
     scored again under its number they give its bytes again.
     """
     taken = {_number(path) for path in list_shards(folder)}
-    lost = {_number(path) for path in folder.glob("*.parquet.damaged")}
+    lost = {_number(path) for path in not_redone(folder)}
     following = max(taken | lost, default=-1) + 1
     return itertools.chain((number for number in range(following) if number not in taken), itertools.count(following))
 

@@ -32,6 +32,7 @@ from retriever.shards import (
     encode_shard,
     free_numbers,
     list_shards,
+    not_redone,
     read_shard,
     remove_temporaries,
     set_aside,
@@ -114,12 +115,15 @@ class ScoreStore:
         """The store in a folder, made there when it is not.
 
         Raises:
-            StoreError: the store belongs to another collection or another version of the format.
+            StoreError: the store belongs to another collection or another version of the format, or cannot be made.
         """
         path = folder / "store.json"
         wanted = {"format": FORMAT, "collection": collection.fingerprint, "name": collection.name}
         if not path.exists():
-            write_json(path, wanted)
+            try:
+                write_json(path, wanted)
+            except OSError as error:
+                raise StoreError(f"{folder}: no store can be made here ({error}). Name another folder") from error
         found = _read_json(path)
         if found.get("format") != FORMAT:
             raise StoreError(
@@ -268,7 +272,7 @@ class ScoreStore:
         for folder in sorted(self.folder.glob("scores/teacher=*")):
             shards = list_shards(folder)
             problems += [problem for path in shards if (problem := check_shard(path)) is not None]
-            problems += [ShardProblem(path, "was set aside as damaged; delete it when its pairs are scored again") for path in sorted(folder.glob("*.damaged"))]
+            problems += [ShardProblem(path, "was set aside as damaged, and its pairs are not scored again yet") for path in not_redone(folder)]
             try:
                 if shards:
                     self._identity(teacher_of(folder))
