@@ -1,0 +1,97 @@
+"""Which documents a teacher scores: the best of BM25, of a dense model, or of several together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.bm25 import BM25
+from retriever.collection import Collection
+from retriever.encodings import Encoder, Vectors
+from retriever.indexing.flat import FlatIndex
+from retriever.progress import Quiet, Reporter
+from retriever.runs import Run
+from retriever.teachers.ensemble import z_scores
+from retriever.types import Qrels, Query
+
+RECIPROCAL_RANK_CONSTANT = 60
+
+
+def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:
+    """The best `depth` documents of each query by BM25."""
+    rows, scores = [], []
+    with (reporter or Quiet()).bar(name, len(queries)) as advance:
+        for query in queries.values():
+            found, values = bm25.search(query.text, depth)
+            rows.append(found)
+            scores.append(values)
+            advance(1)
+    return run_of_rows(name, collection, list(queries), rows, scores)
+
+
+def dense_run(name: str, encoder: Encoder, index: FlatIndex, collection: Collection, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
+    """The best `depth` documents of each query by the inner product of vectors."""
+    listed = list(queries.values())
+    rows: list[NDArray[np.int64]] = []
+    scores: list[NDArray[np.float32]] = []
+    for start in range(0, len(listed), batch):
+        found, values = index.search(encoder.encode_queries(listed[start : start + batch]), depth)
+        rows.extend(found)
+        scores.extend(values)
+    return run_of_rows(name, collection, list(queries), rows, scores)
+
+
+def hybrid_run(
+    name: str, bm25: BM25, encoder: Encoder, index: FlatIndex, vectors: Vectors, collection: Collection, queries: Mapping[str, Query], depth: int
+) -> Run:
+    """BM25 and a dense model fused: the sum of both per-query z-scores over the union of their best `depth` documents.
+
+    Each document of the union has the exact score of both, also where only one of them found it.
+    """
+    vectors_of = dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True))
+    rows, scores = [], []
+    for query_id, query in queries.items():
+        lexical = bm25.scores(query.text)
+        union = np.union1d(bm25.search(query.text, depth)[0], index.search(vectors_of[query_id][None], depth)[0][0])
+        one_list = np.array([0, len(union)])
+        dense = vectors.rows(union) @ vectors_of[query_id]
+        rows.append(union)
+        scores.append(z_scores(lexical[union], one_list) + z_scores(dense, one_list))
+    return run_of_rows(name, collection, list(queries), rows, scores)
+
+
+def reciprocal_rank_fusion(name: str, runs: Sequence[Run]) -> Run:
+    """The union of runs over the same queries, scored by the sum of 1 / (60 + rank) (Cormack et al. 2009); one run stays itself."""
+    if len(runs) == 1:
+        return runs[0].rename(name)
+    fused: dict[str, dict[str, float]] = {query_id: {} for query_id in runs[0].query_ids}
+    for run in runs:
+        for query_id in run:
+            for rank, (doc_id, _) in enumerate(run[query_id], 1):
+                fused[query_id][doc_id] = fused[query_id].get(doc_id, 0.0) + 1.0 / (RECIPROCAL_RANK_CONSTANT + rank)
+    return Run.from_dict(name, fused)
+
+
+def with_positives(run: Run, qrels: Qrels) -> Run:
+    """The run with every judged-relevant document that it lacks, below all others: a teacher must score them too.
+
+    Only for train queries: added to test candidates they would make any re-ranker look better than it is.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for query_id in run:
+        found = dict(run[query_id])
+        lowest = min(found.values(), default=0.0)
+        missing = [doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0 and doc_id not in found]
+        scores[query_id] = found | {doc_id: lowest - 1.0 for doc_id in missing}
+    return Run.from_dict(run.name, scores)
+
+
+def run_of_rows(name: str, collection: Collection, query_ids: Sequence[str], rows: Sequence[NDArray[np.int64]], scores: Iterable[NDArray[np.float32]]) -> Run:
+    """A run of row numbers and scores, one array a query."""
+    flat = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+    distinct, places = np.unique(flat, return_inverse=True)
+    vocabulary = collection.doc_ids[distinct]
+    offsets = np.concatenate([[0], np.cumsum([len(found) for found in rows])]).astype(np.int64)
+    return Run(name, tuple(query_ids), offsets, places.astype(np.int32), vocabulary, np.concatenate([np.zeros(0, dtype=np.float32), *scores]).astype(np.float32))

@@ -1,0 +1,286 @@
+"""The way from a collection to an index, step by step: each is made when first asked for and then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retriever.bm25 import BM25, build_bm25
+from retriever.candidates import bm25_run, dense_run, reciprocal_rank_fusion, with_positives
+from retriever.collection import Collection, open_collection
+from retriever.config import Experiment, StudentSettings, TeacherSettings
+from retriever.encodings import Encoder, Vectors, encode_collection
+from retriever.errors import DataError
+from retriever.eval.measures import evaluate
+from retriever.files import fingerprint
+from retriever.models import find_model
+from retriever.plugins import load_kind
+from retriever.progress import Quiet, Reporter
+from retriever.resources import Resources
+from retriever.runs import Run
+from retriever.search import SearchIndex, open_index, write_index
+from retriever.steps import Done, Step, changed, run_step
+from retriever.store import ScoreStore
+from retriever.teachers.ensemble import mean_of_z_scores
+from retriever.training.samples import hold_out
+from retriever.types import Query, Teacher
+
+
+class Pipeline:
+    """An experiment's steps. Asking for a result makes what it needs; what is on disk already is only opened.
+
+    Attributes:
+        experiment: the checked file.
+        folder: work folder / experiment's name.
+        reporter: where progress is told.
+    """
+
+    def __init__(self, experiment: Experiment, work: Path = Path("work"), reporter: Reporter | None = None) -> None:
+        self.experiment = experiment
+        self.folder = work / experiment.name
+        self.reporter: Reporter = reporter or Quiet()
+
+    # What is searched
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The prepared collection."""
+        return open_collection(self.experiment.collection, self.folder / "collection")
+
+    @cached_property
+    def bm25(self) -> BM25:
+        """The BM25 index, in memory."""
+        settings = self.experiment.candidates
+        with self.reporter.bar("BM25 index", len(self.collection)) as advance:
+
+            def texts() -> Any:
+                for document in self.collection.documents():
+                    yield document.full_text
+                    advance(1)
+
+            return build_bm25(texts(), settings.k1, settings.b, settings.language)
+
+    def queries(self, split: str) -> dict[str, Query]:
+        """The queries of "train" or "test".
+
+        Raises:
+            DataError: the split has none.
+        """
+        name = getattr(self.experiment.collection, split)
+        queries = self.collection.queries(name)
+        if not queries:
+            raise DataError(f'{self.collection.name}: no {split} queries (split "{name}"); splits with qrels are {", ".join(self.collection.splits) or "none"}')
+        return queries
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """The qrels of "train" or "test"."""
+        return self.collection.qrels(getattr(self.experiment.collection, split))
+
+    @cached_property
+    def held_out(self) -> tuple[list[str], list[str]]:
+        """Train query ids, and those held out to choose the target and the checkpoint."""
+        training = self.experiment.training
+        generator = np.random.default_rng(self.experiment.seed)
+        return hold_out(self.queries("train"), training.validation_fraction, training.validation_queries, generator)
+
+    # Encoders
+
+    def load_student(self, settings: StudentSettings) -> Any:
+        """A student by the file under retriever/students that its kind names."""
+        return load_kind("students", self.experiment.student.kind, "student.kind").load(settings, self.experiment.index.batch_size)
+
+    @cached_property
+    def start(self) -> Any:
+        """The student before training."""
+        return self.load_student(self.experiment.student)
+
+    def vectors(self, encoder: Encoder, what: str) -> Vectors:
+        """An encoder's vectors of all documents, made once for every encoder."""
+        with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
+            return encode_collection(encoder, self.collection, self.folder / "encodings" / encoder.identity, advance)
+
+    def encoder_of(self, settings: TeacherSettings) -> tuple[Encoder, Vectors]:
+        """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
+        if settings.model in (None, "student"):
+            return self.start, self.vectors(self.start, "start")
+        student = StudentSettings(model=str(settings.model), revision=settings.revision, max_length=settings.max_length)
+        encoder = load_kind("students", "dense", "teacher").load(student, settings.batch_size)
+        return encoder, self.vectors(encoder, settings.label)
+
+    # Steps
+
+    def step(self, name: str, inputs: Mapping[str, str], settings: Mapping[str, Any], work: Any, in_place: bool = False) -> Done:
+        """Runs one step of this experiment, unless its folder holds it already, and says why it is done again."""
+        step = Step(name, inputs, settings, self.experiment.seed)
+        for line in changed(step, self.folder)[:3]:
+            self.reporter.say(f"{name}: {line}")
+        done = run_step(step, self.folder, work, in_place)
+        self.reporter.say(f"{name}: {'done' if done.done_now else 'unchanged'}, {done.folder}")
+        return done
+
+    @cached_property
+    def candidates(self) -> dict[str, Run]:
+        """The retrieved candidates of the train and the test queries, without added positives."""
+        settings = self.experiment.candidates
+        inputs = {"collection": self.collection.fingerprint}
+        inputs |= {split: self.collection.queries_fingerprint(getattr(self.experiment.collection, split)) for split in ("train", "test")}
+        inputs |= {source: self._source_identity(source) for source in settings.sources if source not in ("bm25", "lucene")}
+
+        def work(folder: Path) -> None:
+            for split in ("train", "test"):
+                runs = [self._candidates_of(source, split) for source in settings.sources]
+                reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
+
+        done = self.step("candidates", inputs, settings.model_dump(mode="json"), work)
+        return {split: Run.read_parquet(done.folder / f"{split}.parquet") for split in ("train", "test")}
+
+    def _source_identity(self, source: str) -> str:
+        return str(self.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
+
+    def _candidates_of(self, source: str, split: str) -> Run:
+        queries, depth = self.queries(split), self.experiment.candidates.depth
+        if source == "bm25":
+            return bm25_run(f"BM25, {split}", self.bm25, self.collection, queries, depth, self.reporter)
+        if source == "lucene":
+            from retriever.lucene import lucene_run
+
+            return lucene_run(self.collection, self.folder / "lucene", queries, depth, self.experiment.candidates)
+        encoder, vectors = self.encoder_of(TeacherSettings(kind="embedding", model=source))
+        index = load_kind("indexing", "flat", "candidates").of_vectors(vectors)
+        return dense_run(f"{source}, {split}", encoder, index, self.collection, queries, depth)
+
+    def pairs(self, split: str) -> Run:
+        """The pairs that teachers score: the candidates, and for train queries the judged positives too."""
+        return with_positives(self.candidates[split], self.qrels("train")) if split == "train" else self.candidates[split]
+
+    def teach(self, settings: TeacherSettings) -> TeacherSettings:
+        """A teacher with `train` taught on the train qrels first; any other comes back as it is."""
+        if settings.train is None:
+            return settings
+        from retriever.training.cross_encoder import teach_cross_encoder
+
+        start = find_model(settings.model or self.experiment.student.model, settings.revision, f"teacher {settings.label}")
+        train, _ = self.held_out
+        inputs = {"model": start.identity, "candidates": self.candidates["train"].fingerprint, "queries": fingerprint(train)}
+        queries = self.queries("train")
+
+        def work(folder: Path) -> None:
+            lessons = {query_id: queries[query_id] for query_id in train}
+            teaching = settings.train
+            if teaching:
+                teach_cross_encoder(start, self.candidates["train"], lessons, self.qrels("train"), self.collection, teaching, folder, self.experiment.seed)
+
+        done = self.step(f"teach-{settings.label}", inputs, settings.train.model_dump(mode="json"), work)
+        return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What teachers may use."""
+        return Resources(self.collection, self.experiment.candidates, lambda: self.bm25, self.encoder_of)
+
+    @cached_property
+    def teachers(self) -> dict[str, Teacher]:
+        """The teachers of the file, taught and loaded, by their names."""
+        taught = [self.teach(settings) for settings in self.experiment.teacher]
+        return {settings.label: load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources) for settings in taught}
+
+    @cached_property
+    def store(self) -> ScoreStore:
+        """The store of teacher scores."""
+        return ScoreStore.open(self.folder / "score", self.collection)
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, Run]]:
+        """Split -> teacher -> the pairs of the split with its raw scores."""
+        inputs = {split: self.pairs(split).fingerprint for split in ("train", "test")}
+        inputs |= {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}
+
+        def work(folder: Path) -> dict[str, Any]:
+            for name, teacher in self.teachers.items():
+                for split in ("train", "test"):
+                    pending = self.store.plan(teacher.identity, self.pairs(split), self.queries(split)).pending_pairs
+                    with self.reporter.bar(f"scoring {split} pairs ({name})", pending) as advance:
+                        self.store.score(teacher, self.pairs(split), self.queries(split), advance)
+            return {"teachers": {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}}
+
+        self.step("score", inputs, {}, work, in_place=True)
+        return {
+            split: {name: self.store.read(teacher.identity, self.pairs(split), self.queries(split)).run.rename(name) for name, teacher in self.teachers.items()}
+            for split in ("train", "test")
+        }
+
+    @cached_property
+    def target(self) -> tuple[str, dict[str, float]]:
+        """Which teacher is distilled, and what each reaches as a re-ranker on the held-out train queries."""
+        _, held = self.held_out
+        measure = self.experiment.evaluation.measures[0]
+        qrels = {query_id: grades for query_id, grades in self.qrels("train").items() if query_id in set(held)}
+        retrieved = self.candidates["train"].select(held)
+        quality = {name: evaluate(keep_pairs(run.select(held), retrieved), qrels, [measure]).means[measure] for name, run in self.targets("train").items()}
+        select = self.experiment.ensemble.select
+        best = max(quality, key=lambda name: quality[name])
+        return {"auto": best, "all": "ensemble" if "ensemble" in quality else best}.get(select, select), quality
+
+    def targets(self, split: str) -> dict[str, Run]:
+        """Each teacher's scores of a split's pairs, and the ensemble's where there are several."""
+        runs = self.scores[split]
+        if len(runs) == 1:
+            return dict(runs)
+        weights = [settings.weight for settings in self.experiment.teacher]
+        return {**runs, "ensemble": mean_of_z_scores("ensemble", list(runs.values()), weights)}
+
+    def target_run(self, split: str) -> Run:
+        """The chosen teacher's scores of a split's pairs."""
+        name, _ = self.target
+        return self.targets(split)[name]
+
+    # The student
+
+    @cached_property
+    def trained(self) -> Done:
+        """The step that trained the student: `student` holds the stock folder, `curve.json` the curve."""
+        from retriever.distillation import train_student
+
+        return train_student(self)
+
+    @cached_property
+    def student(self) -> Any:
+        """The trained student."""
+        kind = load_kind("students", self.experiment.student.kind, "student.kind")
+        return kind.load_folder(self.trained.folder / "student", self.experiment.index.batch_size)
+
+    def index_of(self, name: str, student: Any, student_folder: Path) -> SearchIndex:
+        """The index step of a student."""
+        settings = self.experiment.index
+        inputs = {"encoder": student.identity, "collection": self.collection.fingerprint}
+
+        def work(folder: Path) -> dict[str, Any]:
+            vectors = self.vectors(student, name)
+            return write_index(folder, settings.kind, self.experiment.student.kind, student_folder, student, vectors, self.collection)
+
+        return open_index(self.step(name, inputs, {"kind": settings.kind}, work).folder)
+
+    @cached_property
+    def index(self) -> SearchIndex:
+        """The trained student's index."""
+        return self.index_of("index", self.student, self.trained.folder / "student")
+
+    @cached_property
+    def index_before(self) -> SearchIndex:
+        """The starting checkpoint's index: what there was before training."""
+        folder = self.folder / "start"
+        if not folder.exists():
+            self.start.save(folder)
+        return self.index_of("index_before", self.start, folder)
+
+
+def keep_pairs(run: Run, wanted: Run) -> Run:
+    """The pairs of `run` that `wanted` has too."""
+    kept = {query_id: dict(wanted[query_id]) for query_id in run}
+    mask = np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
+    return run.keep(mask)
+

@@ -1,0 +1,79 @@
+"""How long work tells where it is: words and bars on the terminal, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class Reporter(Protocol):
+    """Where long work says what it does."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        ...
+
+    def bar(self, description: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """A bar; the function it gives is called with how much was just done."""
+        ...
+
+    def update(self, text: str) -> None:
+        """What stands beside the running bar."""
+        ...
+
+
+class Quiet:
+    """Says nothing: for tests and for programs that print something else."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """No bar."""
+        yield lambda count: None
+
+    def update(self, text: str) -> None:
+        """Nothing."""
+
+
+class Terminal:
+    """Lines and bars on standard error; bars only where a person looks on."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+        self._note: Callable[[str], None] = lambda text: None
+
+    def say(self, text: str) -> None:
+        """One line on standard error."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """A bar with counts, speed and the time left, which leaves one line behind."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task(description, total=total, note="")
+            self._note = lambda text: progress.update(task, note=text)
+            yield lambda count: progress.advance(task, count)
+        if not self.console.is_terminal:
+            self.say(f"{description}: {total:,} done")
+
+    def update(self, text: str) -> None:
+        """A note beside the running bar."""
+        self._note(text)

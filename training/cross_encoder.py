@@ -1,0 +1,81 @@
+"""Teaches a cross-encoder on qrels: positives against hard negatives, list by list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import LambdaLoss
+
+from retriever.collection import Collection
+from retriever.config import TeachingSettings
+from retriever.errors import DataError
+from retriever.models import ModelFolder
+from retriever.runs import Run
+from retriever.training.trainer import last_whole_checkpoint
+from retriever.types import Qrels, Query
+
+
+def teach_cross_encoder(
+    start: ModelFolder, candidates: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, folder: Path, seed: int
+) -> None:
+    """Trains a cross-encoder from any encoder or cross-encoder and saves it as a stock folder in `folder`/model.
+
+    Each list holds a query, its positives and `negatives_per_positive` times as many candidates that are not judged
+    relevant; the loss is sentence-transformers' LambdaLoss. A stop loses at most the last 100 steps.
+
+    Args:
+        start: the encoder it starts from; its head is new where it has none.
+        candidates: of the train queries; negatives are drawn from them.
+        queries: the train queries.
+        qrels: grades above 0 are positives.
+        collection: where the documents are.
+        settings: of the teacher's `train` table.
+        folder: for checkpoints and the model.
+        seed: of head, draws and dropout.
+
+    Raises:
+        DataError: no train query has a positive and a negative.
+    """
+    torch.manual_seed(seed)  # the head is made of this
+    model = CrossEncoder(str(start.folder), num_labels=1, max_length=settings.max_length, local_files_only=True, model_kwargs={"use_safetensors": True})
+    lists = training_lists(candidates, queries, qrels, collection, settings, np.random.default_rng(seed))
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=max(1, settings.batch_size // (1 + settings.negatives_per_positive)),
+        learning_rate=settings.learning_rate,
+        warmup_ratio=settings.warmup,
+        seed=seed,
+        data_seed=seed,
+        save_steps=100,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    last = last_whole_checkpoint(folder / "checkpoints")
+    trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
+
+
+def training_lists(candidates: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, generator: np.random.Generator) -> Dataset:
+    """Columns query, docs and labels: a positive first, then drawn candidates that are not judged relevant."""
+    lists: dict[str, list[object]] = {"query": [], "docs": [], "labels": []}
+    for query_id, query in queries.items():
+        grades = qrels.get(query_id, {})
+        negatives = [doc_id for doc_id, _ in candidates[query_id] if grades.get(doc_id, 0) <= 0]
+        for doc_id in [doc_id for doc_id, grade in grades.items() if grade > 0] if negatives else []:
+            drawn = generator.choice(len(negatives), size=min(settings.negatives_per_positive, len(negatives)), replace=False)
+            chosen = [doc_id, *(negatives[place] for place in drawn)]
+            lists["query"].append(query.text)
+            lists["docs"].append([document.full_text for document in collection.documents_by_row(collection.rows_of(chosen).tolist())])
+            lists["labels"].append([1.0] + [0.0] * len(drawn))
+    if not lists["query"]:
+        raise DataError("teach: no train query has both a positive and a candidate that is not judged relevant. Check the train qrels with: retriever check")
+    return Dataset.from_dict(lists)
