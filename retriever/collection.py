@@ -245,7 +245,7 @@ def _new_folder(folder: Path, what: str, replaces: str | None = None) -> Iterato
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (replaces and (folder / replaces).is_file()))):
         raise DataError(f"{folder}: is in the way: it holds something else, which would be lost. Name a new folder")
     new = folder.with_name(f".{folder.name}.new")
-    with lock(folder.with_name(f".{folder.name}.lock"), what), explain_full_disk(folder):
+    with explain_full_disk(folder), lock(folder.with_name(f".{folder.name}.lock"), what):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         try:

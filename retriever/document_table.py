@@ -115,12 +115,10 @@ class DocumentWriter:
             self._batch, self._batch_bytes = [], 0
 
     def _write_hashes(self) -> None:
-        np.save(self._folder / "variants.npy", np.frombuffer(self._variants, dtype=np.uint64))
-        hashes = np.frombuffer(self._ids, dtype=np.uint64)
+        variants, hashes = (np.frombuffer(values, dtype=np.uint64) for values in (self._variants, self._ids))
         rows = np.argsort(hashes, kind="stable")
-        table = np.lib.format.open_memmap(self._folder / "ids.npy", mode="w+", dtype=np.uint64, shape=(2, len(hashes)))
-        table[0], table[1] = hashes[rows], rows
-        table.flush()
+        _save(self._folder / "variants.npy", variants.shape, variants)
+        _save(self._folder / "ids.npy", (2, len(hashes)), hashes[rows], rows.astype(np.uint64))
 
 
 class DocumentTable:
@@ -227,6 +225,14 @@ class DocumentTable:
                 return row
             place += 1
         return -1
+
+
+def _save(path: Path, shape: tuple[int, ...], *parts: NDArray[np.uint64]) -> None:
+    """Writes parts as one .npy file. On a full disk numpy's own writing gives an error without its number, and a memory map a bus error."""
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape})
+        for part in parts:
+            stream.write(part.data)
 
 
 def _document(doc_id: str, title: str, text: str, image: str | None) -> Document:

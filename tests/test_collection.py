@@ -276,6 +276,29 @@ def test_a_swap_cut_in_the_middle_is_undone(source: Path) -> None:
     assert (opened(source).folder / "collection.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("bytes_left", [0, 400, 2_000, 4_000, 20_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(bytes_left: int, tmp_path: Path) -> None:
+    program = """
+import errno, resource, signal, sys
+from pathlib import Path
+from retriever import files
+from retriever.collection import write_collection
+from retriever.errors import RetrieverError
+from retriever.types import Document
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+errno.ENOSPC = errno.EFBIG  # a limit on a file's size stands for a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+try:
+    write_collection(Path(sys.argv[2]) / "c", [Document(f"d{number}", "word " * 10) for number in range(1000)])
+except RetrieverError as error:
+    print(error)
+"""
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-B", "-c", program, str(bytes_left), str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("the disk is full; nothing half-written was kept")) == (0, 1), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".c.lock"]
+
+
 def test_two_processes_do_not_prepare_one_folder(source: Path) -> None:
     with lock(source.parent / ".prepared.lock", "preparing the collection"), pytest.raises(RetrieverError, match="is already preparing the collection here"):
         opened(source)

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,8 @@ from retriever import readers
 from retriever.collection import Collection, open_collection
 from retriever.config import CollectionSettings
 from retriever.errors import ConfigError, DataError
-from retriever.readers import Source
+from retriever.readers import Reader, Source, beir, hugging_face, jsonl, msmarco, parquet, trec
+from retriever.readers import ir_datasets as ir_datasets_reader
 from retriever.types import Document, Query, Turn
 
 DOCUMENTS = [Document("d1", "Bread rises with yeast.", "Bread"), Document("d2", "Oil burns; water puts out wood.", ""), Document("d3", "", "")]
@@ -461,6 +463,11 @@ def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
 def test_a_format_that_the_folder_lacks_names_the_missing_file(name: str, file: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"there is no {file}"):
         opened(tmp_path, tmp_path / "p", format=name)
+
+
+def test_every_file_is_a_whole_reader() -> None:
+    every: tuple[Reader, ...] = (beir, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)  # mypy compares the signatures
+    assert {module.__name__.rpartition(".")[2] for module in every if isinstance(module, ModuleType)} == set(readers.formats())
 
 
 def test_documents_are_read_one_by_one(tmp_path: Path) -> None:
