@@ -125,11 +125,6 @@ def bootstrap_interval(values: Floats, generator: np.random.Generator, level: fl
     return float(low), float(high)
 
 
-def interval_of_mean(evaluation: Evaluation, measure: str, seed: int) -> tuple[float, float]:
-    """The 95 % interval of a run's mean; the same for the same values, names and seed."""
-    return bootstrap_interval(evaluation.values[measure], generator_for(seed, "interval", evaluation.run, measure))
-
-
 def compare(evaluations: Mapping[str, Evaluation], pairs: Sequence[tuple[str, str]], measures: Sequence[str], seed: int) -> list[Comparison]:
     """Every (run, baseline) pair in every measure, with Holm's correction over all of them together.
 
