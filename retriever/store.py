@@ -232,10 +232,7 @@ class ScoreStore:
             StoreError: pairs are missing, or the store does not know the fingerprint.
         """
         identity = teacher if isinstance(teacher, TeacherIdentity) else self._identity(teacher)
-        keys = CandidatePairs.of(candidates, queries, self.collection).keys()
-        found = np.full(len(keys.keys), np.nan, dtype=np.float32)
-        damaged = self._visit(identity.fingerprint, keys, found.__setitem__)
-        scores = keys.spread(found)
+        scores, damaged = self._stored_scores(identity.fingerprint, CandidatePairs.of(candidates, queries, self.collection))
         stored = np.isfinite(scores)
         if not (allow_missing or stored.all()):
             because = f" ({damaged[0]})" if damaged else ""
@@ -245,6 +242,13 @@ class ScoreStore:
             )
         kept = candidates if stored.all() else candidates.keep(stored)
         return TeacherScores(kept.with_scores(identity.name, scores[stored]), identity.unit, identity.fingerprint, identity.name)
+
+    def _stored_scores(self, teacher: str, pairs: CandidatePairs) -> tuple[NDArray[np.float32], list[ShardProblem]]:
+        """The scores [n] in the order of the candidates, NaN for a pair that is not stored, and the shards that are damaged."""
+        keys = pairs.keys()
+        found = np.full(len(keys.keys), np.nan, dtype=np.float32)
+        damaged = self._visit(teacher, keys, found.__setitem__)
+        return keys.spread(found), damaged
 
     def teachers(self) -> list[TeacherIdentity]:
         """The teachers whose scores are here, by fingerprint."""
