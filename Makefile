@@ -13,7 +13,7 @@ TESTS ?= tests
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,/^$$/s/^# //p' Makefile
 
 demo: $(VENV)/.extras-demo
 	@$(BIN)/retriever demo
@@ -22,8 +22,8 @@ test check: style types tests
 
 style: $(VENV)/.extras-dev
 	@echo "ruff: format and lint"
-	@$(BIN)/ruff format --quiet --check . || { echo "not formatted; mend it with: $(BIN)/ruff format ."; exit 1; }
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check --output-format concise . || { echo "not formatted; mend it with: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet --output-format concise .
 
 # Type checkers do not follow an editable install, so they read what the wheel holds. Paths are printed as they are in the clone.
 types: .make/wheel
