@@ -50,7 +50,9 @@ class FlatIndex:
             SearchIndexError: the vectors have another dimension, or are not finite.
         """
         if queries.shape[1] != self.dimensions:
-            raise SearchIndexError(f"{self.folder}: holds vectors of {self.dimensions} dimensions, the query has {queries.shape[1]}. Search with the student it was built with")
+            raise SearchIndexError(
+                f"{self.folder}: holds vectors of {self.dimensions} dimensions, the query has {queries.shape[1]}. Search with the student it was built with"
+            )
         if not np.isfinite(queries).all():
             raise SearchIndexError(f"{self.folder}: a query's vector is not finite")
         scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self)))

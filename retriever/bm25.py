@@ -30,6 +30,11 @@ class BM25:
     language: str
     n_documents: int
 
+    @property
+    def n_bytes(self) -> int:
+        """What the postings take in memory."""
+        return sum(int(self.engine.scores[part].nbytes) for part in ("data", "indices", "indptr")) if self.vocabulary else 0
+
     def scores(self, query: str) -> NDArray[np.float32]:
         """[N], the score of every document for a query; zeros where they share no word."""
         numbers = [self.vocabulary[token] for token in _tokens(query, self.language) if token in self.vocabulary]

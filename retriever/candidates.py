@@ -94,4 +94,6 @@ def run_of_rows(name: str, collection: Collection, query_ids: Sequence[str], row
     distinct, places = np.unique(flat, return_inverse=True)
     vocabulary = collection.doc_ids[distinct]
     offsets = np.concatenate([[0], np.cumsum([len(found) for found in rows])]).astype(np.int64)
-    return Run(name, tuple(query_ids), offsets, places.astype(np.int32), vocabulary, np.concatenate([np.zeros(0, dtype=np.float32), *scores]).astype(np.float32))
+    return Run(
+        name, tuple(query_ids), offsets, places.astype(np.int32), vocabulary, np.concatenate([np.zeros(0, dtype=np.float32), *scores]).astype(np.float32)
+    )

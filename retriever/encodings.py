@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -119,8 +120,9 @@ def _write_block(path: Path, vectors: NDArray[np.float32], documents: Sequence[D
         raise DataError(f"document {documents[int(np.flatnonzero(bad)[0])].doc_id}: the encoder gave a vector that is not finite")
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.save(stream, vectors.astype(np.float32, copy=False), allow_pickle=False)
+        whole = io.BytesIO()
+        np.save(whole, vectors.astype(np.float32, copy=False), allow_pickle=False)
+        temporary.write_bytes(whole.getbuffer())  # numpy writing to a full disk raises an error that does not say so
 
     write_atomic(path, write)
 

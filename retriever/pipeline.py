@@ -65,20 +65,34 @@ class Pipeline:
             return build_bm25(texts(), settings.k1, settings.b, settings.language)
 
     def queries(self, split: str) -> dict[str, Query]:
-        """The queries of "train" or "test".
+        """The queries of "train" or "test"; a train query whose text is a test query's too is left out of "train".
 
         Raises:
             DataError: the split has none.
         """
-        name = getattr(self.experiment.collection, split)
-        queries = self.collection.queries(name)
-        if not queries:
-            raise DataError(f'{self.collection.name}: no {split} queries (split "{name}"); splits with qrels are {", ".join(self.collection.splits) or "none"}')
-        return queries
+        return self._queries[split]
+
+    @cached_property
+    def _queries(self) -> dict[str, dict[str, Query]]:
+        names = {split: getattr(self.experiment.collection, split) for split in ("train", "test")}
+        for split, name in names.items():
+            if name not in self.collection.splits:
+                listed = ", ".join(self.collection.splits) or "none"
+                raise DataError(f'{self.collection.name}: no {split} queries: there are no qrels for the split "{name}"; splits with qrels: {listed}')
+        queries = {split: self.collection.queries(name) for split, name in names.items()}
+        tested = {query.text.casefold() for query in queries["test"].values()}
+        leaked = [query_id for query_id, query in queries["train"].items() if names["train"] != names["test"] and query.text.casefold() in tested]
+        if leaked:
+            self.reporter.say(f"train: {len(leaked)} queries left out, their texts are test queries too ({', '.join(leaked[:3])})")
+        return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """The qrels of "train" or "test"."""
-        return self.collection.qrels(getattr(self.experiment.collection, split))
+        return self._qrels[split]
+
+    @cached_property
+    def _qrels(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {split: self.collection.qrels(getattr(self.experiment.collection, split)) for split in ("train", "test")}
 
     @cached_property
     def held_out(self) -> tuple[list[str], list[str]]:
@@ -202,7 +216,7 @@ class Pipeline:
         def work(folder: Path) -> dict[str, Any]:
             for name, teacher in self.teachers.items():
                 for split in ("train", "test"):
-                    pending = self.store.plan(teacher.identity, self.pairs(split), self.queries(split)).pending_pairs
+                    pending = self.store.plan(teacher.identity, self.pairs(split), self.queries(split)).pending
                     with self.reporter.bar(f"scoring {split} pairs ({name})", pending) as advance:
                         self.store.score(teacher, self.pairs(split), self.queries(split), advance)
             return {"teachers": {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}}
@@ -283,4 +297,3 @@ def keep_pairs(run: Run, wanted: Run) -> Run:
     kept = {query_id: dict(wanted[query_id]) for query_id in run}
     mask = np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
     return run.keep(mask)
-

@@ -40,6 +40,16 @@ class Quiet:
         """Nothing."""
 
 
+def silence_libraries() -> None:
+    """Keeps the bars and notices of transformers and datasets away: ours say what there is to say."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
 class Terminal:
     """Lines and bars on standard error; bars only where a person looks on."""
 
@@ -47,6 +57,7 @@ class Terminal:
         from rich.console import Console
 
         self.console = Console(stderr=True)
+        silence_libraries()
         self._note: Callable[[str], None] = lambda text: None
 
     def say(self, text: str) -> None:

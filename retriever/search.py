@@ -49,6 +49,11 @@ class SearchIndex:
     index: Any
     documents: DocumentTable
 
+    @property
+    def bytes(self) -> int:
+        """What the engine's files take on disk; documents and student not counted."""
+        return int(read_facts(self.folder)["bytes"])
+
     def hits(self, query: str | Query, k: int = 10) -> list[Hit]:
         """The best k documents of one query with their texts, best first."""
         asked = query if isinstance(query, Query) else Query("query", query)
@@ -70,7 +75,9 @@ def write_index(folder: Path, kind: str, student_kind: str, student_folder: Path
         SearchIndexError: the vectors were made by another encoder.
     """
     if vectors.encoder != encoder.identity:
-        raise SearchIndexError(f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {encoder.identity}). Encode again with: retriever index")
+        raise SearchIndexError(
+            f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {encoder.identity}). Encode again with: retriever index"
+        )
     load_kind("indexing", kind, "index.kind").build(vectors, folder)
     _link(student_folder, folder / "student", ("*.md", "manifest.json"))
     _link(collection.folder, folder / "documents", ("queries*", "qrels*"))
@@ -93,14 +100,18 @@ def open_index(path: Path) -> SearchIndex:
     facts = read_facts(folder)
     student = load_kind("students", facts["student_kind"], str(folder)).load_folder(folder / "student")
     if student.identity != facts["encoder"]:
-        raise SearchIndexError(f"{folder}: built with the student {facts['encoder']}, but the folder student holds {student.identity}. Build it again with: retriever index")
+        raise SearchIndexError(
+            f"{folder}: built with the student {facts['encoder']}, but the folder student holds {student.identity}. Build it again with: retriever index"
+        )
     index = load_kind("indexing", facts["kind"], str(folder)).open_index(folder)
     try:
         documents = DocumentTable(folder / "documents")
     except RetrieverError as error:
         raise SearchIndexError(f"{folder}: {error}") from error
     if not len(index) == len(documents) == facts["documents"]:
-        raise SearchIndexError(f"{folder}: {len(index)} vectors, {len(documents)} documents and {facts['documents']} in {MANIFEST} do not agree. Build it again with: retriever index")
+        raise SearchIndexError(
+            f"{folder}: {len(index)} vectors, {len(documents)} documents and {facts['documents']} in {MANIFEST} do not agree. Build it again with: retriever index"
+        )
     return SearchIndex(folder, student, index, documents)
 
 
@@ -117,7 +128,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SearchIndexError(f"{folder / MANIFEST}: damaged ({error}). Build the index again with: retriever index FILE.toml") from error
     if facts.get("layout") != LAYOUT:
-        raise SearchIndexError(f"{folder}: an index of layout {facts.get('layout')}; this version reads layout {LAYOUT}. Build it again with: retriever index FILE.toml")
+        raise SearchIndexError(
+            f"{folder}: an index of layout {facts.get('layout')}; this version reads layout {LAYOUT}. Build it again with: retriever index FILE.toml"
+        )
     return facts
 
 

@@ -64,7 +64,9 @@ def teach_cross_encoder(
     model.save_pretrained(str(folder / "model"), create_model_card=False)
 
 
-def training_lists(candidates: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, generator: np.random.Generator) -> Dataset:
+def training_lists(
+    candidates: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, generator: np.random.Generator
+) -> Dataset:
     """Columns query, docs and labels: a positive first, then drawn candidates that are not judged relevant."""
     lists: dict[str, list[object]] = {"query": [], "docs": [], "labels": []}
     for query_id, query in queries.items():

@@ -112,7 +112,9 @@ def _judge(query: Query, target: Run, grades: dict[str, int], collection: Collec
     return _Judged(query, rows, scores, positive, np.unique(np.concatenate([relevant, suspected])))
 
 
-def _draw(item: _Judged, place: int, settings: TrainingSettings, generator: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+def _draw(
+    item: _Judged, place: int, settings: TrainingSettings, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
     """The positive at `place` and up to K - 1 documents drawn from the teacher's best that are not positives, [K] each."""
     size = settings.documents_per_query
     others = np.flatnonzero(~item.positive)[: settings.negative_depth]

@@ -63,9 +63,12 @@ def train_bi_encoder(
         One mapping per logged point: step, loss or validation, and each loss term.
     """
     arguments = _arguments(settings, folder, seed, len(samples))
+    full_length = model.max_seq_length
+    model.max_seq_length = settings.max_length or full_length
     watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress)
     last = last_whole_checkpoint(folder / "checkpoints")
     watcher.resume(model, last)
+    model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
     trainer = SentenceTransformerTrainer(
         model=model,
         args=arguments,
@@ -76,6 +79,7 @@ def train_bi_encoder(
     _silence(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     watcher.load_best(model)
+    model.max_seq_length = full_length
     return watcher.curve
 
 
@@ -177,7 +181,6 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int
         seed=seed,
         data_seed=seed,
         batch_sampler=_in_order,
-        max_length=settings.max_length,
         logging_steps=max(1, steps // 40),
         save_steps=max(1, min(settings.checkpoint_steps, steps)),
         save_total_limit=2,

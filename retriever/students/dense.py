@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,19 +24,15 @@ class DenseStudent:
     Attributes:
         model: the stock SentenceTransformer, which trainers and users may take as it is.
         batch_size: texts encoded at a time.
+        identity: of the model as it was loaded; see `model_fingerprint`.
     """
 
     kind = "dense"
 
-    def __init__(self, model: SentenceTransformer, identity: str, batch_size: int = 64) -> None:
+    def __init__(self, model: SentenceTransformer, batch_size: int = 64) -> None:
         self.model = model
         self.batch_size = batch_size
-        self._identity = identity
-
-    @property
-    def identity(self) -> str:
-        """Changes with the weights, the length read, the prompts and the similarity."""
-        return self._identity
+        self.identity = model_fingerprint(model)
 
     @property
     def dimensions(self) -> int:
@@ -80,11 +77,23 @@ def load(settings: StudentSettings, batch_size: int = 64) -> DenseStudent:
         model.max_seq_length = settings.max_length
     prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
     model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
-    # The settings decide beside the weights: the same folder with another length gives other vectors.
-    identity = fingerprint([found.identity, model.max_seq_length, model.prompts, model.similarity_fn_name])
-    return DenseStudent(model, identity, batch_size)
+    return DenseStudent(model, batch_size)
 
 
 def load_folder(folder: Path, batch_size: int = 64) -> DenseStudent:
     """The student saved in a folder, ours or any stock sentence-transformers one, with the lengths and prompts saved there."""
     return load(StudentSettings(model=str(folder)), batch_size)
+
+
+def model_fingerprint(model: SentenceTransformer) -> str:
+    """Changes with the weights, the vocabulary, the pooling, the length read, the prompts and the similarity.
+
+    It is taken from what is loaded, not from files: a model that is saved and loaded again keeps it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    vocabulary = sorted(model.tokenizer.get_vocab().items())
+    modules = [[type(module).__name__, str(module.get_config_dict()) if position else ""] for position, module in enumerate(model)]
+    return fingerprint([digest.hexdigest(), vocabulary, modules, model.max_seq_length, model.prompts, model.similarity_fn_name])

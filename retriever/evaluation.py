@@ -1,0 +1,210 @@
+"""The evaluate step: every run of the experiment on the test queries, measured, compared and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retriever.candidates import bm25_run, dense_run, hybrid_run
+from retriever.distillation import read_curve, train_student
+from retriever.eval.latency import measure_latency
+from retriever.eval.measures import evaluate, parse_measure
+from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
+from retriever.eval.significance import compare
+from retriever.pipeline import Pipeline
+from retriever.runs import Run
+from retriever.search import SearchIndex
+from retriever.steps import Done, versions
+from retriever.types import Query
+
+TEACHER_LATENCY_QUERIES = 20
+
+COMPARED = (
+    ("student", "student_before"),
+    ("student", "bm25"),
+    ("student", "contrastive"),
+    ("contrastive", "student_before"),
+    ("teacher", "student_before"),
+    ("hybrid", "hybrid_before"),
+    ("hybrid", "student"),
+)
+"""The questions the report asks, each (run, baseline); p-values are corrected for all of them together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A way to answer queries: how to get its run, how to answer one query, what it keeps in memory or on disk."""
+
+    name: str
+    description: str
+    run: Callable[[], Run]
+    answer: Callable[[Query], object]
+    bytes: int
+
+
+def systems(pipeline: Pipeline) -> list[System]:
+    """What the report compares, the student last."""
+    depth = pipeline.experiment.evaluation.depth
+    queries = pipeline.queries("test")
+    bm25, collection = pipeline.bm25, pipeline.collection
+    found = [
+        System(
+            "bm25",
+            "BM25, no model",
+            lambda: bm25_run("bm25", bm25, collection, queries, depth, pipeline.reporter),
+            lambda query: bm25.search(query.text, depth),
+            bm25.n_bytes,
+        ),
+        *_of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before),
+        _of_teacher(pipeline),
+    ]
+    if pipeline.experiment.evaluation.ablation:
+        found.append(_dense(pipeline, "contrastive", "the same training on qrels, without a teacher", contrastive_index(pipeline)))
+    return [*found, *_of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)]
+
+
+def train_contrastive(pipeline: Pipeline) -> Done:
+    """The step that trains in the same way on the qrels alone: what the teacher's scores are held against."""
+    training = pipeline.experiment.training.model_copy(update={"losses": {"contrastive": 1.0}})
+    return train_student(pipeline, "train_contrastive", training)
+
+
+def contrastive_index(pipeline: Pipeline) -> SearchIndex:
+    """The index of the student that was trained without a teacher."""
+    folder = train_contrastive(pipeline).folder / "student"
+    student = pipeline.load_student(pipeline.experiment.student.model_copy(update={"model": str(folder), "revision": None}))
+    return pipeline.index_of("index_contrastive", student, folder)
+
+
+def _dense(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> System:
+    depth = pipeline.experiment.evaluation.depth
+    return System(
+        name,
+        what,
+        lambda: dense_run(name, index.encoder, index.index, pipeline.collection, pipeline.queries("test"), depth),
+        lambda query: index.index.search(index.encoder.encode_queries([query]), depth),
+        index.bytes,
+    )
+
+
+def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: SearchIndex) -> list[System]:
+    """A student alone, and fused with BM25."""
+    depth = min(pipeline.experiment.candidates.depth, pipeline.experiment.evaluation.depth)
+    vectors = pipeline.vectors(index.encoder, name)
+
+    def fused(queries: Mapping[str, Query]) -> Run:
+        return hybrid_run(hybrid, pipeline.bm25, index.encoder, index.index, vectors, pipeline.collection, queries, depth)
+
+    return [
+        _dense(pipeline, name, what, index),
+        System(
+            hybrid,
+            f"BM25 and {what}, fused by z-scores",
+            lambda: fused(pipeline.queries("test")),
+            lambda query: fused({query.query_id: query}),
+            index.bytes + pipeline.bm25.n_bytes,
+        ),
+    ]
+
+
+def _of_teacher(pipeline: Pipeline) -> System:
+    """The chosen teacher re-ranking the candidates; its latency is that of scoring one query's candidates."""
+    name, _ = pipeline.target
+    used = list(pipeline.teachers.values()) if name == "ensemble" else [pipeline.teachers[name]]
+    candidates = pipeline.candidates["test"]
+
+    def answer(query: Query) -> object:
+        documents = pipeline.collection.documents_by_row(pipeline.collection.rows_of([doc_id for doc_id, _ in candidates[query.query_id]]))
+        return [teacher.score([(query, document) for document in documents]) for teacher in used] if documents else None
+
+    return System(
+        "teacher", f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates", lambda: pipeline.target_run("test").rename("teacher"), answer, 0
+    )
+
+
+def evaluate_experiment(pipeline: Pipeline) -> Done:
+    """The finished evaluate step: report.html, report.json, per_query.json and the runs in TREC form."""
+    settings = pipeline.experiment.evaluation
+    inputs = {"student": pipeline.student.identity, "start": pipeline.start.identity, "target": pipeline.target_run("test").fingerprint}
+    inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
+    if settings.ablation:
+        inputs["contrastive"] = train_contrastive(pipeline).key
+
+    def work(folder: Path) -> dict[str, Any]:
+        report = make_report(pipeline, folder)
+        write_report(folder, report)
+        return {run.name: run.evaluation.means for run in report.runs}
+
+    kept = {
+        "evaluation": settings.model_dump(mode="json"),
+        "index": pipeline.experiment.index.kind,
+        "candidates": pipeline.experiment.candidates.model_dump(mode="json"),
+    }
+    return pipeline.step("evaluate", inputs, kept, work)
+
+
+def make_report(pipeline: Pipeline, folder: Path) -> ReportData:
+    """Runs, times and measures every system; `folder`/runs gets the runs in TREC form."""
+    experiment = pipeline.experiment
+    results = [_result(pipeline, system, folder) for system in systems(pipeline)]
+    names = [result.name for result in results]
+    pairs = [(run, baseline) for run, baseline in COMPARED if run in names and baseline in names]
+    measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
+    return ReportData(
+        title=experiment.name,
+        runs=results,
+        comparisons=compare({result.name: result.evaluation for result in results}, pairs, measures, experiment.seed),
+        measures=measures,
+        settings=experiment.model_dump(mode="json"),
+        versions=versions(),
+        seed=experiment.seed,
+        summary=_summary(pipeline),
+        query_texts={query_id: query.text for query_id, query in pipeline.queries("test").items()},
+        training=training_curve(read_curve(pipeline.trained.folder), f"{measures[0]} on held-out train queries"),
+        distributions=_distributions(pipeline),
+    )
+
+
+def _result(pipeline: Pipeline, system: System, folder: Path) -> RunResult:
+    """One system run, written down, timed and measured."""
+    settings = pipeline.experiment.evaluation
+    run = system.run()
+    if settings.remove_own_document:
+        run = run.without_own_documents()
+    run.write_trec(folder / "runs" / f"{system.name}.trec")
+    evaluation = evaluate(run, pipeline.qrels("test"), settings.measures)
+    asked = [query for query_id, query in pipeline.queries("test").items() if run[query_id]]
+    limit = TEACHER_LATENCY_QUERIES if system.name == "teacher" else settings.latency_queries
+    latency = measure_latency(system.answer, asked[:limit], warmup=min(5, limit)) if asked else None
+    return RunResult(system.name, evaluation, latency, system.bytes, system.description)
+
+
+def _summary(pipeline: Pipeline) -> str:
+    """A sentence on the collection and one on how the target was chosen."""
+    name, quality = pipeline.target
+    measure = pipeline.experiment.evaluation.measures[0]
+    _, held = pipeline.held_out
+    listed = ", ".join(f"{teacher} {value:.3f}" for teacher, value in sorted(quality.items(), key=lambda item: -item[1]))
+    queries = {split: len(pipeline.queries(split)) for split in ("train", "test")}
+    return (
+        f"{pipeline.collection.name}: {len(pipeline.collection):,} documents, {queries['train']:,} train and {queries['test']:,} test queries. "
+        f"Distilled from {name}; {measure} of the teachers on {len(held)} held-out train queries: {listed}."
+    )
+
+
+def _distributions(pipeline: Pipeline) -> list[ScoreDistribution]:
+    """Scores of teacher and student for judged-relevant and other candidates of the test queries."""
+    target, qrels = pipeline.target_run("test"), pipeline.qrels("test")
+    positive = np.array([qrels[query_id].get(doc_id, 0) > 0 for query_id in target for doc_id, _ in target[query_id]], dtype=np.bool_)
+    queries = pipeline.student.encode_queries(list(pipeline.queries("test").values()))
+    vectors = pipeline.vectors(pipeline.student, "student").rows(pipeline.collection.rows_of(target.doc_ids))
+    student = np.einsum("nd,nd->n", queries[target.query_numbers], vectors)
+    name, _ = pipeline.target
+    unit = "z_score" if name == "ensemble" else pipeline.teachers[name].identity.unit
+    return [
+        score_distribution(*part, scores[positive], scores[~positive]) for part, scores in ((("teacher", unit), target.scores), (("student", "dot"), student))
+    ]
