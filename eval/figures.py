@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.eval.report import ScoreDistribution, TrainingCurve
+from retriever.eval.wording import signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,21 +80,24 @@ def cost_figure(name: str, points: Sequence[tuple[int, str, float, float, tuple[
         axes.margins(y=0.12)
         axes.set(xlabel=cost, ylabel=measure)
         figure.draw_without_rendering()
-        _name_points(axes, [(label, x, mean) for _, label, x, mean, _ in points], bold)
+        _name_points(axes, [point[1:] for point in points], bold)
     return svg[0]
 
 
 def differences_figure(name: str, differences: NDArray[np.float64], measure: str) -> str:
     """One bar per query, sorted from the most improved to the most hurt, and the mean as a line."""
     ordered = np.sort(differences)[::-1]
-    with _figure(name, 3.0) as (figure, svg):
+    with _figure(name, 3.5) as (figure, svg):
         axes = figure.add_subplot()
         places = np.arange(len(ordered))
         for mask, colour in ((ordered > 0, GAIN), (ordered < 0, LOSS)):
             axes.fill_between(*_bars(places[mask], ordered[mask]), color=colour, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.axhline(ordered.mean(), color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.annotate(f"mean {ordered.mean():+.3f}", (1, ordered.mean()), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")
+        gained = ordered.mean() >= 0  # the name of the line stands where no bars are: above it on the right, or below it on the left
+        place, shift = (1.0, 3) if gained else (0.01, -3)
+        name_of_line = axes.annotate(f"mean {signed(float(ordered.mean()))}", (place, ordered.mean()), (0, shift), ("axes fraction", "data"), "offset points")
+        name_of_line.set(ha="right" if gained else "left", va="bottom" if gained else "top")
         axes.set_xlim(-0.5, len(ordered) - 0.5)
         axes.grid(visible=False, axis="x")
         axes.set(xlabel="queries, most improved first", ylabel=f"difference in {measure}")
@@ -193,12 +197,13 @@ def _log_axis(axes: Axes, costs: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _name_points(axes: Axes, points: Sequence[tuple[str, float, float]], bold: str) -> None:
-    """Prints each name beside its point, at the first place where it covers no other name, no point and no edge."""
+def _name_points(axes: Axes, points: Sequence[tuple[str, float, float, tuple[float, float]]], bold: str) -> None:
+    """Prints each name beside its point, at the first place where it covers no other name, no point, no line and no edge."""
     from matplotlib.transforms import Bbox
 
-    at = [axes.transData.transform((x, y)) for _, x, y in points]
-    taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in at]
+    at = [axes.transData.transform((x, mean)) for _, x, mean, _ in points]
+    lines = [axes.transData.transform([(x, low), (x, high)]) for _, x, _, (low, high) in points]
+    taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in at] + [Bbox.from_extents(x - 2, low, x + 2, high) for (x, low), (_, high) in lines]
     for (label, *_), (x, y) in zip(points, at, strict=True):
         text = axes.text(0, 0, label, transform=None, fontsize=9, fontweight="bold" if label == bold else "normal", va="center", zorder=5)
         size = text.get_window_extent()

@@ -30,10 +30,9 @@ def verdict(data: ReportData) -> Verdict:
     evidence = f"({p_value(found.p_value_corrected)}{corrected}, {count(found.queries, 'query', 'queries')})"
     if found.difference == 0 and found.better == found.worse == 0:
         return Verdict(f"{subject} and {baseline} have the same {measure} on every query ({count(found.queries, 'query', 'queries')}).", "unclear")
-    if found.p_value_corrected >= SIGNIFICANT:
-        return Verdict(
-            f"No difference is shown: {subject[0].lower() + subject[1:]} is at {signed(found.difference)} {measure} against {baseline} {evidence}.", "unclear"
-        )
+    if not is_significant(found):
+        whom = f"{subject[0].lower()}{subject[1:]} against {baseline}"
+        return Verdict(f"No gain or loss is shown: {signed(found.difference)} {measure} for {whom} {evidence}.", "unclear")
     if found.difference > 0:
         return Verdict(f"{subject} gains {signed(found.difference)} {measure} over {baseline} {evidence}.", "gain")
     return Verdict(f"{subject} loses {abs(found.difference):.3f} {measure} against {baseline} {evidence}.", "loss")
@@ -51,10 +50,10 @@ def signed(value: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value as a paper prints it, not to be broken over lines: "p = 0.03", "p < 0.0001"."""
+    """A p-value as a paper prints it, not to be broken over lines: "p = 0.034", "p < 0.0001"."""
     if value < 0.0001:
         return "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.0001"
-    return f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{value:.{4 if value < 0.01 else 2}f}"
+    return f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{value:.{4 if value < 0.01 else 3 if value < 0.1 else 2}f}"
 
 
 def milliseconds(value: float) -> str:
@@ -82,7 +81,7 @@ def _leader(data: ReportData) -> str:
         return "There is no run to report."
     best = max(data.runs, key=lambda run: run.evaluation.means[measure])
     value, queries = best.evaluation.means[measure], count(len(best.evaluation), "query", "queries")
-    return f"{_subject(best.name)} has the highest {measure}, {value:.3f} ({queries}); nothing was tested against {_baseline(data.baseline)}."
+    return f"{_subject(best.name)} has the highest {measure}, {value:.3f} ({queries}); {data.subject} was not tested against {data.baseline}."
 
 
 def _subject(name: str) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from retriever.errors import DataError
 from retriever.eval.measures import Evaluation
-from retriever.eval.significance import bootstrap_interval, compare, generator_for, holm, interval_of_mean, randomisation_test, t_test
+from retriever.eval.significance import bootstrap_interval, compare, generator_for, holm, randomisation_test, t_test
 
 
 def numbers(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -103,7 +103,7 @@ def test_the_bootstrap_interval_does_not_depend_on_the_size_of_a_block(monkeypat
 
 
 def test_equal_values_have_an_interval_without_width() -> None:
-    assert interval_of_mean(evaluation("run", 0.25, 0.25, 0.25), "RR", seed=1) == (0.25, 0.25)
+    assert bootstrap_interval(numbers(0.25, 0.25, 0.25), np.random.default_rng(1)) == (0.25, 0.25)
 
 
 def test_a_comparison_says_what_differs() -> None:
