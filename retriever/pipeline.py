@@ -43,6 +43,7 @@ class Pipeline:
         self.experiment = experiment
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
+        self._vectors: dict[str, Vectors] = {}
 
     # What is searched
 
@@ -114,8 +115,11 @@ class Pipeline:
 
     def vectors(self, encoder: Encoder, what: str) -> Vectors:
         """An encoder's vectors of all documents, made once for every encoder."""
-        with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
-            return encode_collection(encoder, self.collection, self.folder / "encodings" / encoder.identity, advance)
+        if encoder.identity not in self._vectors:
+            folder = self.folder / "encodings" / encoder.identity
+            with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
+                self._vectors[encoder.identity] = encode_collection(encoder, self.collection, folder, advance)
+        return self._vectors[encoder.identity]
 
     def encoder_of(self, settings: TeacherSettings) -> tuple[Encoder, Vectors]:
         """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
@@ -257,7 +261,7 @@ class Pipeline:
     @cached_property
     def trained(self) -> Done:
         """The step that trained the student: `student` holds the stock folder, `curve.json` the curve."""
-        from retriever.distillation import train_student
+        from retriever.train_step import train_student
 
         return train_student(self)
 

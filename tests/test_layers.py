@@ -111,8 +111,8 @@ def test_every_module_of_the_foundation_that_the_rule_names_exists() -> None:
     [
         ("retriever.teachers.llm", "from retriever.training.losses import margin_mse", True),
         ("retriever.teachers.llm", "def load():\n    from retriever.students import dense", True),
-        ("retriever.eval.report", "import retriever.distill", True),
-        ("retriever.eval.report", "from retriever import distill", True),
+        ("retriever.eval.report", "import retriever.distillation", True),
+        ("retriever.eval.report", "from retriever import distillation", True),
         ("retriever.eval.report", "from importlib import import_module\nimport_module('retriever.indexing.flat')", True),
         ("retriever.store", "from retriever.teachers import lexical", True),
         ("retriever.readers.beir", "from retriever.readers import jsonl", False),
@@ -121,7 +121,7 @@ def test_every_module_of_the_foundation_that_the_rule_names_exists() -> None:
     ],
 )
 def test_the_rule_finds_what_it_should(module: str, source: str, broken: bool) -> None:
-    known = frozenset({"retriever.distill", "retriever.students.dense", "retriever.teachers.lexical", "retriever.readers.jsonl"})
+    known = frozenset({"retriever.distillation", "retriever.students.dense", "retriever.teachers.lexical", "retriever.readers.jsonl"})
     assert bool(broken_layers(module, source, known)) == broken
 
 
