@@ -228,10 +228,12 @@ def search(
 @app.command()
 def demo(work: Work = WORK, as_json: Json = False) -> None:
     """The main job on the documentation installed on this machine, in a few minutes."""
-    from retriever.demo import run_demo
+    from retriever.demo import prepare_demo
     from retriever.progress import Terminal
 
-    _show_report(run_demo(work, Terminal()), as_json)
+    _show_report(prepare_demo(work, Terminal()), as_json)
+    if not as_json:
+        typer.echo(f"        retriever evaluate {work / 'demo.toml'} --json")
 
 
 def _pipeline(file: Path, overrides: list[str] | None, work: Path) -> Pipeline:

@@ -15,6 +15,7 @@ from retriever.eval.latency import measure_latency
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
 from retriever.eval.significance import compare
+from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.search import SearchIndex
@@ -137,6 +138,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     def work(folder: Path) -> dict[str, Any]:
         report = make_report(pipeline, folder)
         write_report(folder, report)
+        write_model_card(pipeline, report, pipeline.trained.folder / "student")
         return {run.name: run.evaluation.means for run in report.runs}
 
     kept = {

@@ -1,0 +1,73 @@
+"""The card that goes with a trained student: what taught it, on what, and what it reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from retriever.eval.report import ReportData
+from retriever.eval.wording import verdict
+from retriever.files import write_text
+from retriever.pipeline import Pipeline
+
+
+def write_model_card(pipeline: Pipeline, report: ReportData, folder: Path) -> None:
+    """Writes README.md into a student's folder; the weights' identity does not depend on it."""
+    write_text(folder / "README.md", model_card(pipeline, report))
+
+
+def model_card(pipeline: Pipeline, report: ReportData) -> str:
+    """The card in Markdown with the front matter that model hubs read."""
+    experiment = pipeline.experiment
+    target, quality = pipeline.target
+    teachers = "\n".join(f"- `{name}` ({teacher.identity.kind}, unit {teacher.identity.unit})" for name, teacher in pipeline.teachers.items())
+    losses = ", ".join(f"{name} x {weight}" for name, weight in experiment.training.losses.items())
+    measure = report.measures[0]
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, dense, distillation, retriever]
+base_model: {experiment.student.model}
+---
+
+# {experiment.name}
+
+A dense retriever distilled from `{target}`. {verdict(report).sentence}
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{folder.name}")
+scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a document"]))
+```
+
+## Results
+
+{report.summary}
+
+{_results(report)}
+
+95 % bootstrap intervals; {len(report.runs[0].evaluation)} test queries, used for nothing else.
+
+## Training
+
+- start: `{experiment.student.model}`
+- target: `{target}`, {measure} {quality[target]:.4f} as re-ranker of held-out train queries
+- losses: {losses}
+- {experiment.training.documents_per_query} documents a query, {experiment.training.epochs} epochs, batch {experiment.training.batch_size}, learning rate {experiment.training.learning_rate}, seed {experiment.seed}
+
+Teachers:
+
+{teachers}
+"""
+
+
+def _results(report: ReportData) -> str:
+    """The table of runs, measures with their intervals."""
+    rows = [f"| run | {' | '.join(report.measures)} |", f"|---|{'---|' * len(report.measures)}"]
+    for run in report.runs:
+        cells = []
+        for measure in report.measures:
+            low, high = run.interval(measure, report.seed)
+            cells.append(f"{run.evaluation.means[measure]:.4f} [{low:.4f}, {high:.4f}]")
+        rows.append(f"| {run.name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
