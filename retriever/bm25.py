@@ -68,10 +68,8 @@ def build_bm25(texts: Iterable[str], k1: float = 0.9, b: float = 0.4, language: 
     import bm25s
     from bm25s.tokenization import Tokenized
 
-    ids: list[list[int]] = []
     vocabulary: dict[str, int] = {}
-    for text in texts:
-        ids.append([vocabulary.setdefault(token, len(vocabulary)) for token in _tokens(text, language)])
+    ids = [[vocabulary.setdefault(token, len(vocabulary)) for token in _tokens(text, language)] for text in texts]
     engine = bm25s.BM25(k1=k1, b=b)
     if vocabulary:  # bm25s cannot index a collection without a single word, and no search will ask it to
         engine.index(Tokenized(ids=ids, vocab=vocabulary), show_progress=False)

@@ -84,7 +84,7 @@ def with_positives(run: Run, qrels: Qrels) -> Run:
         found = dict(run[query_id])
         lowest = min(found.values(), default=0.0)
         missing = [doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0 and doc_id not in found]
-        scores[query_id] = found | {doc_id: lowest - 1.0 for doc_id in missing}
+        scores[query_id] = found | dict.fromkeys(missing, lowest - 1.0)
     return Run.from_dict(run.name, scores)
 
 

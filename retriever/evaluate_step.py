@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from retriever.candidates import bm25_run, dense_run, hybrid_run
-from retriever.train_step import read_curve, train_student
 from retriever.eval.latency import measure_latency
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
@@ -20,6 +19,7 @@ from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.search import SearchIndex
 from retriever.steps import Done, versions
+from retriever.train_step import read_curve, train_student
 from retriever.types import Query
 
 TEACHER_LATENCY_QUERIES = 20

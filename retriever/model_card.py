@@ -20,7 +20,8 @@ def model_card(pipeline: Pipeline, report: ReportData) -> str:
     experiment = pipeline.experiment
     target, quality = pipeline.target
     teachers = "\n".join(f"- `{name}` ({teacher.identity.kind}, unit {teacher.identity.unit})" for name, teacher in pipeline.teachers.items())
-    losses = ", ".join(f"{name} x {weight}" for name, weight in experiment.training.losses.items())
+    training = experiment.training
+    losses = ", ".join(f"{name} x {weight}" for name, weight in training.losses.items())
     measure = report.measures[0]
     return f"""---
 library_name: sentence-transformers
@@ -36,7 +37,7 @@ A dense retriever distilled from `{target}`. {verdict(report).sentence}
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{folder.name}")
+model = SentenceTransformer("path/of/this/folder")
 scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a document"]))
 ```
 
@@ -53,7 +54,8 @@ scores = model.similarity(model.encode_query(["a query"]), model.encode_document
 - start: `{experiment.student.model}`
 - target: `{target}`, {measure} {quality[target]:.4f} as re-ranker of held-out train queries
 - losses: {losses}
-- {experiment.training.documents_per_query} documents a query, {experiment.training.epochs} epochs, batch {experiment.training.batch_size}, learning rate {experiment.training.learning_rate}, seed {experiment.seed}
+- {training.documents_per_query} documents a query, {training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate}
+- seed {experiment.seed}
 
 Teachers:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -64,9 +65,16 @@ class Terminal:
         """One line on standard error."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def bar(self, description: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """A bar with counts and the time left; where nobody looks on, a line now and then."""
+        return self._drawn(description, total) if self.console.is_terminal else self._logged(description, total)
+
+    def update(self, text: str) -> None:
+        """A note beside the running bar."""
+        self._note(text)
+
     @contextlib.contextmanager
-    def bar(self, description: str, total: int) -> Iterator[Advance]:
-        """A bar with counts, speed and the time left, which leaves one line behind."""
+    def _drawn(self, description: str, total: int) -> Iterator[Advance]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (
@@ -78,13 +86,30 @@ class Terminal:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+        with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(description, total=total, note="")
             self._note = lambda text: progress.update(task, note=text)
             yield lambda count: progress.advance(task, count)
-        if not self.console.is_terminal:
-            self.say(f"{description}: {total:,} done")
+        self._note = lambda text: None
 
-    def update(self, text: str) -> None:
-        """A note beside the running bar."""
-        self._note(text)
+    @contextlib.contextmanager
+    def _logged(self, description: str, total: int) -> Iterator[Advance]:
+        """For log files: one line a minute at most, and one at the end."""
+        start = told = time.monotonic()
+        done, note = 0, ""
+
+        def advance(count: int) -> None:
+            nonlocal done, told
+            done += count
+            if time.monotonic() - told >= 60:
+                told = time.monotonic()
+                self.say(f"{description}: {done:,} of {total:,}  {note}".rstrip())
+
+        def remember(text: str) -> None:
+            nonlocal note
+            note = text
+
+        self._note = remember
+        yield advance
+        self._note = lambda text: None
+        self.say(f"{description}: {done:,} in {time.monotonic() - start:.0f} s  {note}".rstrip())

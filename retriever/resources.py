@@ -13,11 +13,13 @@ from retriever.encodings import Encoder, Vectors
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Attributes:
-    collection: the documents.
-    candidates: BM25's parameters.
-    bm25: gives the BM25 index, made at the first call.
-    encode: gives a teacher's encoder and the vectors of all documents, made at the first call.
+    """The collection and what is made from it.
+
+    Attributes:
+        collection: the documents.
+        candidates: BM25's parameters.
+        bm25: gives the BM25 index, made at the first call.
+        encode: gives a teacher's encoder and the vectors of all documents, made at the first call.
     """
 
     collection: Collection
