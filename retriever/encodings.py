@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -97,7 +98,7 @@ def encode_collection(encoder: Encoder, collection: Collection, folder: Path, pr
         size = min(BLOCK, len(collection) - start)
         if not _is_block(_block_path(folder, number), size, encoder.dimensions):
             documents = documents or collection.documents(start)
-            block = [document for document, _ in zip(documents, range(size), strict=False)]
+            block = list(islice(documents, size))
             _write_block(_block_path(folder, number), encoder.encode_documents(block), block)
         elif documents:
             documents = None  # a block in the middle was there: start reading anew after it
@@ -131,7 +132,7 @@ def _is_block(path: Path, size: int, dimensions: int) -> bool:
     """Whether a whole block lies there; a cut file is encoded again."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).shape == (size, dimensions)
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return False
 
 
