@@ -44,7 +44,7 @@ class System:
     description: str
     run: Callable[[], Run]
     answer: Callable[[Query], object]
-    bytes: int
+    bytes: int | None
 
 
 def systems(pipeline: Pipeline) -> list[System]:
@@ -123,7 +123,7 @@ def _of_teacher(pipeline: Pipeline) -> System:
         return [teacher.score([(query, document) for document in documents]) for teacher in used] if documents else None
 
     return System(
-        "teacher", f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates", lambda: pipeline.target_run("test").rename("teacher"), answer, 0
+        "teacher", f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates", lambda: pipeline.target_run("test").rename("teacher"), answer, None
     )
 
 
