@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from retriever.errors import MissingExtraError, SearchIndexError
 from retriever.files import write_atomic
 
 FILE = "index.faiss"
+_HEADER = struct.Struct("<4siqqq?iq")
+"""FAISS's own: "IxFI", D, N, two numbers without meaning, trained, metric (0: inner product), numbers that follow."""
 
 
 def build(vectors: Vectors, folder: Path) -> None:
@@ -76,10 +79,26 @@ def open_index(folder: Path) -> FlatIndex:
     faiss = _faiss()
     path = folder / FILE
     try:
-        return FlatIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY), folder)
-    except RuntimeError as error:
-        reason = "missing" if not path.exists() else "cut or damaged"
+        _check_header(path)
+        return FlatIndex(faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0)), folder)  # FAISS before 1.11 reads it into memory
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = "cut or damaged" if path.exists() else "missing"
         raise SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raises ValueError unless the file is a flat inner-product index of the length that its header names.
+
+    FAISS believes the header: it reads past the end of a cut file, and asks for as much memory as a damaged one says.
+    """
+    with path.open("rb") as stream:
+        header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise ValueError("shorter than its header")
+    magic, dimensions, documents, _, _, trained, metric, floats = _HEADER.unpack(header)
+    right_kind = (magic, trained, metric) == (b"IxFI", True, 0) and min(dimensions, documents) >= 0
+    if not right_kind or floats != dimensions * documents or path.stat().st_size != _HEADER.size + 4 * floats:
+        raise ValueError("not a whole flat index")
 
 
 def _faiss() -> Any:
