@@ -78,7 +78,8 @@ def build_bm25(texts: Iterable[str], k1: float = 0.9, b: float = 0.4, language: 
 
 def _tokens(text: str, language: str) -> Sequence[str]:
     """Stemmed words without stop words, lower case, two letters at least (bm25s' pattern)."""
-    words = [word for word in re.findall(r"(?u)\b\w\w+\b", text.lower()) if word not in _stop_words(language)]
+    stop_words = _stop_words(language)
+    words = [word for word in re.findall(r"(?u)\b\w\w+\b", text.lower()) if word not in stop_words]
     stemmed: list[str] = _stemmer(language).stemWords(words)
     return stemmed
 
