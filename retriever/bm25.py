@@ -68,6 +68,7 @@ def build_bm25(texts: Iterable[str], k1: float = 0.9, b: float = 0.4, language: 
     import bm25s
     from bm25s.tokenization import Tokenized
 
+    _stemmer(language)  # a wrong name is refused before the first text is read
     vocabulary: dict[str, int] = {}
     ids = [[vocabulary.setdefault(token, len(vocabulary)) for token in _tokens(text, language)] for text in texts]
     engine = bm25s.BM25(k1=k1, b=b)
