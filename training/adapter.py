@@ -48,7 +48,8 @@ class DistillationLoss(nn.Module):
             if weight == 0:
                 continue
             if name == "contrastive":
-                terms[name] = weight * losses.contrastive(*in_batch(queries, documents, self.samples, labels))
+                scores, negatives = in_batch(queries, documents, self.samples, labels)
+                terms[name] = weight * losses.contrastive(scores, scores, negatives)
             elif name == "kl_divergence":
                 terms[name] = weight * losses.kl_divergence(own, teacher, mask, self.settings.teacher_temperature)
             else:
@@ -67,7 +68,7 @@ class DistillationLoss(nn.Module):
         return normalize(embeddings, dim=-1) * self.settings.student_scale**0.5
 
 
-def in_batch(queries: Tensor, documents: Tensor, samples: TrainingSamples, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def in_batch(queries: Tensor, documents: Tensor, samples: TrainingSamples, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Student scores of each query against its positive and all documents of the batch that are negatives to it.
 
     Args:
@@ -77,12 +78,12 @@ def in_batch(queries: Tensor, documents: Tensor, samples: TrainingSamples, label
         labels: sample numbers, [B].
 
     Returns:
-        Scores [B, B * K] with the own positive first, an unused teacher, and the mask of what may stand in the sum.
+        Scores [B, B * K] with the own positive first, and the mask of what may stand in the sum.
     """
     batch, size, _ = documents.shape
     numbers = labels.cpu().numpy()
-    rows = torch.from_numpy(samples.documents[numbers].reshape(-1))  # [B * K]
-    real = torch.from_numpy(samples.mask[numbers].reshape(-1))
+    real = torch.from_numpy(samples.mask[numbers].reshape(-1))  # [B * K]
+    rows = torch.from_numpy(samples.documents[numbers].reshape(-1)).masked_fill(~real, -1)  # padding must not hide a document of its row
     allowed = torch.stack([real & ~torch.isin(rows, torch.from_numpy(samples.not_negative[number])) for number in numbers])  # [B, B * K]
     scores = queries @ documents.reshape(batch * size, -1).T  # [B, B * K]
     positive = torch.arange(batch) * size
@@ -91,7 +92,7 @@ def in_batch(queries: Tensor, documents: Tensor, samples: TrainingSamples, label
     allowed[torch.arange(batch), positive] = True
     order = torch.cat([positive[:, None], _others(positive, batch * size)], dim=1)  # [B, B * K]
     scores, allowed = scores.gather(1, order.to(scores.device)), allowed.gather(1, order).to(scores.device)
-    return scores, scores, allowed
+    return scores, allowed
 
 
 def first_places(values: Tensor) -> Tensor:
