@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
+from retriever.document_table import DocumentTable
 from retriever.encodings import Encoder, Vectors
 from retriever.indexing.flat import FlatIndex
 from retriever.progress import Quiet, Reporter
@@ -88,11 +89,11 @@ def with_positives(run: Run, qrels: Qrels) -> Run:
     return Run.from_dict(run.name, scores)
 
 
-def run_of_rows(name: str, collection: Collection, query_ids: Sequence[str], rows: Sequence[NDArray[np.int64]], scores: Iterable[NDArray[np.float32]]) -> Run:
+def run_of_rows(name: str, documents: DocumentTable, query_ids: Sequence[str], rows: Sequence[NDArray[np.int64]], scores: Iterable[NDArray[np.float32]]) -> Run:
     """A run of row numbers and scores, one array a query."""
     flat = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
     distinct, places = np.unique(flat, return_inverse=True)
-    vocabulary = collection.doc_ids[distinct]
+    vocabulary = documents.doc_ids[distinct]
     offsets = np.concatenate([[0], np.cumsum([len(found) for found in rows])]).astype(np.int64)
     return Run(
         name, tuple(query_ids), offsets, places.astype(np.int32), vocabulary, np.concatenate([np.zeros(0, dtype=np.float32), *scores]).astype(np.float32)

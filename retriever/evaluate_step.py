@@ -19,7 +19,7 @@ from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.search import SearchIndex
 from retriever.steps import Done, versions
-from retriever.train_step import read_curve, train_student
+from retriever.train_step import read_curve
 from retriever.types import Query
 
 TEACHER_LATENCY_QUERIES = 20
@@ -70,8 +70,7 @@ def systems(pipeline: Pipeline) -> list[System]:
 
 def train_contrastive(pipeline: Pipeline) -> Done:
     """The step that trains in the same way on the qrels alone: what the teacher's scores are held against."""
-    training = pipeline.experiment.training.model_copy(update={"losses": {"contrastive": 1.0}})
-    return train_student(pipeline, "train_contrastive", training)
+    return pipeline.train("train_contrastive", pipeline.experiment.training.model_copy(update={"losses": {"contrastive": 1.0}}))
 
 
 def contrastive_index(pipeline: Pipeline) -> SearchIndex:

@@ -12,11 +12,11 @@ import numpy as np
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidates import bm25_run, dense_run, reciprocal_rank_fusion, with_positives
 from retriever.collection import Collection, open_collection
-from retriever.config import Experiment, StudentSettings, TeacherSettings
+from retriever.config import Experiment, StudentSettings, TeacherSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
 from retriever.errors import DataError
 from retriever.eval.measures import evaluate
-from retriever.files import fingerprint
+from retriever.files import fingerprint, replace_folder
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
@@ -26,6 +26,7 @@ from retriever.search import SearchIndex, open_index, write_index
 from retriever.steps import Done, Step, changed, run_step
 from retriever.store import ScoreStore
 from retriever.teachers.ensemble import mean_of_z_scores
+from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
 from retriever.types import Query, Teacher
 
@@ -261,9 +262,33 @@ class Pipeline:
     @cached_property
     def trained(self) -> Done:
         """The step that trained the student: `student` holds the stock folder, `curve.json` the curve."""
-        from retriever.train_step import train_student
+        return self.train("train", self.experiment.training)
 
-        return train_student(self)
+    def train(self, name: str, training: TrainingSettings) -> Done:
+        """A train step of that name with these settings: the experiment's own, or an ablation."""
+        train, held = self.held_out
+        target, quality = self.target
+        lesson = Lesson(
+            settings=training,
+            target=self.target_run("train"),
+            queries=self.queries("train"),
+            qrels=self.qrels("train"),
+            train=train,
+            held=held,
+            pairs=self.pairs("train"),
+            collection=self.collection,
+            measure=self.experiment.evaluation.measures[0],
+            batch_size=self.experiment.index.batch_size,
+            seed=self.experiment.seed,
+        )
+        inputs = {"start": self.start.identity, "target": lesson.target.fingerprint, "collection": self.collection.fingerprint}
+        inputs["queries"] = fingerprint([train, held])
+
+        def work(folder: Path) -> dict[str, Any]:
+            student = self.load_student(self.experiment.student)  # a fresh one: training changes the weights
+            return {"target": target, "held_out": quality, **teach_student(student, lesson, folder, self.reporter, name)}
+
+        return self.step(name, inputs, training.model_dump(mode="json"), work)
 
     @cached_property
     def student(self) -> Any:
@@ -292,7 +317,8 @@ class Pipeline:
         """The starting checkpoint's index: what there was before training."""
         folder = self.folder / "start"
         if not folder.exists():
-            self.start.save(folder)
+            self.start.save(self.folder / ".start.new")
+            replace_folder(self.folder / ".start.new", folder)
         return self.index_of("index_before", self.start, folder)
 
 

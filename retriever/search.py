@@ -110,7 +110,7 @@ def open_index(path: Path) -> SearchIndex:
         raise SearchIndexError(f"{folder}: {error}") from error
     if not len(index) == len(documents) == facts["documents"]:
         raise SearchIndexError(
-            f"{folder}: {len(index)} vectors, {len(documents)} documents and {facts['documents']} in {MANIFEST} do not agree. Build it again with: retriever index"
+            f"{folder}: {len(index)} vectors, {len(documents)} documents and {facts['documents']} in {MANIFEST} disagree. Build it again with: retriever index"
         )
     return SearchIndex(folder, student, index, documents)
 
