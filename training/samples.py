@@ -62,7 +62,8 @@ def make_samples(
     Args:
         target: the teacher's scores of each train query's candidates, the positives among them.
         queries: the train queries; those without a scored positive are left out.
-        qrels: grades above 0 are positives, everything else is unjudged.
+        qrels: grades above 0 are positives; a document judged 0 is a negative whatever the teacher says, an unjudged one
+            unless the teacher puts it above the lowest of the query's positives minus `false_negative_margin`.
         collection: where the documents are.
         settings: K, epochs, how deep negatives are drawn, the rule for false negatives.
         generator: decides order and draws.
@@ -95,7 +96,7 @@ def hold_out(query_ids: Iterable[str], fraction: float, at_most: int, generator:
     if len(shuffled) < 2:
         raise DataError(f"training: {len(shuffled)} train queries; at least 2 are needed, one of them to pick the checkpoint")
     generator.shuffle(shuffled)
-    held = min(at_most, max(1, round(fraction * len(shuffled))))
+    held = min(at_most, len(shuffled) - 1, max(1, round(fraction * len(shuffled))))
     return shuffled[held:], shuffled[:held]
 
 
@@ -108,7 +109,8 @@ def _judge(query: Query, target: Run, grades: dict[str, int], collection: Collec
     relevant = collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0])
     suspected = np.zeros(0, dtype=np.int64)
     if settings.false_negative_margin is not None and positive.any():
-        suspected = rows[scores > scores[positive].min() - settings.false_negative_margin]
+        unjudged = np.array([doc_id not in grades for doc_id in doc_ids], dtype=np.bool_)
+        suspected = rows[unjudged & (scores > scores[positive].min() - settings.false_negative_margin)]
     return _Judged(query, rows, scores, positive, np.unique(np.concatenate([relevant, suspected])))
 
 
