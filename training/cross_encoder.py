@@ -15,7 +15,7 @@ from retriever.config import TeachingSettings
 from retriever.errors import DataError
 from retriever.models import ModelFolder
 from retriever.runs import Run
-from retriever.training.trainer import last_whole_checkpoint
+from retriever.training.trainer import last_whole_checkpoint, print_nothing
 from retriever.types import Qrels, Query
 
 
@@ -48,7 +48,7 @@ def teach_cross_encoder(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=max(1, settings.batch_size // (1 + settings.negatives_per_positive)),
         learning_rate=settings.learning_rate,
-        warmup_ratio=settings.warmup,
+        warmup_steps=settings.warmup,  # a share of all steps
         seed=seed,
         data_seed=seed,
         save_steps=100,
@@ -60,6 +60,7 @@ def teach_cross_encoder(
     )
     last = last_whole_checkpoint(folder / "checkpoints")
     trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size))
+    print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
 

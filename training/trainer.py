@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
-from retriever.files import replace_folder, write_json
+from retriever.errors import DataError
+from retriever.files import recover_folder, replace_folder, write_json
 from retriever.training.adapter import DistillationLoss
 from retriever.training.samples import TrainingSamples
 
@@ -61,8 +64,11 @@ def train_bi_encoder(
 
     Returns:
         One mapping per logged point: step, loss or validation, and each loss term.
+
+    Raises:
+        DataError: the loss is no longer finite.
     """
-    arguments = _arguments(settings, folder, seed, len(samples))
+    arguments = _arguments(settings, folder, seed, len(samples), _prompts(model, settings.documents_per_query))
     full_length = model.max_seq_length
     model.max_seq_length = settings.max_length or full_length
     watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress)
@@ -76,7 +82,7 @@ def train_bi_encoder(
         loss=DistillationLoss(model, samples, settings),
         callbacks=[watcher],
     )
-    _silence(trainer)
+    print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     watcher.load_best(model)
     model.max_seq_length = full_length
@@ -121,6 +127,7 @@ class _Watcher(TrainerCallback):
     def resume(self, model: SentenceTransformer, checkpoint: Path | None) -> None:
         """Takes up the curve where the checkpoint left it; without one, begins it with the untrained model."""
         step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+        recover_folder(self.folder / "best")
         path = self.folder / "curve.json"
         if checkpoint and path.exists():
             self.curve = [point for point in json.loads(path.read_text(encoding="utf-8")) if point["step"] <= step]
@@ -133,11 +140,16 @@ class _Watcher(TrainerCallback):
         model.eval()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Keeps the loss and its terms."""
-        if logs and "loss" in logs:
-            self.loss = logs["loss"]
-            terms = {name: value for name, value in logs.items() if isinstance(value, float) and name != "epoch"}
-            self.curve.append({"step": state.global_step, **terms})
+        """Keeps the loss and its terms; a checkpoint of this step is written after them, so that none is lost by a stop."""
+        if not logs or "loss" not in logs:
+            return
+        terms = {name: value for name, value in logs.items() if isinstance(value, float) and name != "epoch"}
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise DataError(f"training: {name} is {value} at step {state.global_step}. Lower training.learning_rate, which is {args.learning_rate}")
+        self.loss = logs["loss"]
+        self.curve.append({"step": state.global_step, **terms})
+        write_json(self.folder / "curve.json", self.curve)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
         """Validates at the steps where it is due."""
@@ -169,7 +181,14 @@ def _validation_steps(settings: TrainingSettings, samples: int) -> frozenset[int
     return frozenset(round(steps * time / times) for time in range(1, times + 1)) - {0}
 
 
-def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int) -> SentenceTransformerTrainingArguments:
+def _prompts(model: SentenceTransformer, size: int) -> dict[str, str]:
+    """Column -> what the model puts before its texts when it encodes them, so that it learns from what it will read."""
+    document = next((model.prompts[name] for name in ("document", "passage", "corpus") if name in model.prompts), None)
+    prompts = {"query": model.prompts.get("query")} | {f"document_{place}": document for place in range(size)}
+    return {column: prompt for column, prompt in prompts.items() if prompt}
+
+
+def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int, prompts: dict[str, str]) -> SentenceTransformerTrainingArguments:
     steps = -(-samples // settings.batch_size)
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -180,8 +199,10 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int
         bf16=settings.precision == "bf16",
         seed=seed,
         data_seed=seed,
+        prompts=prompts,
         batch_sampler=_in_order,
         logging_steps=max(1, steps // 40),
+        logging_nan_inf_filter=False,  # it would show the mean of the losses before instead
         save_steps=max(1, min(settings.checkpoint_steps, steps)),
         save_total_limit=2,
         report_to="none",
@@ -196,8 +217,6 @@ def _in_order(dataset: Dataset, batch_size: int, drop_last: bool, **_: Any) -> D
     return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
 
 
-def _silence(trainer: SentenceTransformerTrainer) -> None:
-    """Takes away the callback that prints logs; the progress bar says it better."""
-    from transformers.trainer_callback import PrinterCallback
-
+def print_nothing(trainer: Trainer) -> None:
+    """Takes away the callback that prints logs to standard output, where only results belong."""
     trainer.remove_callback(PrinterCallback)
