@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from retriever.errors import ConfigError
 from retriever.files import fingerprint, sha256_file
@@ -35,12 +36,14 @@ def find_model(name: str, revision: str | None = None, where: str = "model") -> 
     """The model of a name; one from the hub is downloaded unless it is cached.
 
     Raises:
-        ConfigError: no such folder or package, and the hub has none or cannot be reached.
+        ConfigError: no such folder or package, and the hub has none or cannot be reached; or its weights are pickled.
     """
     path = Path(name).expanduser()
     folder = path if path.is_dir() else _from_package(name) or _from_hub(name, revision, where)
     if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
         raise ConfigError(f"{where}: {folder} holds no model (neither config.json nor modules.json is there)")
+    if not any(folder.rglob("*.safetensors")):
+        raise ConfigError(f"{where}: {folder} holds no weights as safetensors. Pickled ones could run code: load and save the model with transformers >= 5")
     return ModelFolder(name, folder, model_identity(folder))
 
 
@@ -48,6 +51,22 @@ def model_identity(folder: Path) -> str:
     """A fingerprint of the weights, settings and vocabulary below a folder; its model card does not count."""
     files = sorted({path for pattern in WEIGHTS_AND_SETTINGS for path in folder.rglob(pattern)})
     return fingerprint([[path.relative_to(folder).as_posix(), _checksum(path, path.stat().st_mtime_ns, path.stat().st_size)] for path in files])
+
+
+def check_length(max_length: int | None, config: Any, where: str) -> None:
+    """Sees to it that a model has a position for every token it is asked to read.
+
+    Args:
+        max_length: tokens; None for the model's own.
+        config: the transformers configuration of the model; None for one without.
+        where: begins the error message.
+
+    Raises:
+        ConfigError: the length is above the model's number of positions.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if max_length and positions and max_length > positions:
+        raise ConfigError(f"{where}: {max_length} tokens, but the model reads {positions} at most")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from sentence_transformers import CrossEncoder
 
 from retriever.config import TeacherSettings
 from retriever.errors import ConfigError
-from retriever.models import find_model
+from retriever.models import check_length, find_model
 from retriever.resources import Resources
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
@@ -48,7 +48,7 @@ def load(settings: TeacherSettings, resources: Resources) -> CrossEncoderTeacher
     """The cross-encoder of the file: a ready one, or the folder that `retriever teach` wrote.
 
     Raises:
-        ConfigError: no model is named, there is none, or it has several labels.
+        ConfigError: no model is named, there is none, it has several labels, or it cannot read so long pairs.
     """
     del resources
     if not settings.model:
@@ -57,5 +57,6 @@ def load(settings: TeacherSettings, resources: Resources) -> CrossEncoderTeacher
     model = CrossEncoder(str(found.folder), max_length=settings.max_length, local_files_only=True, model_kwargs={"use_safetensors": True})
     if model.num_labels != 1:
         raise ConfigError(f"teacher {settings.label}: {settings.model} has {model.num_labels} labels; a cross-encoder with one is needed")
+    check_length(settings.max_length, model.config, f"teacher {settings.label}: max_length")
     model.eval()
     return CrossEncoderTeacher(settings.label, model, found.identity, settings.batch_size)

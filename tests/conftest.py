@@ -64,6 +64,14 @@ def cross_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return _save_bert(BertForSequenceClassification, tmp_path_factory.mktemp("models") / "tiny-cross-encoder", num_labels=1)
 
 
+@pytest.fixture(scope="session")
+def three_labels_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of text pairs with three labels, which is no ranker."""
+    from transformers import BertForSequenceClassification
+
+    return _save_bert(BertForSequenceClassification, tmp_path_factory.mktemp("models") / "three-labels", num_labels=3)
+
+
 def _save_bert(model_class: Any, folder: Path, **settings: Any) -> Path:
     """Random weights with large word embeddings, which the residual path carries to the end: a shared word makes two texts similar."""
     tokenizer = _tokenizer()

@@ -12,11 +12,14 @@ from sentence_transformers.cross_encoder.losses import LambdaLoss
 
 from retriever.collection import Collection
 from retriever.config import TeachingSettings
-from retriever.errors import DataError
+from retriever.errors import ConfigError, DataError
 from retriever.models import ModelFolder
 from retriever.runs import Run
 from retriever.training.trainer import last_whole_checkpoint, print_nothing
 from retriever.types import Qrels, Query
+
+SAVE_STEPS = 100
+"""Steps between two checkpoints: what a stop costs at most."""
 
 
 def teach_cross_encoder(
@@ -25,7 +28,7 @@ def teach_cross_encoder(
     """Trains a cross-encoder from any encoder or cross-encoder and saves it as a stock folder in `folder`/model.
 
     Each list holds a query, its positives and `negatives_per_positive` times as many candidates that are not judged
-    relevant; the loss is sentence-transformers' LambdaLoss. A stop loses at most the last 100 steps.
+    relevant; the loss is sentence-transformers' LambdaLoss. A stop loses at most the last `SAVE_STEPS` steps.
 
     Args:
         start: the encoder it starts from; its head is new where it has none.
@@ -38,10 +41,11 @@ def teach_cross_encoder(
         seed: of head, draws and dropout.
 
     Raises:
+        ConfigError: the model is a classifier of several labels.
         DataError: no train query has a positive and a negative.
     """
     torch.manual_seed(seed)  # the head is made of this
-    model = CrossEncoder(str(start.folder), num_labels=1, max_length=settings.max_length, local_files_only=True, model_kwargs={"use_safetensors": True})
+    model = _with_one_output(start, settings.max_length)
     lists = training_lists(candidates, queries, qrels, collection, settings, np.random.default_rng(seed))
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -51,7 +55,7 @@ def teach_cross_encoder(
         warmup_steps=settings.warmup,  # a share of all steps
         seed=seed,
         data_seed=seed,
-        save_steps=100,
+        save_steps=SAVE_STEPS,
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
@@ -63,6 +67,15 @@ def teach_cross_encoder(
     print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
+
+
+def _with_one_output(start: ModelFolder, max_length: int) -> CrossEncoder:
+    try:
+        model = CrossEncoder(str(start.folder), num_labels=1, local_files_only=True, model_kwargs={"use_safetensors": True})
+    except RuntimeError as error:  # transformers: the shapes of the head do not match
+        raise ConfigError(f"teach: {start.name} has another number of labels than 1. Start from an encoder, or from a cross-encoder with one label") from error
+    model.max_seq_length = min(max_length, getattr(model.config, "max_position_embeddings", max_length))
+    return model
 
 
 def training_lists(

@@ -22,6 +22,7 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.files import recover_folder, replace_folder, write_json
+from retriever.models import check_length
 from retriever.training.adapter import DistillationLoss
 from retriever.training.samples import TrainingSamples
 
@@ -66,9 +67,11 @@ def train_bi_encoder(
         One mapping per logged point: step, loss or validation, and each loss term.
 
     Raises:
+        ConfigError: the model cannot read texts of `settings.max_length`.
         DataError: the loss is no longer finite.
     """
     arguments = _arguments(settings, folder, seed, len(samples), _prompts(model, settings.documents_per_query))
+    check_length(settings.max_length, model.config, "training.max_length")
     full_length = model.max_seq_length
     model.max_seq_length = settings.max_length or full_length
     watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress)

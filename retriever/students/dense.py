@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from retriever.config import StudentSettings
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
-from retriever.models import find_model
+from retriever.models import check_length, find_model
 from retriever.types import Document, Query
 
 
@@ -67,12 +67,13 @@ def load(settings: StudentSettings, batch_size: int = 64) -> DenseStudent:
     """The student of the experiment file: its starting checkpoint, or a trained one's folder.
 
     Raises:
-        ConfigError: there is no such model, or its similarity is neither cosine nor dot.
+        ConfigError: there is no such model, its similarity is neither cosine nor dot, or it cannot read so long texts.
     """
     found = find_model(settings.model, settings.revision, "student.model")
-    model = SentenceTransformer(str(found.folder), local_files_only=True)
+    model = SentenceTransformer(str(found.folder), local_files_only=True, model_kwargs={"use_safetensors": True})
     if model.similarity_fn_name not in ("cosine", "dot"):
         raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a dense student compares by cosine or dot')
+    check_length(settings.max_length, model.config, "student.max_length")
     if settings.max_length:
         model.max_seq_length = settings.max_length
     prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
@@ -93,7 +94,7 @@ def model_fingerprint(model: SentenceTransformer) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     vocabulary = sorted(model.tokenizer.get_vocab().items())
     modules = [[type(module).__name__, str(module.get_config_dict()) if position else ""] for position, module in enumerate(model)]
     return fingerprint([digest.hexdigest(), vocabulary, modules, model.max_seq_length, model.prompts, model.similarity_fn_name])
