@@ -93,7 +93,7 @@ def _normal(name: str) -> str:
 
 
 def _from_hub(name: str, revision: str | None, where: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         raise ConfigError(f'{where}: "{name}" is no folder, and no hub id either')
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled

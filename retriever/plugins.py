@@ -10,12 +10,15 @@ from types import ModuleType
 
 from retriever.errors import ConfigError
 
+_ENTRY = {"teachers": "load", "students": "load", "indexing": "build"}
+"""The function that a kind of each package must have; what has none is a part of the others."""
+
 
 def load_kind(package: str, kind: str, where: str) -> ModuleType:
     """The module `retriever.<package>.<kind>`, or the one that a dotted name such as "my_package.teacher" names.
 
     Raises:
-        ConfigError: there is none; the message begins with `where` and names the kinds there are.
+        ConfigError: there is none, or it lacks the function that makes it one; the message begins with `where`.
     """
     name = kind if "." in kind else f"retriever.{package}.{kind}"
     if "." not in kind and kind not in kinds(package):
@@ -23,11 +26,14 @@ def load_kind(package: str, kind: str, where: str) -> ModuleType:
         advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(kinds(package))}, or your own as "package.module"'
         raise ConfigError(f'{where}: unknown kind "{kind}"; {advice}')
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and not (name == error.name or name.startswith(f"{error.name}.")):
             raise  # the module is there and something that it imports is not
         raise ConfigError(f'{where}: no module named "{name}" can be imported. Install it, or start Python where it lies') from error
+    if not hasattr(module, _ENTRY[package]):
+        raise ConfigError(f'{where}: "{kind}" is no kind that can be chosen: {name} has no function "{_ENTRY[package]}"')
+    return module
 
 
 def kinds(package: str) -> list[str]:
