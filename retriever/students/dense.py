@@ -60,7 +60,7 @@ class DenseStudent:
         cosine = self.model.similarity_fn_name == "cosine"  # then unit vectors make the inner product the cosine
         with torch.inference_mode():
             vectors = encode(list(texts), batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=cosine)
-        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
 
 
 def load(settings: StudentSettings, batch_size: int = 64) -> DenseStudent:
