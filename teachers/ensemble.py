@@ -24,7 +24,7 @@ def z_scores(scores: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray
     mean = np.bincount(lists, scores.astype(np.float64), minlength=len(counts)) / size
     centred = scores.astype(np.float64) - mean[lists]
     deviation = np.sqrt(np.bincount(lists, centred**2, minlength=len(counts)) / size)
-    flat = deviation < 1e-9 * np.maximum(np.abs(mean), 1)  # rounding noise is no opinion
+    flat = deviation <= 1e-9 * np.abs(mean)  # rounding noise is no opinion
     return np.where(flat[lists], 0.0, centred / np.where(flat, 1.0, deviation)[lists]).astype(np.float32)
 
 
