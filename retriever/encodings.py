@@ -131,7 +131,7 @@ def _write_block(path: Path, vectors: NDArray[np.float32], documents: Sequence[D
 def _is_block(path: Path, size: int, dimensions: int) -> bool:
     """Whether a whole block lies there; a cut file is encoded again."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape == (size, dimensions)
+        return bool(np.load(path, mmap_mode="r", allow_pickle=False).shape == (size, dimensions))
     except (OSError, EOFError, ValueError):
         return False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def _from_package(name: str) -> Path | None:
         if package == wanted or package.endswith(f"-{wanted}"):
             marks = [file for file in distribution.files or () if file.name in ("modules.json", "config.json")]
             if marks:  # the outermost folder; its parts have a config.json of their own
-                return Path(os.fspath(distribution.locate_file(min(marks, key=lambda file: len(file.parts))))).parent
+                return Path(str(distribution.locate_file(min(marks, key=lambda file: len(file.parts))))).parent
     return None
 
 

@@ -63,9 +63,9 @@ class DistillationLoss(nn.Module):
     def _ready(self, embeddings: Tensor) -> Tensor:
         """Embeddings whose inner product is the student's score as a logit."""
         embeddings = embeddings.float()
-        if not self.cosine:
-            return embeddings
-        return normalize(embeddings, dim=-1) * self.settings.student_scale**0.5
+        if self.cosine:
+            embeddings = normalize(embeddings, dim=-1) * self.settings.student_scale**0.5
+        return embeddings
 
 
 def in_batch(queries: Tensor, documents: Tensor, samples: TrainingSamples, labels: Tensor) -> tuple[Tensor, Tensor]:

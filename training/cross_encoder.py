@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ SAVE_STEPS = 100
 
 
 def teach_cross_encoder(
-    start: ModelFolder, candidates: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, folder: Path, seed: int
+    start: ModelFolder, candidates: Run, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, folder: Path, seed: int
 ) -> None:
     """Trains a cross-encoder from any encoder or cross-encoder and saves it as a stock folder in `folder`/model.
 
@@ -71,7 +72,7 @@ def teach_cross_encoder(
 
 def _with_one_output(start: ModelFolder, max_length: int) -> CrossEncoder:
     try:
-        model = CrossEncoder(str(start.folder), num_labels=1, local_files_only=True, model_kwargs={"use_safetensors": True})
+        model: CrossEncoder = CrossEncoder(str(start.folder), num_labels=1, local_files_only=True, model_kwargs={"use_safetensors": True})
     except RuntimeError as error:  # transformers: the shapes of the head do not match
         raise ConfigError(f"teach: {start.name} has another number of labels than 1. Start from an encoder, or from a cross-encoder with one label") from error
     model.max_seq_length = min(max_length, getattr(model.config, "max_position_embeddings", max_length))
@@ -79,7 +80,7 @@ def _with_one_output(start: ModelFolder, max_length: int) -> CrossEncoder:
 
 
 def training_lists(
-    candidates: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, generator: np.random.Generator
+    candidates: Run, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, generator: np.random.Generator
 ) -> Dataset:
     """Columns query, docs and labels: a positive first, then drawn candidates that are not judged relevant."""
     lists: dict[str, list[object]] = {"query": [], "docs": [], "labels": []}

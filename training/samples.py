@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class _Judged:
 
 
 def make_samples(
-    target: Run, queries: dict[str, Query], qrels: Qrels, collection: Collection, settings: TrainingSettings, generator: np.random.Generator
+    target: Run, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TrainingSettings, generator: np.random.Generator
 ) -> TrainingSamples:
     """Lists for all epochs, in training order: each epoch is shuffled and draws its documents anew.
 
@@ -76,13 +76,14 @@ def make_samples(
     if not lessons:
         raise DataError(f"training: none of the {len(queries)} train queries has a scored positive. Check the train qrels with: retriever check")
     order = np.concatenate([generator.permutation(len(lessons)) for _ in range(settings.epochs)])
-    lists = [_draw(*lessons[number], settings, generator) for number in order]
+    chosen = [lessons[number] for number in order]
+    lists = [_draw(item, place, settings, generator) for item, place in chosen]
     return TrainingSamples(
-        queries=[lessons[number][0].query for number in order],
+        queries=[item.query for item, _ in chosen],
         documents=np.stack([rows for rows, _, _ in lists]),
         teacher=np.stack([scores for _, scores, _ in lists]),
         mask=np.stack([mask for _, _, mask in lists]),
-        not_negative=[lessons[number][0].not_negative for number in order],
+        not_negative=[item.not_negative for item, _ in chosen],
     )
 
 
@@ -100,7 +101,7 @@ def hold_out(query_ids: Iterable[str], fraction: float, at_most: int, generator:
     return shuffled[held:], shuffled[:held]
 
 
-def _judge(query: Query, target: Run, grades: dict[str, int], collection: Collection, settings: TrainingSettings) -> _Judged:
+def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Collection, settings: TrainingSettings) -> _Judged:
     ranked = target[query.query_id]
     doc_ids = [doc_id for doc_id, _ in ranked]
     scores = np.array([score for _, score in ranked], dtype=np.float32)

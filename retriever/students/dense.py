@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ class DenseStudent:
 
     def score(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.float32]:
         """[B, K] inner products of queries [B, D] and their documents [B, K, D]: what the index ranks by."""
-        return np.einsum("bd,bkd->bk", queries, documents, dtype=np.float32)
+        scores: NDArray[np.float32] = np.einsum("bd,bkd->bk", queries, documents, dtype=np.float32)
+        return scores
 
     def save(self, folder: Path) -> None:
         """Writes a stock sentence-transformers folder."""
@@ -96,5 +98,7 @@ def model_fingerprint(model: SentenceTransformer) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     vocabulary = sorted(model.tokenizer.get_vocab().items())
-    modules = [[type(module).__name__, str(module.get_config_dict()) if position else ""] for position, module in enumerate(model)]
+    # The first module's settings are lengths and the transformer's own, of which weights and vocabulary tell already.
+    settings = ["", *(str(cast(Any, module).get_config_dict()) for module in list(model)[1:])]
+    modules = [[type(module).__name__, its_settings] for module, its_settings in zip(model, settings, strict=True)]
     return fingerprint([digest.hexdigest(), vocabulary, modules, model.max_seq_length, model.prompts, model.similarity_fn_name])
