@@ -60,7 +60,7 @@ def main() -> int:
         seconds = time.perf_counter() - start
         kills = kill_and_train(work, "killed", arguments.kills, seconds, random.Random(arguments.seed))
         killed = train(work, "killed")
-        moved = largest_difference(work / "whole" / "start" / "model.safetensors", whole)
+        moved = largest_difference(work / "whole" / "start" / "student" / "model.safetensors", whole)
         apart = largest_difference(whole, killed)
     print(f"{kills} kills in a training of {seconds:.0f} s; weights moved by {moved:.2e} at most")
     print(f"the two students differ by {apart:.2e} at most: {apart / moved:.2%} of that")

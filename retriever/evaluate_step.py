@@ -129,7 +129,8 @@ def _of_teacher(pipeline: Pipeline) -> System:
 def evaluate_experiment(pipeline: Pipeline) -> Done:
     """The finished evaluate step: report.html, report.json, per_query.json and the runs in TREC form."""
     settings = pipeline.experiment.evaluation
-    inputs = {"student": pipeline.student.identity, "start": pipeline.start.identity, "target": pipeline.target_run("test").fingerprint}
+    inputs = {"training": pipeline.trained.key, "student": pipeline.student.identity, "start": pipeline.start.identity}
+    inputs |= {"target": pipeline.target_run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
     if settings.ablation:
         inputs["contrastive"] = train_contrastive(pipeline).key

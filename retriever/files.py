@@ -45,13 +45,21 @@ def sha256_folder(folder: Path) -> str:
 
 @contextlib.contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Turns the operating system's "no space left" into one clear line that names the place."""
+    """Turns "no space left", from whatever library it comes, into one clear line that names the place."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _means_full_disk(error):
             raise
         raise RetrieverError(f"{path}: the disk is full; nothing half-written was kept. Free some space and run the same command again") from error
+
+
+def _means_full_disk(error: Exception) -> bool:
+    """Whether an error says that a disk is full: by its number, or by its words where a library in another language lost the number."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    torch = ("PytorchStreamWriter failed writing", ". unexpected pos ")  # keeps neither number nor reason
+    return any(words in str(error) for words in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), *torch))
 
 
 def make_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from retriever.config import Experiment, StudentSettings, TeacherSettings, Train
 from retriever.encodings import Encoder, Vectors, encode_collection
 from retriever.errors import DataError
 from retriever.eval.measures import evaluate
-from retriever.files import fingerprint, replace_folder
+from retriever.files import fingerprint
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
@@ -135,8 +135,8 @@ class Pipeline:
     def step(self, name: str, inputs: Mapping[str, str], settings: Mapping[str, Any], work: Any, in_place: bool = False) -> Done:
         """Runs one step of this experiment, unless its folder holds it already, and says why it is done again."""
         step = Step(name, inputs, settings, self.experiment.seed)
-        for line in changed(step, self.folder)[:3]:
-            self.reporter.say(f"{name}: {line}")
+        if reasons := changed(step, self.folder):
+            self.reporter.say(f"{name}: again; changed: {', '.join(reasons)}")
         done = run_step(step, self.folder, work, in_place)
         self.reporter.say(f"{name}: {'done' if done.done_now else 'unchanged'}, {done.folder}")
         return done
@@ -315,11 +315,8 @@ class Pipeline:
     @cached_property
     def index_before(self) -> SearchIndex:
         """The starting checkpoint's index: what there was before training."""
-        folder = self.folder / "start"
-        if not folder.exists():
-            self.start.save(self.folder / ".start.new")
-            replace_folder(self.folder / ".start.new", folder)
-        return self.index_of("index_before", self.start, folder)
+        done = self.step("start", {"encoder": self.start.identity}, {}, lambda folder: self.start.save(folder / "student"))
+        return self.index_of("index_before", self.start, done.folder / "student")
 
 
 def keep_pairs(run: Run, wanted: Run) -> Run:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.errors import RetrieverError
-from retriever.files import fingerprint, lock, recover_folder, replace_folder, write_json
+from retriever.files import explain_full_disk, fingerprint, lock, recover_folder, replace_folder, write_json
 
 MANIFEST = "manifest.json"
 PACKAGES = ("retriever-distill", "torch", "transformers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12", "ranx", "bm25s", "numpy")
@@ -71,12 +71,13 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
         return Done(final, step.key, found["result"], done_now=False)
     with lock(parent / f".{step.name}.lock", f"making the step {step.name}"):
         folder = final if in_place else _working_folder(parent / f".{step.name}.partial", step)
-        folder.mkdir(parents=True, exist_ok=True)
-        result = work(folder) or {}
-        (folder / "step.json").unlink(missing_ok=True)
-        write_json(folder / MANIFEST, {**dataclasses.asdict(step), "key": step.key, "result": result, "versions": versions()})
-        if not in_place:
-            replace_folder(folder, final)
+        with explain_full_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            result = work(folder) or {}
+            (folder / "step.json").unlink(missing_ok=True)
+            write_json(folder / MANIFEST, {**dataclasses.asdict(step), "key": step.key, "result": result, "versions": versions()})
+            if not in_place:
+                replace_folder(folder, final)
     return Done(final, step.key, result, done_now=True)
 
 
@@ -99,13 +100,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def changed(step: Step, parent: Path) -> list[str]:
-    """What differs from the finished step in its folder, one "name: old -> new" each; empty when nothing is there."""
-    old = read_manifest(parent / step.name) or {}
-    lines = []
-    for part in ("inputs", "settings"):
-        before, now = old.get(part, {}), json.loads(json.dumps(getattr(step, part)))
-        lines += [f"{name}: {before.get(name)} -> {now.get(name)}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    return lines if old else []
+    """What differs from the finished step in its folder, a line each: inputs by name, settings with both values; empty when nothing is there."""
+    old = read_manifest(parent / step.name)
+    if old is None:
+        return []
+    inputs, settings = (_differences(old.get(part, {}), json.loads(json.dumps(getattr(step, part)))) for part in ("inputs", "settings"))
+    seed = [f"seed {old.get('seed')} -> {step.seed}"] if old.get("seed") != step.seed else []
+    return [*inputs, *(f"{name} {before} -> {now}" for name, (before, now) in settings.items()), *seed]
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {name: (before.get(name), now.get(name)) for name in sorted({*before, *now}) if before.get(name) != now.get(name)}
 
 
 def versions() -> dict[str, str]:

@@ -78,7 +78,7 @@ def train_bi_encoder(
     last = last_whole_checkpoint(folder / "checkpoints")
     watcher.resume(model, last)
     model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
-    trainer = SentenceTransformerTrainer(
+    trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=as_dataset(samples, collection),
@@ -114,6 +114,13 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         except (OSError, json.JSONDecodeError):
             shutil.rmtree(path)
     return None
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """Without the callback for a model card, which reads a thousand samples and draws a bar: ours is written after the evaluation."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Adds none."""
 
 
 class _Watcher(TrainerCallback):
