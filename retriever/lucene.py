@@ -211,7 +211,6 @@ def start_java() -> Callable[[str], Any]:
         java("io.anserini.search.ScoredDocs")
     except _bridge().JavaException as error:
         raise RetrieverError("Java was started by something else, without Pyserini's classes. Retrieve with Lucene in a process of its own") from error
-    java("java.util.logging.LogManager").getLogManager().reset()  # Lucene's advice on Java's options is not for our users
     return java
 
 
