@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from retriever.candidates import bm25_run, dense_run, reciprocal_rank_fusion, wi
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TeacherSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
-from retriever.errors import DataError
+from retriever.errors import DataError, SearchIndexError, StoreError
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint
 from retriever.models import find_model
@@ -23,12 +23,15 @@ from retriever.progress import Quiet, Reporter
 from retriever.resources import Resources
 from retriever.runs import Run
 from retriever.search import SearchIndex, open_index, write_index
-from retriever.steps import Done, Step, changed, run_step
+from retriever.shards import ShardProblem
+from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore
 from retriever.teachers.ensemble import mean_of_z_scores
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
 from retriever.types import Query, Teacher
+
+Opened = TypeVar("Opened")
 
 
 class Pipeline:
@@ -141,6 +144,18 @@ class Pipeline:
         self.reporter.say(f"{name}: {'done' if done.done_now else 'unchanged'}, {done.folder}")
         return done
 
+    def open_step(self, make: Callable[[], Done], read: Callable[[Path], Opened]) -> Opened:
+        """What a step left, opened; where it is damaged, the step is done again, once."""
+        done = make()
+        try:
+            return read(done.folder)
+        except (DataError, SearchIndexError) as error:
+            if done.done_now:
+                raise
+            self.reporter.say(f"{done.folder.name}: again; damaged: {error}")
+            forget(done)
+            return read(make().folder)
+
     @cached_property
     def candidates(self) -> dict[str, Run]:
         """The retrieved candidates of the train and the test queries, without added positives."""
@@ -154,8 +169,10 @@ class Pipeline:
                 runs = [self._candidates_of(source, split) for source in settings.sources]
                 reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
 
-        done = self.step("candidates", inputs, settings.model_dump(mode="json"), work)
-        return {split: Run.read_parquet(done.folder / f"{split}.parquet") for split in ("train", "test")}
+        return self.open_step(
+            lambda: self.step("candidates", inputs, settings.model_dump(mode="json"), work),
+            lambda folder: {split: Run.read_parquet(folder / f"{split}.parquet") for split in ("train", "test")},
+        )
 
     def _source_identity(self, source: str) -> str:
         return str(self.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
@@ -223,10 +240,20 @@ class Pipeline:
                 for split in ("train", "test"):
                     pending = self.store.plan(teacher.identity, self.pairs(split), self.queries(split)).pending
                     with self.reporter.bar(f"scoring {split} pairs ({name})", pending) as advance:
-                        self.store.score(teacher, self.pairs(split), self.queries(split), advance)
+                        self.store.score(teacher, self.pairs(split), self.queries(split), advance, self._tell_damage)
             return {"teachers": {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}}
 
-        self.step("score", inputs, {}, work, in_place=True)
+        done = self.step("score", inputs, {}, work, in_place=True)
+        try:
+            return self._stored_scores()
+        except StoreError:  # a shard was damaged or removed since
+            work(done.folder)
+            return self._stored_scores()
+
+    def _tell_damage(self, problem: ShardProblem) -> None:
+        self.reporter.say(f"score: {problem}; it was renamed to *.damaged, and its pairs are scored again")
+
+    def _stored_scores(self) -> dict[str, dict[str, Run]]:
         return {
             split: {name: self.store.read(teacher.identity, self.pairs(split), self.queries(split)).run.rename(name) for name, teacher in self.teachers.items()}
             for split in ("train", "test")
@@ -305,7 +332,7 @@ class Pipeline:
             vectors = self.vectors(student, name)
             return write_index(folder, settings.kind, self.experiment.student.kind, student_folder, student, vectors, self.collection)
 
-        return open_index(self.step(name, inputs, {"kind": settings.kind}, work).folder)
+        return self.open_step(lambda: self.step(name, inputs, {"kind": settings.kind}, work), open_index)
 
     @cached_property
     def index(self) -> SearchIndex:

@@ -66,10 +66,12 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
         RetrieverError: another process is at work on the same step.
     """
     final = parent / step.name
-    recover_folder(final)
-    if (found := read_manifest(final)) and found.get("key") == step.key:
-        return Done(final, step.key, found["result"], done_now=False)
+    if found := _finished(step, final):
+        return found
     with lock(parent / f".{step.name}.lock", f"making the step {step.name}"):
+        recover_folder(final)  # under the lock: another process may stand between the two renames
+        if found := _finished(step, final):
+            return found
         folder = final if in_place else _working_folder(parent / f".{step.name}.partial", step)
         with explain_full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +81,11 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
             if not in_place:
                 replace_folder(folder, final)
     return Done(final, step.key, result, done_now=True)
+
+
+def forget(done: Done) -> None:
+    """Lets a step be done again the next time it is asked for: what it left cannot be opened."""
+    (done.folder / MANIFEST).unlink()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -94,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise RetrieverError(f"{path}: not a manifest ({error}). Remove {folder} and run the step again") from error
-    if not isinstance(manifest, dict):
+    if not isinstance(manifest, dict) or not {"key", "result"} <= manifest.keys():
         raise RetrieverError(f"{path}: not a manifest. Remove {folder} and run the step again")
     return manifest
 
@@ -122,6 +129,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _finished(step: Step, folder: Path) -> Done | None:
+    found = read_manifest(folder)
+    return Done(folder, step.key, found["result"], done_now=False) if found and found["key"] == step.key else None
 
 
 def _working_folder(folder: Path, step: Step) -> Path:
