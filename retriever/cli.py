@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +33,8 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key, fo
 Work = Annotated[Path, typer.Option("--work", help="Folder that holds a folder for each experiment.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 WORK = Path("work")
+PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO)
+"""What the operating system says of a work folder that is a file, write-protected, full or broken."""
 
 
 def main() -> None:
@@ -40,12 +44,16 @@ def main() -> None:
     except RetrieverError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer turns Ctrl-C into exit status 130
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
         typer.echo("stopped; what is done is kept, and the same command goes on from there", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+    except OSError as error:
+        if error.errno not in PLACES_THAT_CANNOT_BE_USED:
+            raise
+        typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}. Mend that, or name another place, and run the same command again", err=True)
+        sys.exit(2)
 
 
 @app.command()

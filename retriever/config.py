@@ -122,7 +122,7 @@ class TrainingSettings(Settings):
     validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
     evaluations_per_epoch: PositiveInt = 1
     checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 halves the time on processors and GPUs that have it")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products in training; auto is bf16 where the processor multiplies it")
 
     @model_validator(mode="after")
     def _known_losses(self) -> TrainingSettings:

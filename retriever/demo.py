@@ -28,19 +28,23 @@ depth = 50
 kind = "lexical" # BM25
 
 [[teacher]]
-kind = "embedding" # the starting checkpoint itself: the two fused know more than either
+kind = "embedding" # the starting checkpoint itself: fused with BM25 it knows more than alone
 model = "student"
+weight = 2.0
 
 [student]
 model = "sentence-transformers/all-MiniLM-L6-v2"
-max_length = 64
+max_length = 96
 
 [training]
-documents_per_query = 4
-epochs = 2
-batch_size = 16
+documents_per_query = 2
+epochs = 1
+batch_size = 32
 learning_rate = 5e-5
+max_length = 64
 losses = {{ kl_divergence = 1.0, contrastive = 1.0 }}
+teacher_temperature = 2.0
+negative_depth = 20
 validation_queries = 100
 validation_depth = 10
 

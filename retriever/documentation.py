@@ -22,7 +22,7 @@ from retriever.errors import DataError
 from retriever.files import replace_folder, write_json, write_text
 
 PACKAGES = ("stdlib", "numpy", "scipy", "pandas", "torch")
-DEMO_DOCUMENTS = 3000
+DEMO_DOCUMENTS = 2500
 """So many documents two cores encode twice, and train on, within the demo's minutes."""
 Progress = Callable[[str], None]
 

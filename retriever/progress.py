@@ -44,10 +44,10 @@ class Quiet:
 def silence_libraries() -> None:
     """Keeps the bars and notices of transformers and datasets away: ours say what there is to say."""
     import datasets
-    import transformers
+    from transformers.utils import logging
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
 
 
@@ -66,7 +66,9 @@ class Terminal:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def bar(self, description: str, total: int) -> contextlib.AbstractContextManager[Advance]:
-        """A bar with counts and the time left; where nobody looks on, a line now and then."""
+        """A bar with counts and the time left (in the end the time taken); where nobody looks on, a line now and then."""
+        if not total:
+            return Quiet().bar(description, total)
         return self._drawn(description, total) if self.console.is_terminal else self._logged(description, total)
 
     def update(self, text: str) -> None:
@@ -75,17 +77,17 @@ class Terminal:
 
     @contextlib.contextmanager
     def _drawn(self, description: str, total: int) -> Iterator[Advance]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        columns = (
-            TextColumn("{task.description:<34}"),
-            BarColumn(bar_width=24),
+        wide = self.console.width >= 100
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", table_column=Column(width=36 if wide else 30, overflow="ellipsis", no_wrap=True)),
+            BarColumn(bar_width=24 if wide else 8),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}", table_column=Column(overflow="ellipsis", no_wrap=True)),
+        ]
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task(description, total=total, note="")
             self._note = lambda text: progress.update(task, note=text)

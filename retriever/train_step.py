@@ -107,7 +107,7 @@ class _Told:
         self.advance(at.step - self.step)
         self.step = at.step
         loss = "" if at.loss is None else f"loss {at.loss:.3f}  "
-        self.reporter.update(f"{loss}best held-out {at.validation:.4f}" if at.validation is not None else loss)
+        self.reporter.update(f"{loss}held-out {at.validation:.4f}" if at.validation is not None else loss)
 
 
 def _validation(lesson: Lesson) -> Callable[[SentenceTransformer], float]:

@@ -184,6 +184,16 @@ class _Watcher(TrainerCallback):
         return max((point["validation"] for point in self.curve if "validation" in point), default=float("-inf"))
 
 
+def multiplies_bf16() -> bool:
+    """Whether the device has instructions for bf16; without them it is slower than fp32, with them up to twice as fast."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available():
+        return False
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))  # not public, and not in every version
+    return any(supported() for supported in known if supported)
+
+
 def _validation_steps(settings: TrainingSettings, samples: int) -> frozenset[int]:
     """Steps after which the model is validated: evenly spread, the last one among them."""
     steps = -(-samples // settings.batch_size)
@@ -206,7 +216,7 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         warmup_steps=round(settings.warmup * steps),
-        bf16=settings.precision == "bf16",
+        bf16=settings.precision == "bf16" or (settings.precision == "auto" and multiplies_bf16()),
         seed=seed,
         data_seed=seed,
         prompts=prompts,
