@@ -6,7 +6,9 @@ import dataclasses
 import errno
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +32,7 @@ app = typer.Typer(
 
 File = Annotated[Path, typer.Argument(help="Experiment file (TOML).", metavar="FILE.toml")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key, for example --set training.epochs=3.", metavar="KEY=VALUE")]
-Work = Annotated[Path, typer.Option("--work", help="Folder that holds a folder for each experiment.")]
+Work = Annotated[Path, typer.Option("--work", help="Folder that holds a folder for each experiment.", metavar="FOLDER")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 WORK = Path("work")
 PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO)
@@ -76,9 +78,9 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="Folder for the experiment; its name is the experiment's.")],
-    collection: Annotated[str, typer.Option("--collection", help="Folder of the collection, or ir_datasets:ID.")],
-    student: Annotated[str, typer.Option("--student", help="Starting checkpoint of the student.")] = "sentence-transformers/all-MiniLM-L6-v2",
+    folder: Annotated[Path, typer.Argument(help="Folder for the experiment; its name is the experiment's.", metavar="FOLDER")],
+    collection: Annotated[str, typer.Option("--collection", help="Folder of the collection, or ir_datasets:ID.", metavar="FOLDER")],
+    student: Annotated[str, typer.Option("--student", help="Starting checkpoint of the student.", metavar="MODEL")] = "sentence-transformers/all-MiniLM-L6-v2",
 ) -> None:
     """Write a new experiment file with every key explained."""
     from retriever.config import experiment_from
@@ -106,7 +108,7 @@ def init(
 
 @app.command()
 def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
-    """Validate the file and the collection; print the filled-in configuration."""
+    """Validate the file and the collection; print every setting."""
     from retriever.check import check_collection
     from retriever.experiment_file import as_toml
 
@@ -122,6 +124,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     typer.echo(f"{report.documents:,} documents; {splits}", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    _tell_next("distill", file, set_, work)
 
 
 @app.command()
@@ -130,16 +133,18 @@ def candidates(file: File, set_: Set = None, work: Work = WORK, as_json: Json = 
     pipeline = _pipeline(file, set_, work)
     found = {split: {"queries": len(run), "pairs": run.n_pairs} for split, run in pipeline.candidates.items()}
     _tell(as_json, found, "\n".join(f"{split}: {counts['queries']:,} queries, {counts['pairs']:,} pairs" for split, counts in found.items()))
+    _tell_next("score", file, set_, work)
 
 
 @app.command()
 def teach(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
-    """Teach the teachers that have a `train` table on the train qrels."""
+    """Teach the teachers that have a `train` table. They learn from the train qrels."""
     pipeline = _pipeline(file, set_, work)
     taught = {settings.label: pipeline.teach(settings).model for settings in pipeline.experiment.teacher if settings.train}
     if not taught:
         raise ConfigError(f'{file}: no teacher has a "train" table, so there is nothing to teach')
     _tell(as_json, taught, "\n".join(f"{name}: {model}" for name, model in taught.items()))
+    _tell_next("score", file, set_, work)
 
 
 @app.command()
@@ -161,9 +166,11 @@ def score(
             for plan in plans
         ]
         _tell(as_json, [dataclasses.asdict(plan) for plan in plans], "\n".join(words))
+        _tell_next("score", file, set_, work)
         return
     scored = {name: {split: runs[name].n_pairs for split, runs in pipeline.scores.items()} for name in pipeline.teachers}
     _tell(as_json, scored, "\n".join(f"{name}: {counts['train']:,} train and {counts['test']:,} test pairs" for name, counts in scored.items()))
+    _tell_next("train", file, set_, work)
 
 
 @app.command()
@@ -173,6 +180,7 @@ def train(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     result = {"student": str(done.folder / "student"), **done.result}
     best = result["validation"]
     _tell(as_json, result, f"{result['student']}\nheld-out train queries: {best['before']:.4f} before, {best['value']:.4f} at step {best['step']:.0f}")
+    _tell_next("index", file, set_, work)
 
 
 @app.command()
@@ -181,6 +189,7 @@ def index(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     found = _pipeline(file, set_, work).index
     result = {"index": str(found.folder), "documents": len(found.documents), "bytes": found.bytes}
     _tell(as_json, result, f"{found.folder}: {len(found.documents):,} documents, {found.bytes / 1e6:.1f} MB")
+    _tell_next("evaluate", file, set_, work)
 
 
 @app.command()
@@ -191,7 +200,7 @@ def evaluate(
     as_json: Json = False,
     redraw: Annotated[bool, typer.Option("--redraw", help="Only draw report.html again from report.json.")] = False,
 ) -> None:
-    """Run, time and compare every system on the test queries; write the report."""
+    """Measure, time and compare everything on the test queries. Writes the report."""
     pipeline = _pipeline(file, set_, work)
     if redraw:
         from retriever.eval.report import redraw_report
@@ -208,14 +217,15 @@ def distill(file: File, set_: Set = None, work: Work = WORK, as_json: Json = Fal
 
 @app.command()
 def search(
-    path: Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.")],
-    query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.")] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Documents for each query.")] = 10,
-    trec: Annotated[Path | None, typer.Option("--trec", help="Write a TREC run instead of printing.")] = None,
+    path: Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.", metavar="FOLDER")],
+    query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
+    queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.", metavar="FILE")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Documents for each query.", metavar="NUMBER")] = 10,
+    trec: Annotated[Path | None, typer.Option("--trec", help="Write a TREC run instead of printing.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
     """Search an index: one query, or a file of them."""
+    from retriever.progress import silence_libraries
     from retriever.queries_file import read_queries
     from retriever.search import open_index
     from retriever.types import Query
@@ -225,6 +235,7 @@ def search(
     asked = read_queries(queries) if queries else {"query": Query("query", str(query))}
     if not all(one.text.strip() for one in asked.values()):
         raise ConfigError("search: the query is empty")
+    silence_libraries()
     found = open_index(path)
     if trec:
         found.run(asked, k).write_trec(trec)
@@ -235,7 +246,7 @@ def search(
 
 @app.command()
 def demo(work: Work = WORK, as_json: Json = False) -> None:
-    """The main job on the documentation installed on this machine, in a few minutes."""
+    """The main job on documentation installed here, in minutes."""
     from retriever.demo import prepare_demo
     from retriever.progress import Terminal
 
@@ -284,7 +295,14 @@ def _show_hits(found: SearchIndex, asked: dict[str, Any], k: int, as_json: bool)
             typer.secho(f"\n{query_id}: {query.text}", bold=True)
         for hit in hits:
             typer.secho(f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.title or hit.document.doc_id}", bold=True)
-            typer.echo(f"             {snippet(hit.document.text, query.text)}")
+            typer.echo(_folded(snippet(hit.document.text, query.text)))
+
+
+def _folded(text: str) -> str:
+    """A snippet under its title: indented, and folded where a person reads it."""
+    indent = " " * 13
+    width = min(shutil.get_terminal_size().columns, 120)
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent) if sys.stdout.isatty() else indent + text
 
 
 def _tell(as_json: bool, value: Any, words: str) -> None:
@@ -292,6 +310,12 @@ def _tell(as_json: bool, value: Any, words: str) -> None:
         _print_json(value)
     else:
         typer.echo(words)
+
+
+def _tell_next(command: str, file: Path, overrides: list[str] | None, work: Path) -> None:
+    """The command that follows, with the same options, on standard error."""
+    options = [part for override in overrides or () for part in ("--set", override)] + (["--work", str(work)] if work != WORK else [])
+    typer.echo(f"next: {shlex.join(['retriever', command, str(file), *options])}", err=True)
 
 
 def _print_json(value: Any) -> None:

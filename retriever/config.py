@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -275,20 +275,18 @@ def _first_problem(error: ValidationError) -> str:
 
 def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
     """The known keys of a section, for the advice on an unknown one."""
-    model: type[BaseModel] = Experiment
+    section: type[BaseModel] = Experiment
     for part in parents:
-        if isinstance(part, int):
-            continue
-        found = {
-            "collection": CollectionSettings,
-            "candidates": CandidateSettings,
-            "teacher": TeacherSettings,
-            "ensemble": EnsembleSettings,
-            "student": StudentSettings,
-        }
-        found |= {"training": TrainingSettings, "index": IndexSettings, "evaluation": EvaluationSettings, "train": TeachingSettings}
-        model = found.get(part, model)
-    return tuple(model.model_fields)
+        if isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) or section
+    return tuple(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key's type names, alone, optional or in a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

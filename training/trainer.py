@@ -187,7 +187,7 @@ class _Watcher(TrainerCallback):
 def multiplies_bf16() -> bool:
     """Whether the device has instructions for bf16; without them it is slower than fp32, with them up to twice as fast."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.backends.mps.is_available():
         return False
     known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))  # not public, and not in every version
