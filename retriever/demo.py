@@ -45,8 +45,8 @@ max_length = 64
 losses = {{ kl_divergence = 1.0, contrastive = 1.0 }}
 teacher_temperature = 2.0
 negative_depth = 20
-validation_queries = 100
-validation_depth = 10
+validation_queries = 200
+validation_depth = 5
 
 [evaluation]
 measures = ["nDCG@10", "RR@10", "R@100"]
