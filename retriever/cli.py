@@ -156,13 +156,14 @@ def score(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many pairs, bytes and minutes; score nothing.")] = False,
 ) -> None:
     """Let the teachers score the candidates, once for each pair."""
+    from retriever.eval.wording import size
     from retriever.scoring_plan import estimate
 
     pipeline = _pipeline(file, set_, work)
     if dry_run:
         plans = estimate(pipeline)
         words = [
-            f"{plan.teacher}: {plan.pending:,} pairs to score, {plan.done:,} done; about {plan.seconds / 60:.1f} min here, {plan.bytes / 1e6:.1f} MB"
+            f"{plan.teacher}: {plan.pending:,} pairs to score, {plan.done:,} done; about {_duration(plan.seconds)} here, {size(plan.bytes)}"
             for plan in plans
         ]
         _tell(as_json, [dataclasses.asdict(plan) for plan in plans], "\n".join(words))
@@ -186,9 +187,11 @@ def train(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
 @app.command()
 def index(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
     """Encode the collection with the student and build its index."""
+    from retriever.eval.wording import size
+
     found = _pipeline(file, set_, work).index
     result = {"index": str(found.folder), "documents": len(found.documents), "bytes": found.bytes}
-    _tell(as_json, result, f"{found.folder}: {len(found.documents):,} documents, {found.bytes / 1e6:.1f} MB")
+    _tell(as_json, result, f"{found.folder}: {len(found.documents):,} documents, {size(found.bytes)}")
     _tell_next("evaluate", file, set_, work)
 
 
@@ -296,6 +299,10 @@ def _show_hits(found: SearchIndex, asked: dict[str, Any], k: int, as_json: bool)
         for hit in hits:
             typer.secho(f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.title or hit.document.doc_id}", bold=True)
             typer.echo(_folded(snippet(hit.document.text, query.text)))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _folded(text: str) -> str:

@@ -63,11 +63,18 @@ def _means_full_disk(error: Exception) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it; their names are on the disk when this returns, so that a power cut cannot take them back."""
+    """Makes a folder and those above it; their names are on the disk when this returns, so that a power cut cannot take them back.
+
+    Raises:
+        RetrieverError: there is a file of that name.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise RetrieverError(f"{folder}: is a file, and a folder is needed in its place. Move it away, or name another folder") from error
     _sync(folder.parent)
 
 
