@@ -163,8 +163,7 @@ def score(
     if dry_run:
         plans = estimate(pipeline)
         words = [
-            f"{plan.teacher}: {plan.pending:,} pairs to score, {plan.done:,} done; about {_duration(plan.seconds)} here, {size(plan.bytes)}"
-            for plan in plans
+            f"{plan.teacher}: {plan.pending:,} pairs to score, {plan.done:,} done; about {_duration(plan.seconds)} here, {size(plan.bytes)}" for plan in plans
         ]
         _tell(as_json, [dataclasses.asdict(plan) for plan in plans], "\n".join(words))
         _tell_next("score", file, set_, work)
