@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from retriever.errors import ConfigError
 
@@ -17,15 +17,15 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Settings(BaseModel):
-    """A section of the experiment file: frozen, unknown keys refused."""
+    """A section of the experiment file: frozen, unknown keys refused, no value taken for one of another type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class CollectionSettings(Settings):
     """Where documents, queries and qrels come from: `path` or `ir_datasets`, one of the two."""
 
-    path: Path | None = Field(None, description="folder or file; relative to the experiment file")
+    path: Path | None = Field(None, strict=False, description="folder or file; relative to the experiment file")
     ir_datasets: str | None = Field(None, description='id without the split, such as "beir/scifact"')
     format: str | None = Field(None, description="a reader's name; recognised from the files when left out")
     train: str = Field("train", description="split whose queries teach")
@@ -36,13 +36,17 @@ class CollectionSettings(Settings):
     def _one_source(self) -> CollectionSettings:
         if (self.path is None) == (self.ir_datasets is None):
             raise ValueError("give either path or ir_datasets")
+        if self.train == self.test:
+            raise ValueError(f'train and test are the same split, "{self.test}": a student must be tested on other queries than it learns from')
         return self
 
 
 class CandidateSettings(Settings):
     """Which documents a teacher scores for each query."""
 
-    sources: tuple[str, ...] = Field(("bm25",), min_length=1, description='"bm25", "lucene" (Pyserini), "student" (the starting checkpoint) or a model\'s name')
+    sources: tuple[str, ...] = Field(
+        ("bm25",), strict=False, min_length=1, description='"bm25", "lucene" (Pyserini), "student" (the starting checkpoint) or a model\'s name'
+    )
     depth: PositiveInt = Field(100, description="documents per query and source")
     k1: float = Field(0.9, ge=0, description="BM25's term saturation")
     b: float = Field(0.4, ge=0, le=1, description="BM25's length normalisation")
@@ -124,16 +128,17 @@ class TrainingSettings(Settings):
     checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products in training; auto is bf16 where the processor multiplies it")
 
-    @model_validator(mode="after")
-    def _known_losses(self) -> TrainingSettings:
-        for name, weight in self.losses.items():
+    @field_validator("losses")
+    @classmethod
+    def _known_losses(cls, losses: dict[str, float]) -> dict[str, float]:
+        for name, weight in losses.items():
             if name not in LOSSES:
-                raise ValueError(f'losses: unknown loss "{name}"{_nearest(name, LOSSES)}')
+                raise ValueError(f'unknown loss "{name}"{_nearest(name, LOSSES)}')
             if weight < 0:
-                raise ValueError(f"losses: the weight of {name} is {weight}, it must not be negative")
-        if not any(self.losses.values()):
-            raise ValueError(f"losses: at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
-        return self
+                raise ValueError(f"the weight of {name} is {weight}, it must not be negative")
+        if not any(losses.values()):
+            raise ValueError(f"at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
+        return losses
 
 
 class IndexSettings(Settings):
@@ -146,7 +151,7 @@ class IndexSettings(Settings):
 class EvaluationSettings(Settings):
     """What the report measures."""
 
-    measures: tuple[str, ...] = Field(("nDCG@10", "RR@10", "R@100"), min_length=1, description="the first one decides")
+    measures: tuple[str, ...] = Field(("nDCG@10", "RR@10", "R@100"), strict=False, min_length=1, description="the first one decides")
     depth: PositiveInt = Field(1000, description="documents kept per query")
     remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
     latency_queries: PositiveInt = 200
@@ -160,7 +165,7 @@ class Experiment(Settings):
     seed: int = Field(1, ge=0)
     collection: CollectionSettings
     candidates: CandidateSettings = CandidateSettings()
-    teacher: tuple[TeacherSettings, ...] = Field(min_length=1)
+    teacher: tuple[TeacherSettings, ...] = Field(strict=False, min_length=1)
     ensemble: EnsembleSettings = EnsembleSettings()
     student: StudentSettings
     training: TrainingSettings = TrainingSettings()
@@ -227,13 +232,10 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
 def _apply(values: dict[str, Any], override: str) -> None:
     """Sets one `a.b=c`; the value is read as TOML, and as a plain string where that fails. `teacher.0.model=x` reaches into lists."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    *parents, last = (part.strip() for part in key.split("."))
+    if not equals or not all((*parents, last)):
         raise ConfigError(f"--set {override}: expected KEY=VALUE, for example --set training.epochs=3")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
+    value = _toml_value(text)
     place: Any = values
     for part in parents:
         place = _step_into(place, part, override)
@@ -241,6 +243,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
         place[_number(last, place, override)] = value
     else:
         place[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _step_into(place: Any, part: str, override: str) -> Any:
@@ -254,7 +264,7 @@ def _step_into(place: Any, part: str, override: str) -> Any:
 
 def _number(part: str, place: list[Any], override: str) -> int:
     if not part.isdigit() or int(part) >= len(place):
-        raise ConfigError(f'--set {override}: "{part}" must be a number from 0 to {len(place) - 1}')
+        raise ConfigError(f'--set {override}: here stands a list, so "{part}" must be a number from 0 to {len(place) - 1}, as in teacher.0.batch_size=8')
     return int(part)
 
 
@@ -268,9 +278,28 @@ def _first_problem(error: ValidationError) -> str:
         return f'unknown key "{place}"{_nearest(str(key), _keys_at(tuple(parents)))}{more}'
     if problem["type"] == "missing":
         return f'the key "{place}" is missing{more}'
-    message = problem["msg"].removeprefix("Value error, ")
-    found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
-    return f"{place + ': ' if place else ''}{message[:1].lower()}{message[1:]}{found}{more}"
+    if problem["type"] == "value_error":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{place + ': ' if place else ''}{message}{more}"
+    wanted = _IN_OUR_WORDS.get(problem["type"], problem["msg"].replace("Input should", "must"))
+    if problem["loc"] == ("teacher",):
+        wanted = "must be a list of tables: write [[teacher]]"
+    return f"{place}: {wanted}, found {problem['input']!r:.80}{more}"
+
+
+_IN_OUR_WORDS = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "model_type": "must be a table",
+    "path_type": "must be a path in quotes",
+    "string_pattern_mismatch": "may hold letters, digits and . _ - only, and begins with a letter or a digit",
+    "string_type": "must be a text in quotes",
+    "too_short": "must hold one at least",
+    "tuple_type": "must be a list",
+}
+"""What is allowed, by the type of pydantic's error, where pydantic's words are those of Python."""
 
 
 def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
