@@ -14,8 +14,8 @@ from retriever.candidates import bm25_run, dense_run, reciprocal_rank_fusion, wi
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TeacherSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
-from retriever.errors import DataError, SearchIndexError, StoreError
-from retriever.eval.measures import evaluate
+from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
+from retriever.eval.measures import evaluate, parse_measure
 from retriever.files import fingerprint
 from retriever.models import find_model
 from retriever.plugins import load_kind
@@ -34,6 +34,21 @@ from retriever.types import Query, Teacher
 Opened = TypeVar("Opened")
 
 
+def check_names(experiment: Experiment) -> None:
+    """Sees to it that the kinds and measures that an experiment names exist, before hours of work meet one that does not.
+
+    Raises:
+        ConfigError: one does not exist, or a measure stands twice.
+    """
+    for teacher in experiment.teacher:
+        load_kind("teachers", teacher.kind, f"teacher {teacher.label}")
+    load_kind("students", experiment.student.kind, "student.kind")
+    load_kind("indexing", experiment.index.kind, "index.kind")
+    measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
+    if len(set(measures)) < len(measures):
+        raise ConfigError(f"evaluation.measures: one stands twice in {', '.join(measures)}. Take it out")
+
+
 class Pipeline:
     """An experiment's steps. Asking for a result makes what it needs; what is on disk already is only opened.
 
@@ -41,9 +56,13 @@ class Pipeline:
         experiment: the checked file.
         folder: work folder / experiment's name.
         reporter: where progress is told.
+
+    Raises:
+        ConfigError: a kind or a measure of the experiment does not exist; nothing was begun.
     """
 
     def __init__(self, experiment: Experiment, work: Path = Path("work"), reporter: Reporter | None = None) -> None:
+        check_names(experiment)
         self.experiment = experiment
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
@@ -85,8 +104,11 @@ class Pipeline:
                 listed = ", ".join(self.collection.splits) or "none"
                 raise DataError(f'{self.collection.name}: no {split} queries: there are no qrels for the split "{name}"; splits with qrels: {listed}')
         queries = {split: self.collection.queries(name) for split, name in names.items()}
+        for split, name in names.items():
+            if not queries[split]:
+                raise DataError(f'{self.collection.name}: no {split} queries: the qrels of the split "{name}" hold none. Fill them, or name another split')
         tested = {query.text.casefold() for query in queries["test"].values()}
-        leaked = [query_id for query_id, query in queries["train"].items() if names["train"] != names["test"] and query.text.casefold() in tested]
+        leaked = [query_id for query_id, query in queries["train"].items() if query.text.casefold() in tested]
         if leaked:
             self.reporter.say(f"train: {len(leaked)} queries left out, their texts are test queries too ({', '.join(leaked[:3])})")
         return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
