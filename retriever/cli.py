@@ -54,7 +54,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in PLACES_THAT_CANNOT_BE_USED:
             raise
-        typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}. Mend that, or name another place, and run the same command again", err=True)
+        place = error.filename2 or error.filename or "a file"
+        typer.echo(f"error: {place}: {error.strerror}. Mend that, or name another place, and run the same command again", err=True)
         sys.exit(2)
 
 

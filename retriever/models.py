@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from retriever.errors import ConfigError
 from retriever.files import fingerprint, sha256_file
 
@@ -43,6 +45,7 @@ def find_model(name: str, revision: str | None = None, where: str = "model") -> 
         raise ConfigError(f"{where}: {folder} holds no model (neither config.json nor modules.json is there)")
     if not any(folder.rglob("*.safetensors")):
         raise ConfigError(f"{where}: {folder} holds no weights as safetensors. Pickled ones could run code: load and save the model with transformers >= 5")
+    _check_weights(folder, where)
     return ModelFolder(name, folder, model_identity(folder))
 
 
@@ -50,6 +53,16 @@ def model_identity(folder: Path) -> str:
     """A fingerprint of the weights, settings and vocabulary below a folder; its model card does not count."""
     files = sorted({path for pattern in WEIGHTS_AND_SETTINGS for path in folder.rglob(pattern)})
     return fingerprint([[path.relative_to(folder).as_posix(), _checksum(path, path.stat().st_mtime_ns, path.stat().st_size)] for path in files])
+
+
+def _check_weights(folder: Path, where: str) -> None:
+    """Reads the header of each file of weights, which says how long the file must be."""
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{where}: {path}: the weights are cut or damaged ({error}). Get or make the model again") from error
 
 
 def check_length(max_length: int | None, config: Any, where: str) -> None:

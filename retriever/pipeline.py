@@ -44,7 +44,10 @@ def check_names(experiment: Experiment) -> None:
         load_kind("teachers", teacher.kind, f"teacher {teacher.label}")
     load_kind("students", experiment.student.kind, "student.kind")
     load_kind("indexing", experiment.index.kind, "index.kind")
-    measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
+    try:
+        measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.measures: {error}") from error
     if len(set(measures)) < len(measures):
         raise ConfigError(f"evaluation.measures: one stands twice in {', '.join(measures)}. Take it out")
 
@@ -142,7 +145,7 @@ class Pipeline:
     def vectors(self, encoder: Encoder, what: str) -> Vectors:
         """An encoder's vectors of all documents, made once for every encoder."""
         if encoder.identity not in self._vectors:
-            folder = self.folder / "encodings" / encoder.identity
+            folder = self.folder / "encodings" / f"{encoder.identity}-{self.collection.fingerprint}"
             with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
                 self._vectors[encoder.identity] = encode_collection(encoder, self.collection, folder, advance)
         return self._vectors[encoder.identity]
@@ -166,21 +169,23 @@ class Pipeline:
         self.reporter.say(f"{name}: {'done' if done.done_now else 'unchanged'}, {done.folder}")
         return done
 
-    def open_step(self, make: Callable[[], Done], read: Callable[[Path], Opened]) -> Opened:
-        """What a step left, opened; where it is damaged, the step is done again, once."""
+    def open_step(self, make: Callable[[], Done], read: Callable[[Path], Opened]) -> tuple[Done, Opened]:
+        """A step and what it left, opened; where that is damaged, the step is done again, once."""
         done = make()
         try:
-            return read(done.folder)
-        except (DataError, SearchIndexError) as error:
+            return done, read(done.folder)
+        except (ConfigError, DataError, SearchIndexError) as error:
             if done.done_now:
                 raise
             self.reporter.say(f"{done.folder.name}: again; damaged: {error}")
             forget(done)
-            return read(make().folder)
+            done = make()
+            return done, read(done.folder)
 
     @cached_property
     def candidates(self) -> dict[str, Run]:
         """The retrieved candidates of the train and the test queries, without added positives."""
+        _ = self.store  # one of another collection is refused before the candidates are replaced
         settings = self.experiment.candidates
         inputs = {"collection": self.collection.fingerprint}
         inputs |= {split: self.collection.queries_fingerprint(getattr(self.experiment.collection, split)) for split in ("train", "test")}
@@ -191,10 +196,11 @@ class Pipeline:
                 runs = [self._candidates_of(source, split) for source in settings.sources]
                 reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
 
-        return self.open_step(
+        _, runs = self.open_step(
             lambda: self.step("candidates", inputs, settings.model_dump(mode="json"), work),
             lambda folder: {split: Run.read_parquet(folder / f"{split}.parquet") for split in ("train", "test")},
         )
+        return runs
 
     def _source_identity(self, source: str) -> str:
         return str(self.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
@@ -308,10 +314,10 @@ class Pipeline:
 
     # The student
 
-    @cached_property
+    @property
     def trained(self) -> Done:
         """The step that trained the student: `student` holds the stock folder, `curve.json` the curve."""
-        return self.train("train", self.experiment.training)
+        return self._trained[0]
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """A train step of that name with these settings: the experiment's own, or an ablation."""
@@ -339,11 +345,17 @@ class Pipeline:
 
         return self.step(name, inputs, training.model_dump(mode="json"), work)
 
-    @cached_property
+    @property
     def student(self) -> Any:
         """The trained student."""
+        return self._trained[1]
+
+    @cached_property
+    def _trained(self) -> tuple[Done, Any]:
         kind = load_kind("students", self.experiment.student.kind, "student.kind")
-        return kind.load_folder(self.trained.folder / "student", self.experiment.index.batch_size)
+        return self.open_step(
+            lambda: self.train("train", self.experiment.training), lambda folder: kind.load_folder(folder / "student", self.experiment.index.batch_size)
+        )
 
     def index_of(self, name: str, student: Any, student_folder: Path) -> SearchIndex:
         """The index step of a student."""
@@ -354,7 +366,8 @@ class Pipeline:
             vectors = self.vectors(student, name)
             return write_index(folder, settings.kind, self.experiment.student.kind, student_folder, student, vectors, self.collection)
 
-        return self.open_step(lambda: self.step(name, inputs, {"kind": settings.kind}, work), open_index)
+        _, index = self.open_step(lambda: self.step(name, inputs, {"kind": settings.kind}, work), open_index)
+        return index
 
     @cached_property
     def index(self) -> SearchIndex:

@@ -16,8 +16,10 @@ def read_queries(path: Path) -> dict[str, Query]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not in UTF-8 (byte {error.start + 1}). Save it as UTF-8") from error
     queries: dict[str, Query] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -26,7 +28,9 @@ def read_queries(path: Path) -> dict[str, Query]:
         query_id, text = (check_id(first, f"{path}:{number}"), rest) if tab else (str(number), line)
         if query_id in queries:
             raise DataError(f"{path}:{number}: the query id {query_id} stands twice")
+        if not text.strip():
+            raise DataError(f"{path}:{number}: the query {query_id} is empty. Give it a text, or take the line out")
         queries[query_id] = Query(query_id, text.strip())
     if not queries:
-        raise DataError(f"{path}: holds no query")
+        raise DataError(f"{path}: holds no query. Write one a line: a text, or an id, a tab and a text")
     return queries

@@ -14,7 +14,7 @@ from retriever.candidates import run_of_rows
 from retriever.collection import Collection
 from retriever.document_table import DocumentTable
 from retriever.encodings import Encoder, Vectors
-from retriever.errors import RetrieverError, SearchIndexError
+from retriever.errors import ConfigError, DataError, SearchIndexError
 from retriever.files import sha256_file, write_json
 from retriever.plugins import load_kind
 from retriever.runs import Run
@@ -22,6 +22,8 @@ from retriever.types import Document, Query
 
 MANIFEST = "index.json"
 LAYOUT = 1
+FACTS = frozenset({"kind", "student_kind", "encoder", "documents", "bytes"})
+"""What a manifest must say for the index to be opened."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,10 @@ def open_index(path: Path) -> SearchIndex:
     """
     folder = path / "index" if (path / "index" / MANIFEST).is_file() else path
     facts = read_facts(folder)
-    student = load_kind("students", facts["student_kind"], str(folder)).load_folder(folder / "student")
+    try:
+        student = load_kind("students", facts["student_kind"], str(folder)).load_folder(folder / "student")
+    except ConfigError as error:
+        raise SearchIndexError(f"{folder}: its student cannot be loaded ({error}). Build the index again with: retriever index FILE.toml") from error
     if student.identity != facts["encoder"]:
         raise SearchIndexError(
             f"{folder}: built with the student {facts['encoder']}, but the folder student holds {student.identity}. Build it again with: retriever index"
@@ -106,8 +111,8 @@ def open_index(path: Path) -> SearchIndex:
     index = load_kind("indexing", facts["kind"], str(folder)).open_index(folder)
     try:
         documents = DocumentTable(folder / "documents")
-    except RetrieverError as error:
-        raise SearchIndexError(f"{folder}: {error}") from error
+    except DataError as error:
+        raise SearchIndexError(f"{folder}: its documents are missing or damaged. Build the index again with: retriever index FILE.toml") from error
     if not len(index) == len(documents) == facts["documents"]:
         raise SearchIndexError(
             f"{folder}: {len(index)} vectors, {len(documents)} documents and {facts['documents']} in {MANIFEST} disagree. Build it again with: retriever index"
@@ -125,12 +130,16 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SearchIndexError(f"{folder}: no index here ({MANIFEST} is missing). Build one with: retriever index FILE.toml") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SearchIndexError(f"{folder / MANIFEST}: damaged ({error}). Build the index again with: retriever index FILE.toml") from error
+    if not isinstance(facts, dict):
+        raise SearchIndexError(f"{folder / MANIFEST}: damaged (no JSON object). Build the index again with: retriever index FILE.toml")
     if facts.get("layout") != LAYOUT:
         raise SearchIndexError(
             f"{folder}: an index of layout {facts.get('layout')}; this version reads layout {LAYOUT}. Build it again with: retriever index FILE.toml"
         )
+    if missing := sorted(FACTS - facts.keys()):
+        raise SearchIndexError(f"{folder / MANIFEST}: damaged (no {', '.join(missing)}). Build the index again with: retriever index FILE.toml")
     return facts
 
 

@@ -132,7 +132,7 @@ class ScoreStore:
         if found.get("collection") != collection.fingerprint:
             raise StoreError(
                 f'{folder}: the scores belong to the collection "{found.get("name")}" ({found.get("collection")}), '
-                f'not to "{collection.name}" ({collection.fingerprint}). Use another folder, or the collection as it was'
+                f'not to "{collection.name}" ({collection.fingerprint}). Give the experiment another name or work folder, or the collection as it was'
             )
         return cls(folder, collection)
 
