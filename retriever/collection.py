@@ -37,7 +37,8 @@ def open_collection(settings: CollectionSettings, folder: Path) -> Collection:
     """The collection that the settings name, prepared in `folder` unless it lies there already.
 
     It is prepared anew when the source's files have changed since, and when the folder holds another collection or a
-    damaged one. A prepared collection outlives its source.
+    damaged one. A prepared collection outlives its source. A path to one that is prepared already, by `write_collection`
+    or for another experiment, is opened where it lies.
 
     Args:
         settings: where the source lies and what it is.
@@ -47,6 +48,8 @@ def open_collection(settings: CollectionSettings, folder: Path) -> Collection:
         ConfigError: the format is unknown.
         DataError: the source breaks a rule of its format; the message names file and line. Nothing half-written stays.
     """
+    if settings.path and (settings.path / "collection.json").is_file():
+        return Collection(settings.path)
     recover_folder(folder)
     prepared = _prepared(folder)
     source = _source(settings)

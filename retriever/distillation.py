@@ -11,7 +11,7 @@ from retriever.config import Experiment, experiment_from, read_experiment
 from retriever.eval.report import ReportData, read_report
 from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
-from retriever.progress import Reporter
+from retriever.progress import Reporter, quiet_libraries
 from retriever.search import SearchIndex
 
 
@@ -56,6 +56,7 @@ def distill(
         experiment = read_experiment(Path(experiment), overrides)
     elif not isinstance(experiment, Experiment):
         experiment = experiment_from(experiment)
-    pipeline = Pipeline(experiment, Path(work), reporter)
-    done = evaluate_experiment(pipeline)
-    return Distilled(pipeline.folder, pipeline.trained.folder / "student", read_report(done.folder), done.folder / "report.html", pipeline.index)
+    with quiet_libraries():
+        pipeline = Pipeline(experiment, Path(work), reporter)
+        done = evaluate_experiment(pipeline)
+        return Distilled(pipeline.folder, pipeline.trained.folder / "student", read_report(done.folder), done.folder / "report.html", pipeline.index)

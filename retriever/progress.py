@@ -51,6 +51,24 @@ def silence_libraries() -> None:
     datasets.disable_progress_bars()
 
 
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silences libraries for as long as the block runs: a notebook's other cells keep their bars."""
+    import datasets
+    from transformers.utils import logging
+
+    verbosity, bars, datasets_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
+    silence_libraries()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        if datasets_bars:
+            datasets.enable_progress_bars()
+
+
 class Terminal:
     """Lines and bars on standard error; bars only where a person looks on."""
 
