@@ -118,9 +118,10 @@ class TrainingSettings(Settings):
     teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse")
     teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
     negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
-    false_negative_margin: float | None = Field(
-        0.0, description="an unjudged document is no negative when the teacher puts it above the positive minus this; empty to keep all"
+    false_negatives: Literal["filter", "keep"] = Field(
+        "filter", description='"filter": an unjudged document that the teacher takes for relevant is no negative'
     )
+    false_negative_margin: float = Field(0.0, description="it does so above the score of the query's lowest positive minus this")
     validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
     validation_queries: PositiveInt = Field(150, description="at most")
     validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
@@ -270,9 +271,10 @@ def _number(part: str, place: list[Any], override: str) -> int:
 
 def _first_problem(error: ValidationError) -> str:
     """One line for the first of pydantic's errors, in the words of the file."""
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key explains the missing one
+    problems = [found for found in error.errors() if found["type"] != "too_short" or not found["input"]]  # pydantic counts only the good ones of a list
+    problem = min(problems, key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key explains the missing one
     place = ".".join(str(part) for part in problem["loc"])
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         *parents, key = problem["loc"]
         return f'unknown key "{place}"{_nearest(str(key), _keys_at(tuple(parents)))}{more}'

@@ -69,7 +69,7 @@ def test_positives_come_from_the_qrels_alone(collection: Collection) -> None:
 
 
 def test_other_positives_are_neither_drawn_nor_negatives(collection: Collection) -> None:
-    samples = made(collection, {"q1": falling(6)}, {"q1": {"d2": 1, "d3": 1, "d17": 1}}, epochs=20, false_negative_margin=None)
+    samples = made(collection, {"q1": falling(6)}, {"q1": {"d2": 1, "d3": 1, "d17": 1}}, epochs=20, false_negatives="keep")
     assert not {2, 3} & set(samples.documents[:, 1:].ravel().tolist())
     assert all(rows.tolist() == [2, 3, 17] for rows in samples.not_negative)
 
@@ -100,7 +100,9 @@ def test_a_positive_without_other_candidates_is_alone_in_its_list(collection: Co
     ],
 )
 def test_what_the_teacher_puts_above_the_positive_is_no_negative(collection: Collection, start: float, margin: float | None, suspected: set[int]) -> None:
-    samples = made(collection, {"q1": falling(8, start)}, {"q1": {"d3": 1}}, false_negative_margin=margin)
+    samples = made(
+        collection, {"q1": falling(8, start)}, {"q1": {"d3": 1}}, **({"false_negatives": "keep"} if margin is None else {"false_negative_margin": margin})
+    )
     assert set(samples.not_negative[0].tolist()) == suspected | {3}
 
 

@@ -109,7 +109,7 @@ def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Col
     positive = np.array([grades.get(doc_id, 0) > 0 for doc_id in doc_ids], dtype=np.bool_)
     relevant = collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0])
     suspected = np.zeros(0, dtype=np.int64)
-    if settings.false_negative_margin is not None and positive.any():
+    if settings.false_negatives == "filter" and positive.any():
         unjudged = np.array([doc_id not in grades for doc_id in doc_ids], dtype=np.bool_)
         suspected = rows[unjudged & (scores > scores[positive].min() - settings.false_negative_margin)]
     return _Judged(query, rows, scores, positive, np.unique(np.concatenate([relevant, suspected])))

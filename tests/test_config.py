@@ -1,0 +1,232 @@
+"""The experiment file: defaults, misspelt keys, wrong values, overrides, relative paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retriever.config import Experiment, experiment_from, read_experiment
+from retriever.errors import ConfigError
+
+SMALLEST: dict[str, Any] = {"name": "small", "collection": {"path": "data"}, "teacher": [{"kind": "lexical"}], "student": {"model": "some/model"}}
+FILE = """
+name = "small"
+[collection]
+path = "data"
+[[teacher]]
+kind = "lexical"
+[[teacher]]
+kind = "embedding"
+model = "student"
+[student]
+model = "some/model"
+"""
+
+
+def written(folder: Path, text: str = FILE) -> Path:
+    path = folder / "experiment.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(**changes: Any) -> str:
+    """What is said about the smallest experiment with these changes."""
+    with pytest.raises(ConfigError) as caught:
+        experiment_from(SMALLEST | changes, "small.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_every_default_is_filled_in() -> None:
+    experiment = experiment_from(SMALLEST)
+    assert (experiment.seed, experiment.collection.train, experiment.collection.test) == (1, "train", "test")
+    assert (experiment.candidates.sources, experiment.candidates.depth) == (("bm25",), 100)
+    assert (experiment.candidates.k1, experiment.candidates.b) == (0.9, 0.4)  # Anserini's
+    assert (experiment.training.documents_per_query, experiment.training.epochs) == (8, 2)
+    assert experiment.training.losses == {"margin_mse": 1.0, "contrastive": 0.2}
+    assert (experiment.student.kind, experiment.index.kind, experiment.ensemble.select) == ("dense", "flat", "auto")
+    assert experiment.evaluation.measures == ("nDCG@10", "RR@10", "R@100")
+
+
+def test_what_was_checked_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        experiment_from(SMALLEST).seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"candidate": {}}, 'unknown key "candidate", did you mean "candidates"?'),
+        ({"collection": {"path": "d", "tset": "dev"}}, 'unknown key "collection.tset", did you mean "test"?'),
+        ({"candidates": {"dephts": 3}}, 'unknown key "candidates.dephts", did you mean "depth"?'),
+        ({"teacher": [{"kind": "lexical"}, {"knid": "x"}]}, 'unknown key "teacher.1.knid", did you mean "kind"? (1 more)'),
+        ({"teacher": [{"kind": "cross_encoder", "model": "m", "train": {"epoch": 1}}]}, 'unknown key "teacher.0.train.epoch", did you mean "epochs"?'),
+        ({"student": {"model": "m", "query_promt": ""}}, 'unknown key "student.query_promt", did you mean "query_prompt"?'),
+        ({"training": {"learning_rat": 1.0}}, 'unknown key "training.learning_rat", did you mean "learning_rate"?'),
+        ({"index": {"knd": "flat"}}, 'unknown key "index.knd", did you mean "kind"?'),
+        ({"evaluation": {"zzz": 1}}, 'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation'),
+        ({"ensemble": {"selct": "all"}}, 'unknown key "ensemble.selct", did you mean "select"?'),
+    ],
+)
+def test_an_unknown_key_is_refused_and_the_nearest_named(changes: dict[str, Any], named: str) -> None:
+    assert problem(**changes) == f"small.toml: {named}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": 3}, "name: must be a text in quotes, found 3"),
+        ({"name": "../elsewhere"}, "name: may hold letters, digits and . _ - only, and begins with a letter or a digit, found '../elsewhere'"),
+        ({"seed": 1.5}, "seed: must be a whole number, found 1.5"),
+        ({"seed": -1}, "seed: must be greater than or equal to 0, found -1"),
+        ({"collection": "data"}, "collection: must be a table, found 'data'"),
+        ({"collection": {"path": 3}}, "collection.path: must be a path in quotes, found 3"),
+        ({"teacher": {"kind": "lexical"}}, "teacher: must be a list of tables: write [[teacher]], found {'kind': 'lexical'}"),
+        ({"teacher": []}, "teacher: must be a list of tables: write [[teacher]], found []"),
+        ({"candidates": {"sources": "bm25"}}, "candidates.sources: must be a list, found 'bm25'"),
+        ({"candidates": {"sources": []}}, "candidates.sources: must hold one at least, found []"),
+        ({"candidates": {"depth": "ten"}}, "candidates.depth: must be a whole number, found 'ten'"),
+        ({"candidates": {"depth": 0}}, "candidates.depth: must be greater than or equal to 1, found 0"),
+        ({"training": {"epochs": True}}, "training.epochs: must be a whole number, found True"),
+        ({"training": {"epochs": "3"}}, "training.epochs: must be a whole number, found '3'"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: must be a finite number, found inf"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: must be a finite number, found nan"),
+        ({"training": {"learning_rate": 0}}, "training.learning_rate: must be greater than 0, found 0"),
+        ({"training": {"documents_per_query": 1}}, "training.documents_per_query: must be greater than or equal to 2, found 1"),
+        ({"training": {"validation_fraction": 1.0}}, "training.validation_fraction: must be less than 1, found 1.0"),
+        ({"evaluation": {"ablation": 1}}, "evaluation.ablation: must be true or false, found 1"),
+        ({"collection": {"path": "d", "missing_documents": "skip"}}, "collection.missing_documents: must be 'error' or 'ignore', found 'skip'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(changes: dict[str, Any], said: str) -> None:
+    assert problem(**changes) == f"small.toml: {said}"
+
+
+def test_a_long_wrong_value_is_cut() -> None:
+    assert len(problem(seed="x" * 10_000)) < 150
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ({"margin_mze": 1.0}, 'unknown loss "margin_mze", did you mean "margin_mse"?'),
+        ({"margin_mse": -1.0}, "the weight of margin_mse is -1.0, it must not be negative"),
+        ({"margin_mse": 0.0}, "at least one weight must be above 0; known losses are margin_mse, margin_mse_all_pairs, kl_divergence, contrastive"),
+    ],
+)
+def test_losses_are_known_and_one_of_them_weighs_something(losses: dict[str, float], said: str) -> None:
+    assert problem(training={"losses": losses}) == f"small.toml: training.losses: {said}"
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r'^small.toml: the key "student" is missing$'):
+        experiment_from({key: value for key, value in SMALLEST.items() if key != "student"}, "small.toml")
+
+
+def test_a_collection_has_one_source_and_two_splits() -> None:
+    assert problem(collection={}).endswith("collection: give either path or ir_datasets")
+    assert problem(collection={"path": "data", "ir_datasets": "beir/scifact"}).endswith("collection: give either path or ir_datasets")
+    assert 'collection: train and test are the same split, "dev"' in problem(collection={"path": "data", "train": "dev", "test": "dev"})
+
+
+def test_teachers_are_told_apart_by_name() -> None:
+    two = [{"kind": "embedding", "model": "a/small"}, {"kind": "embedding", "model": "b/small/"}]
+    assert problem(teacher=two) == 'small.toml: teacher: the name "embedding-small" is given twice; set teacher.name'
+    experiment = experiment_from(SMALLEST | {"teacher": [two[0], two[1] | {"name": "other"}]})
+    assert [teacher.label for teacher in experiment.teacher] == ["embedding-small", "other"]
+    assert "is reserved" in problem(teacher=[{"kind": "lexical", "name": "ensemble"}])
+
+
+def test_what_is_distilled_is_a_teacher_that_is_there() -> None:
+    assert problem(ensemble={"select": "lexicl"}) == 'small.toml: ensemble.select: "lexicl" is none of auto, all, lexical'
+    assert experiment_from(SMALLEST | {"ensemble": {"select": "lexical"}}).ensemble.select == "lexical"
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    monkeypatch.chdir("/")
+    experiment = read_experiment(written(tmp_path))
+    assert experiment.collection.path == tmp_path / "data"
+    assert experiment.student.model == str(tmp_path / "some" / "model")  # a folder beside the file
+    assert experiment.teacher[1].model == "student"  # no folder: left as it is
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert read_experiment(written(tmp_path), ["collection.path=~/data"]).collection.path == Path("/home/someone/data")
+    assert read_experiment(written(tmp_path), ["collection.path=/abs/data"]).collection.path == Path("/abs/data")
+
+
+def overridden(folder: Path, *overrides: str) -> Experiment:
+    return read_experiment(written(folder), overrides)
+
+
+def test_overrides_are_read_as_toml_or_else_as_text(tmp_path: Path) -> None:
+    experiment = overridden(
+        tmp_path,
+        "seed=7",
+        "training.learning_rate=1e-4",
+        "student.model=other/model",
+        'collection.train="dev"',
+        "training.losses={kl_divergence=1.0}",
+        'evaluation.measures=["AP"]',
+        "teacher.1.batch_size=4",
+        " candidates . depth =5",
+    )
+    assert (experiment.seed, experiment.training.learning_rate, experiment.student.model) == (7, 1e-4, "other/model")
+    assert (experiment.collection.train, experiment.training.losses, experiment.evaluation.measures) == ("dev", {"kl_divergence": 1.0}, ("AP",))
+    assert ([teacher.batch_size for teacher in experiment.teacher], experiment.candidates.depth) == ([32, 4], 5)
+
+
+def test_the_last_of_two_overrides_holds(tmp_path: Path) -> None:
+    assert overridden(tmp_path, "seed=2", "seed=3").seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epochs", "--set training.epochs: expected KEY=VALUE, for example --set training.epochs=3"),
+        ("=3", "--set =3: expected KEY=VALUE, for example --set training.epochs=3"),
+        ("training..epochs=3", "--set training..epochs=3: expected KEY=VALUE, for example --set training.epochs=3"),
+        ("name.x=3", '--set name.x=3: "name" is a value, not a section'),
+        ("teacher.7.kind=x", '--set teacher.7.kind=x: here stands a list, so "7" must be a number from 0 to 1, as in teacher.0.batch_size=8'),
+        ("teacher.kind=x", '--set teacher.kind=x: here stands a list, so "kind" must be a number from 0 to 1, as in teacher.0.batch_size=8'),
+        ("teacher.-1.kind=x", '--set teacher.-1.kind=x: here stands a list, so "-1" must be a number from 0 to 1, as in teacher.0.batch_size=8'),
+    ],
+)
+def test_an_override_that_cannot_be_placed_is_refused(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        overridden(tmp_path, override)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epoch=3", 'unknown key "training.epoch", did you mean "epochs"?'),
+        ("training.epochs=", "training.epochs: must be a whole number, found ''"),
+        ("training.epochs=three", "training.epochs: must be a whole number, found 'three'"),
+        ("training.epochs=3\nseed=4", r"training.epochs: must be a whole number, found '3\nseed=4'"),
+    ],
+)
+def test_an_overridden_value_meets_the_same_checks(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        overridden(tmp_path, override)
+    assert str(caught.value) == f"{tmp_path / 'experiment.toml'}: {said}"
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "absent.toml", "cannot be read (No such file or directory)"), (tmp_path, "cannot be read (Is a directory)")):
+        with pytest.raises(ConfigError) as caught:
+            read_experiment(path)
+        assert str(caught.value) == f'{path}: {said}. "retriever init" writes a new experiment file'
+
+
+@pytest.mark.parametrize("content", [b'name = "small', b"name = 1\nname = 2", b"\xff\xfe", b"name = \n"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_experiment(path)
+    assert str(caught.value).startswith(f"{path}: not valid TOML: ")
+    assert "\n" not in str(caught.value)
