@@ -125,9 +125,11 @@ def replace_folder(new: Path, final: Path) -> None:
 
 
 def recover_folder(final: Path) -> None:
-    """Brings back the old folder when `replace_folder` was stopped between its two renames."""
+    """Brings back the old folder when `replace_folder` was stopped between its two renames, or removes it when it was stopped after them."""
     aside = final.with_name(f".{final.name}.old")
-    if aside.exists() and not final.exists():
+    if final.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
         os.replace(aside, final)
 
 

@@ -67,6 +67,7 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
     """
     final = parent / step.name
     if found := _finished(step, final):
+        recover_folder(final)
         return found
     with lock(parent / f".{step.name}.lock", f"making the step {step.name}"):
         recover_folder(final)  # under the lock: another process may stand between the two renames

@@ -72,6 +72,17 @@ def three_labels_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save_bert(BertForSequenceClassification, tmp_path_factory.mktemp("models") / "three-labels", num_labels=3)
 
 
+@pytest.fixture(scope="session")
+def finished_experiment(tmp_path_factory: pytest.TempPathFactory, shared_beir_folder: Path, encoder_folder: Path) -> Path:
+    """A folder with tiny.toml and work/tiny, all its steps done; read it only, or copy it."""
+    from tests.tiny_experiment import command, write_experiment
+
+    folder = tmp_path_factory.mktemp("finished")
+    done = command("distill", write_experiment(folder, shared_beir_folder, encoder_folder), "--work", folder / "work")
+    assert done.status == 0, done.err
+    return folder
+
+
 def _save_bert(model_class: Any, folder: Path, **settings: Any) -> Path:
     """Random weights with large word embeddings, which the residual path carries to the end: a shared word makes two texts similar."""
     tokenizer = _tokenizer()

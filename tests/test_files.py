@@ -157,6 +157,7 @@ def test_a_stop_after_either_rename_leaves_one_of_the_two_folders_whole(tmp_path
     monkeypatch.undo()
     recover_folder(final)
     assert (final / "inner" / "file").read_text() == ("old" if renames == 1 else "new")
+    assert not (tmp_path / ".final.old").exists()
     write_text(tmp_path / "new" / "inner" / "file", "newest")
     replace_folder(tmp_path / "new", final)
     assert (final / "inner" / "file").read_text() == "newest"
