@@ -137,7 +137,7 @@ DAMAGE = {
     "wrong count": (other_manifest(documents=61), ": 60 vectors, 60 documents and 61 in index.json disagree. Build it again with: retriever index"),
     "other encoder": (other_manifest(encoder="0" * 16), ": built with the student 0000000000000000, but the folder student holds "),
     "other student": (another_student, ", but the folder student holds "),
-    "no student": (lambda folder: shutil.rmtree(folder / "student"), f': its student cannot be loaded (student.model: "{{folder}}/student" is no folder'),
+    "no student": (lambda folder: shutil.rmtree(folder / "student"), ': its student cannot be loaded (student.model: "{folder}/student" is no folder'),
     "cut student": (cut("student/model.safetensors", 1000), "/student/model.safetensors: the weights are cut or damaged ("),
     "no engine": (lambda folder: (folder / "index.faiss").unlink(), "/index.faiss: the index file is missing. Build it again with: retriever index"),
     "cut engine": (cut("index.faiss", 1000), "/index.faiss: the index file is cut or damaged. Build it again with: retriever index"),

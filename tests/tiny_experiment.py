@@ -40,7 +40,8 @@ model = "{model}"
 [training]
 documents_per_query = 4
 batch_size = 8
-learning_rate = 1e-3
+learning_rate = 2e-2
+validation_fraction = 0.3
 precision = "fp32"
 losses = {{ kl_divergence = 1.0, contrastive = 0.5 }}
 
