@@ -331,3 +331,27 @@ def test_progress_is_told_in_order(copied: Path) -> None:
     distill(copied / "tiny.toml", copied / "work", reporter=noted)
     steps = [line.partition(":")[0] for line in noted.said if ": done, " in line]
     assert steps == ["candidates", "score", "train", "start", "index_before", "index", "evaluate"]
+
+
+def test_the_saved_student_ranks_the_same_in_stock_sentence_transformers(finished_experiment: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    pipeline = Pipeline(read_experiment(finished_experiment / "tiny.toml"), finished_experiment / "work")
+    stock = SentenceTransformer(str(finished_experiment / "work/tiny/train/student"), local_files_only=True)
+    queries, documents = pipeline.queries("test"), list(pipeline.collection.documents())
+    asked = stock.encode_query([query.text for query in queries.values()])
+    similarity = stock.similarity(asked, stock.encode_document([document.full_text for document in documents])).numpy()
+    rows, scores = pipeline.index.index.search(pipeline.student.encode_queries(list(queries.values())), len(documents))
+    np.testing.assert_allclose(np.take_along_axis(similarity, rows, axis=1), scores, atol=1e-5)
+
+
+def test_a_train_query_whose_text_is_tested_does_not_teach(beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    train, test = (next(iter(read_qrels(beir_folder / "qrels" / f"{split}.tsv"))) for split in ("train", "test"))
+    lines = [json.loads(line) for line in (beir_folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = {line["_id"]: line["text"] for line in lines}
+    changed = [{**line, "text": texts[test].upper()} if line["_id"] == train else line for line in lines]
+    (beir_folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed), encoding="utf-8")
+    pipeline = Pipeline(read_experiment(write_experiment(tmp_path, beir_folder, encoder_folder)), tmp_path / "work")
+    assert train not in pipeline.queries("train")
+    assert len(pipeline.queries("train")) == 19
+    assert len(pipeline.queries("test")) == 10
