@@ -42,7 +42,7 @@ PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOT
 def main() -> None:
     """Runs the command; a user's mistake is one line and exit status 2, Ctrl-C is 130."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="retriever")
     except RetrieverError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
