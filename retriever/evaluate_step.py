@@ -152,7 +152,9 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
 def make_report(pipeline: Pipeline, folder: Path) -> ReportData:
     """Runs, times and measures every system; `folder`/runs gets the runs in TREC form."""
     experiment = pipeline.experiment
-    results = [_result(pipeline, system, folder) for system in systems(pipeline)]
+    compared = systems(pipeline)
+    pipeline.reporter.say(f"evaluate: running and timing {len(compared)} systems on {len(pipeline.queries('test')):,} test queries")
+    results = [_result(pipeline, system, folder) for system in compared]
     names = [result.name for result in results]
     pairs = [(run, baseline) for run, baseline in COMPARED if run in names and baseline in names]
     measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
