@@ -19,7 +19,7 @@ from retriever.eval.measures import evaluate, parse_measure
 from retriever.files import fingerprint
 from retriever.models import find_model
 from retriever.plugins import load_kind
-from retriever.progress import Quiet, Reporter
+from retriever.progress import Quiet, Reporter, bar_of_steps
 from retriever.resources import Resources
 from retriever.runs import Run
 from retriever.search import SearchIndex, open_index, write_index
@@ -125,6 +125,10 @@ class Pipeline:
         return {split: self.collection.qrels(getattr(self.experiment.collection, split)) for split in ("train", "test")}
 
     @cached_property
+    def _judgements(self) -> str:
+        return self.collection.queries_fingerprint(self.experiment.collection.train)
+
+    @cached_property
     def held_out(self) -> tuple[list[str], list[str]]:
         """Train query ids, and those held out to choose the target and the checkpoint."""
         training = self.experiment.training
@@ -225,20 +229,21 @@ class Pipeline:
         """A teacher with `train` taught on the train qrels first; any other comes back as it is."""
         if settings.train is None:
             return settings
-        from retriever.training.cross_encoder import teach_cross_encoder
+        from retriever.training.cross_encoder import teach_cross_encoder, training_lists
 
+        teaching, seed = settings.train, self.experiment.seed
         start = find_model(settings.model or self.experiment.student.model, settings.revision, f"teacher {settings.label}")
         train, _ = self.held_out
-        inputs = {"model": start.identity, "candidates": self.candidates["train"].fingerprint, "queries": fingerprint(train)}
-        queries = self.queries("train")
+        candidates = self.candidates["train"]
+        inputs = {"model": start.identity, "candidates": candidates.fingerprint, "queries": fingerprint(train), "judgements": self._judgements}
 
         def work(folder: Path) -> None:
-            lessons = {query_id: queries[query_id] for query_id in train}
-            teaching = settings.train
-            if teaching:
-                teach_cross_encoder(start, self.candidates["train"], lessons, self.qrels("train"), self.collection, teaching, folder, self.experiment.seed)
+            lessons = {query_id: self.queries("train")[query_id] for query_id in train}
+            lists = training_lists(candidates, lessons, self.qrels("train"), self.collection, teaching, np.random.default_rng(seed))
+            with bar_of_steps(self.reporter, f"teaching {settings.label}") as progress:
+                teach_cross_encoder(start, lists, teaching, folder, seed, progress)
 
-        done = self.step(f"teach-{settings.label}", inputs, settings.train.model_dump(mode="json"), work)
+        done = self.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
         return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
 
     @cached_property
@@ -337,7 +342,7 @@ class Pipeline:
             seed=self.experiment.seed,
         )
         inputs = {"start": self.start.identity, "target": lesson.target.fingerprint, "collection": self.collection.fingerprint}
-        inputs["queries"] = fingerprint([train, held])
+        inputs |= {"queries": fingerprint([train, held]), "judgements": self._judgements}
 
         def work(folder: Path) -> dict[str, Any]:
             student = self.load_student(self.experiment.student)  # a fresh one: training changes the weights

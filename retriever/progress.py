@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 Advance = Callable[[int], None]
+SENTENCE_TRANSFORMERS = logging.getLogger("sentence_transformers")
 
 
 class Reporter(Protocol):
@@ -41,30 +43,53 @@ class Quiet:
         """Nothing."""
 
 
-def silence_libraries() -> None:
-    """Keeps the bars and notices of transformers and datasets away: ours say what there is to say."""
-    import datasets
-    from transformers.utils import logging
+@contextlib.contextmanager
+def bar_of_steps(reporter: Reporter, description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for a loop that knows its length when its first step is done; the function is called with the step and the number of all."""
+    with contextlib.ExitStack() as stack:
+        advance: Advance | None = None
+        done = 0
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        def tell(step: int, steps: int) -> None:
+            nonlocal advance, done
+            advance = advance or stack.enter_context(reporter.bar(description, steps))
+            advance(step - done)
+            done = step
+
+        yield tell
+
+
+def silence_libraries() -> None:
+    """Keeps the bars and notices of transformers, sentence-transformers and datasets away: ours say what there is to say."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
+    SENTENCE_TRANSFORMERS.setLevel("ERROR")
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silences libraries for as long as the block runs: a notebook's other cells keep their bars."""
     import datasets
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    verbosity, bars, datasets_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not datasets.are_progress_bars_disabled()
+    verbosity, bars, datasets_bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+        not datasets.are_progress_bars_disabled(),
+    )
+    level = SENTENCE_TRANSFORMERS.level
     silence_libraries()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
+        SENTENCE_TRANSFORMERS.setLevel(level)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
         if datasets_bars:
             datasets.enable_progress_bars()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from retriever import Collection, Document, Query, Run, distill, read_experiment
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.eval.measures import evaluate
 from retriever.pipeline import Pipeline, keep_pairs
-from retriever.progress import Quiet
+from retriever.progress import Advance, Quiet
 from tests.tiny_experiment import RUNS, STEPS, manifest_times, write_experiment
 
 
@@ -25,9 +26,19 @@ class Noted(Quiet):
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.bars: dict[str, tuple[int, int]] = {}
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """Remembers how far each bar came, and of how much."""
+
+        def advance(count: int) -> None:
+            self.bars[description] = (self.bars.get(description, (0, 0))[0] + count, total)
+
+        yield advance
 
     @property
     def done(self) -> set[str]:
@@ -145,6 +156,34 @@ def test_the_ablation_adds_a_run_that_had_no_teacher(copied: Path) -> None:
     report = json.loads((copied / "work" / "tiny" / "evaluate" / "report.json").read_text(encoding="utf-8"))
     assert list(report["runs"]) == [*RUNS[:4], "contrastive", *RUNS[4:]]
     assert ("student", "contrastive") in {(one["run"], one["baseline"]) for one in report["comparisons"]}
+
+
+def test_other_judgements_of_train_queries_repeat_the_training(tmp_path: Path, beir_folder: Path, encoder_folder: Path) -> None:
+    path = write_experiment(tmp_path, beir_folder, encoder_folder)
+    trained = Pipeline(read_experiment(path), tmp_path / "work").trained
+    qrels = beir_folder / "qrels" / "train.tsv"
+    with qrels.open("a", encoding="utf-8") as stream:
+        stream.write("train1\totter\t0\n")  # judged, and so no false negative any more
+    again = Pipeline(read_experiment(path), tmp_path / "work").trained
+    assert again.done_now
+    assert again.key != trained.key
+
+
+def test_a_teacher_is_taught_once_on_the_train_queries_that_are_not_held_out(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+    taught = 'kind = "cross_encoder"\nmodel = "student"\ntrain = { epochs = 1, batch_size = 12 }'.replace("student", str(encoder_folder))
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder, {'kind = "embedding"\nmodel = "student"': taught})
+    noted = Noted()
+    pipeline = Pipeline(read_experiment(path), tmp_path / "work", noted)
+    assert list(pipeline.teachers) == ["lexical", "cross_encoder-tiny-encoder"]
+    assert noted.done == {"candidates", "teach-cross_encoder-tiny-encoder"}
+    folder = tmp_path / "work" / "tiny" / "teach-cross_encoder-tiny-encoder"
+    assert {entry.name for entry in folder.iterdir()} == {"manifest.json", "model"}
+    positives = sum(grade > 0 for query_id in pipeline.held_out[0] for grade in pipeline.qrels("train")[query_id].values())
+    assert noted.bars["teaching cross_encoder-tiny-encoder"] == (-(-positives // 2),) * 2  # lists of 6 texts, 12 texts a batch
+    identity = pipeline.teachers["cross_encoder-tiny-encoder"].identity
+    again = Pipeline(read_experiment(path), tmp_path / "work", noted := Noted())
+    assert again.teachers["cross_encoder-tiny-encoder"].identity == identity
+    assert noted.done == set()
 
 
 # Damage

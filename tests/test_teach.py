@@ -1,12 +1,12 @@
 """Teaching a cross-encoder on qrels: its lists, that it learns, and that it goes on after a stop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import TrainerCallback
 
 from retriever.collection import Collection, open_collection
 from retriever.config import CollectionSettings, TeachingSettings
@@ -33,9 +33,17 @@ def candidates(collection: Collection) -> Run:
     return Run.from_dict("all", {query_id: dict.fromkeys(collection.doc_ids.tolist(), 0.0) for query_id in collection.queries("train")})
 
 
-def teach(start: Path, collection: Collection, candidates: Run, folder: Path, settings: TeachingSettings = TEACHING) -> None:
+def teach(
+    start: Path,
+    collection: Collection,
+    candidates: Run,
+    folder: Path,
+    settings: TeachingSettings = TEACHING,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     queries, qrels = collection.queries("train"), collection.qrels("train")
-    teach_cross_encoder(find_model(str(start)), candidates, queries, qrels, collection, settings, folder, SEED)
+    lists = training_lists(candidates, queries, qrels, collection, settings, np.random.default_rng(SEED))
+    teach_cross_encoder(find_model(str(start)), lists, settings, folder, SEED, progress)
 
 
 def logits(model: Path, pairs: list[tuple[str, str]]) -> np.ndarray:
@@ -66,34 +74,23 @@ def test_a_taught_cross_encoder_is_a_stock_folder_with_one_label_and_its_length(
     assert (model.num_labels, model.max_seq_length) == (1, 48)
 
 
-class StopAt(TrainerCallback):
-    """Stops as Ctrl-C would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: object, state: object, control: object, **_: object) -> None:
-        if getattr(state, "global_step", 0) == self.step:
-            raise KeyboardInterrupt
-
-
 def test_a_stopped_teaching_goes_on_and_ends_with_the_same_model(
     taught: Path, encoder_folder: Path, collection: Collection, candidates: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, steps = cross_encoder.CrossEncoderTrainer, []
+    told: list[tuple[int, int]] = []
 
-    class Counted(TrainerCallback):
-        def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
-            steps.append(getattr(state, "global_step", 0))
+    def stop_at_25(step: int, steps: int) -> None:
+        if step == 25:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(cross_encoder, "SAVE_STEPS", 10)
-    monkeypatch.setattr(cross_encoder, "CrossEncoderTrainer", lambda **settings: trainer(**settings, callbacks=[StopAt(25)]))
     with pytest.raises(KeyboardInterrupt):
-        teach(encoder_folder, collection, candidates, tmp_path)
+        teach(encoder_folder, collection, candidates, tmp_path, progress=stop_at_25)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-10", "checkpoint-20"]
-    monkeypatch.setattr(cross_encoder, "CrossEncoderTrainer", lambda **settings: trainer(**settings, callbacks=[Counted()]))
-    teach(encoder_folder, collection, candidates, tmp_path)
-    assert steps[0] == 21
+    teach(encoder_folder, collection, candidates, tmp_path, progress=lambda step, steps: told.append((step, steps)))
+    steps = told[-1][0]
+    assert told == [(step, steps) for step in range(21, steps + 1)]
+    assert not (tmp_path / "checkpoints").exists()
     pairs = [("owl", "a bird of prey"), ("saw", "it cuts wood")]
     np.testing.assert_allclose(logits(tmp_path / "model", pairs), logits(taught / "model", pairs), atol=1e-5)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import LambdaLoss
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from retriever.collection import Collection
 from retriever.config import TeachingSettings
@@ -24,30 +27,25 @@ SAVE_STEPS = 100
 
 
 def teach_cross_encoder(
-    start: ModelFolder, candidates: Run, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, folder: Path, seed: int
+    start: ModelFolder, lists: Dataset, settings: TeachingSettings, folder: Path, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Trains a cross-encoder from any encoder or cross-encoder and saves it as a stock folder in `folder`/model.
 
-    Each list holds a query, its positives and `negatives_per_positive` times as many candidates that are not judged
-    relevant; the loss is sentence-transformers' LambdaLoss. A stop loses at most the last `SAVE_STEPS` steps.
+    The loss is sentence-transformers' LambdaLoss. A stop loses at most the last `SAVE_STEPS` steps.
 
     Args:
         start: the encoder it starts from; its head is new where it has none.
-        candidates: of the train queries; negatives are drawn from them.
-        queries: the train queries.
-        qrels: grades above 0 are positives.
-        collection: where the documents are.
+        lists: of `training_lists`.
         settings: of the teacher's `train` table.
         folder: for checkpoints and the model.
-        seed: of head, draws and dropout.
+        seed: of head and dropout.
+        progress: called after every step with its number and the number of all.
 
     Raises:
         ConfigError: the model is a classifier of several labels.
-        DataError: no train query has a positive and a negative.
     """
     torch.manual_seed(seed)  # the head is made of this
     model = _with_one_output(start, settings.max_length)
-    lists = training_lists(candidates, queries, qrels, collection, settings, np.random.default_rng(seed))
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=settings.epochs,
@@ -64,10 +62,30 @@ def teach_cross_encoder(
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     last = last_whole_checkpoint(folder / "checkpoints")
-    trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size))
+    callbacks: list[TrainerCallback] = [_Told(progress)] if progress else []
+    trainer = _Trainer(model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size), callbacks=callbacks)
     print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+class _Trainer(CrossEncoderTrainer):
+    """Without the callback for a model card, which reads a thousand samples and draws a bar."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Adds none."""
+
+
+class _Told(TrainerCallback):
+    """Tells how far it is."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After every step."""
+        self.progress(state.global_step, state.max_steps)
 
 
 def _with_one_output(start: ModelFolder, max_length: int) -> CrossEncoder:
@@ -82,7 +100,19 @@ def _with_one_output(start: ModelFolder, max_length: int) -> CrossEncoder:
 def training_lists(
     candidates: Run, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TeachingSettings, generator: np.random.Generator
 ) -> Dataset:
-    """Columns query, docs and labels: a positive first, then drawn candidates that are not judged relevant."""
+    """Columns query, docs and labels: a positive first, then drawn candidates that are not judged relevant.
+
+    Args:
+        candidates: of the train queries; negatives are drawn from them.
+        queries: the train queries.
+        qrels: grades above 0 are positives.
+        collection: where the documents are.
+        settings: how many negatives a positive gets.
+        generator: decides the draws.
+
+    Raises:
+        DataError: no train query has a positive and a negative.
+    """
     lists: dict[str, list[object]] = {"query": [], "docs": [], "labels": []}
     for query_id, query in queries.items():
         grades = qrels.get(query_id, {})
