@@ -6,20 +6,13 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from retriever.errors import ConfigError
-
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """A section of the experiment file: frozen, unknown keys refused, no value taken for one of another type."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from retriever.settings import Fraction, PositiveInt, Settings
+from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings
 
 
 class CollectionSettings(Settings):
@@ -51,35 +44,6 @@ class CandidateSettings(Settings):
     k1: float = Field(0.9, ge=0, description="BM25's term saturation")
     b: float = Field(0.4, ge=0, le=1, description="BM25's length normalisation")
     language: str = Field("english", description="Snowball stemmer and stop words")
-
-
-class TeachingSettings(Settings):
-    """How a cross-encoder is taught on the train qrels before it scores."""
-
-    epochs: PositiveInt = 2
-    batch_size: PositiveInt = 32
-    learning_rate: float = Field(2e-5, gt=0)
-    negatives_per_positive: PositiveInt = 5
-    max_length: PositiveInt = 256
-    warmup: float = Field(0.1, ge=0, lt=1)
-
-
-class TeacherSettings(Settings):
-    """One teacher: a file under teachers/ and what it needs."""
-
-    kind: str = Field(description='"lexical", "cross_encoder", "embedding" or your own "package.module"')
-    name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
-    model: str | None = Field(None, description='folder, installed package or hub id; "student" is the starting checkpoint')
-    revision: str | None = Field(None, description="of a hub id")
-    max_length: PositiveInt | None = Field(None, description="tokens read of a pair or a document; the model's own when left out")
-    batch_size: PositiveInt = 32
-    weight: float = Field(1.0, gt=0, description="in the ensemble")
-    train: TeachingSettings | None = None
-
-    @property
-    def label(self) -> str:
-        """The name reports use."""
-        return self.name or "-".join(part for part in (self.kind, (self.model or "").rstrip("/").rsplit("/", 1)[-1]) if part)
 
 
 class EnsembleSettings(Settings):
@@ -166,7 +130,7 @@ class Experiment(Settings):
     seed: int = Field(1, ge=0)
     collection: CollectionSettings
     candidates: CandidateSettings = CandidateSettings()
-    teacher: tuple[TeacherSettings, ...] = Field(strict=False, min_length=1)
+    teacher: tuple[AnyTeacherSettings, ...] = Field(strict=False, min_length=1)
     ensemble: EnsembleSettings = EnsembleSettings()
     student: StudentSettings
     training: TrainingSettings = TrainingSettings()
@@ -226,7 +190,9 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
     if collection.path:
         collection = collection.model_copy(update={"path": (base / collection.path.expanduser()).resolve()})
     student = student.model_copy(update={"model": model(student.model)})
-    teachers = tuple(teacher.model_copy(update={"model": model(teacher.model)}) for teacher in experiment.teacher)
+    teachers = tuple(
+        teacher.model_copy(update={"model": model(teacher.model)}) if isinstance(teacher, ModelTeacherSettings) else teacher for teacher in experiment.teacher
+    )
     return experiment.model_copy(update={"collection": collection, "student": student, "teacher": teachers})
 
 
@@ -273,7 +239,7 @@ def _first_problem(error: ValidationError) -> str:
     """One line for the first of pydantic's errors, in the words of the file."""
     problems = [found for found in error.errors() if found["type"] != "too_short" or not found["input"]]  # pydantic counts only the good ones of a list
     problem = min(problems, key=lambda found: found["type"] != "extra_forbidden")  # a misspelt key explains the missing one
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part) for part in _without_kind(problem["loc"]))
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         *parents, key = problem["loc"]
@@ -304,11 +270,18 @@ _IN_OUR_WORDS = {
 """What is allowed, by the type of pydantic's error, where pydantic's words are those of Python."""
 
 
+def _without_kind(place: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A problem's place as the file has it: pydantic adds the kind of a teacher's table after its number."""
+    return (*place[:2], *place[3:]) if place[:1] == ("teacher",) else place
+
+
 def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
     """The known keys of a section, for the advice on an unknown one."""
     section: type[BaseModel] = Experiment
     for part in parents:
-        if isinstance(part, str):
+        if part in (*TEACHER_KINDS, "private"):
+            section = TEACHER_KINDS.get(str(part), PrivateSettings)
+        elif isinstance(part, str):
             section = _section_in(section.model_fields[part].annotation) or section
     return tuple(section.model_fields)
 

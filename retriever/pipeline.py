@@ -12,7 +12,7 @@ import numpy as np
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidates import bm25_run, dense_run, reciprocal_rank_fusion, with_positives
 from retriever.collection import Collection, open_collection
-from retriever.config import Experiment, StudentSettings, TeacherSettings, TrainingSettings
+from retriever.config import Experiment, StudentSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import evaluate, parse_measure
@@ -26,6 +26,7 @@ from retriever.search import SearchIndex, open_index, write_index
 from retriever.shards import ShardProblem
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore
+from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, TeacherSettings
 from retriever.teachers.ensemble import mean_of_z_scores
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
@@ -154,7 +155,7 @@ class Pipeline:
                 self._vectors[encoder.identity] = encode_collection(encoder, self.collection, folder, advance)
         return self._vectors[encoder.identity]
 
-    def encoder_of(self, settings: TeacherSettings) -> tuple[Encoder, Vectors]:
+    def encoder_of(self, settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
         """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
         if settings.model in (None, "student"):
             return self.start, self.vectors(self.start, "start")
@@ -217,7 +218,7 @@ class Pipeline:
             from retriever.lucene import lucene_run
 
             return lucene_run(self.collection, self.folder / "lucene", queries, depth, self.experiment.candidates)
-        encoder, vectors = self.encoder_of(TeacherSettings(kind="embedding", model=source))
+        encoder, vectors = self.encoder_of(EmbeddingSettings(model=source))
         index = load_kind("indexing", "flat", "candidates").of_vectors(vectors)
         return dense_run(f"{source}, {split}", encoder, index, self.collection, queries, depth)
 
@@ -225,7 +226,7 @@ class Pipeline:
         """The pairs that teachers score: the candidates, and for train queries the judged positives too."""
         return with_positives(self.candidates[split], self.qrels("train")) if split == "train" else self.candidates[split]
 
-    def teach(self, settings: TeacherSettings) -> TeacherSettings:
+    def teach(self, settings: CrossEncoderSettings) -> CrossEncoderSettings:
         """A teacher with `train` taught on the train qrels first; any other comes back as it is."""
         if settings.train is None:
             return settings
@@ -254,7 +255,7 @@ class Pipeline:
     @cached_property
     def teachers(self) -> dict[str, Teacher]:
         """The teachers of the file, taught and loaded, by their names."""
-        taught = [self.teach(settings) for settings in self.experiment.teacher]
+        taught: list[TeacherSettings] = [self.teach(one) if isinstance(one, CrossEncoderSettings) else one for one in self.experiment.teacher]
         return {settings.label: load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources) for settings in taught}
 
     @cached_property

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
-from retriever.config import CandidateSettings, TeacherSettings
+from retriever.config import CandidateSettings
 from retriever.encodings import Encoder, Vectors
+from retriever.teacher_settings import EmbeddingSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,4 +26,4 @@ class Resources:
     collection: Collection
     candidates: CandidateSettings
     bm25: Callable[[], BM25]
-    encode: Callable[[TeacherSettings], tuple[Encoder, Vectors]]
+    encode: Callable[[EmbeddingSettings], tuple[Encoder, Vectors]]

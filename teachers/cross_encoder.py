@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 
-from retriever.config import TeacherSettings
 from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
 from retriever.resources import Resources
+from retriever.teacher_settings import CrossEncoderSettings
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 
@@ -44,7 +44,7 @@ class CrossEncoderTeacher:
         return np.asarray(encoded["length"], dtype=np.int32)
 
 
-def load(settings: TeacherSettings, resources: Resources) -> CrossEncoderTeacher:
+def load(settings: CrossEncoderSettings, resources: Resources) -> CrossEncoderTeacher:
     """The cross-encoder of the file: a ready one, or the folder that `retriever teach` wrote.
 
     Raises:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retriever.config import TeacherSettings
 from retriever.encodings import Encoder, Vectors
 from retriever.resources import Resources
+from retriever.teacher_settings import EmbeddingSettings
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 
@@ -34,7 +34,7 @@ class EmbeddingTeacher:
         return ScoredPairs(scores, np.zeros(len(pairs), dtype=np.int32), np.zeros(len(pairs), dtype=np.bool_))
 
 
-def load(settings: TeacherSettings, resources: Resources) -> EmbeddingTeacher:
+def load(settings: EmbeddingSettings, resources: Resources) -> EmbeddingTeacher:
     """The bi-encoder of the file with the vectors of the collection's documents."""
     encoder, vectors = resources.encode(settings)
     return EmbeddingTeacher(settings.label, encoder, vectors, resources)

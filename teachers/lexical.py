@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retriever.config import TeacherSettings
 from retriever.resources import Resources
+from retriever.teacher_settings import LexicalSettings
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 
@@ -35,6 +35,6 @@ class LexicalTeacher:
         return ScoredPairs(scores, np.zeros(len(pairs), dtype=np.int32), np.zeros(len(pairs), dtype=np.bool_))
 
 
-def load(settings: TeacherSettings, resources: Resources) -> LexicalTeacher:
+def load(settings: LexicalSettings, resources: Resources) -> LexicalTeacher:
     """The BM25 teacher with the parameters of the section [candidates]."""
     return LexicalTeacher(settings.label, resources)

@@ -175,7 +175,7 @@ def test_overrides_are_read_as_toml_or_else_as_text(tmp_path: Path) -> None:
     )
     assert (experiment.seed, experiment.training.learning_rate, experiment.student.model) == (7, 1e-4, "other/model")
     assert (experiment.collection.train, experiment.training.losses, experiment.evaluation.measures) == ("dev", {"kl_divergence": 1.0}, ("AP",))
-    assert ([teacher.batch_size for teacher in experiment.teacher], experiment.candidates.depth) == ([32, 4], 5)
+    assert (experiment.teacher[0].kind, experiment.teacher[1].batch_size, experiment.candidates.depth) == ("lexical", 4, 5)
 
 
 def test_the_last_of_two_overrides_holds(tmp_path: Path) -> None:
@@ -230,3 +230,12 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
         read_experiment(path)
     assert str(caught.value).startswith(f"{path}: not valid TOML: ")
     assert "\n" not in str(caught.value)
+
+
+def test_each_kind_of_teacher_has_its_own_keys(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'unknown key "teacher.0.model"; known are kind, name, weight'):
+        overridden(tmp_path, "teacher.0.model=x")
+    with pytest.raises(ConfigError, match=r'teacher.0: unknown kind "crossencoder"; did you mean "cross_encoder"\?'):
+        overridden(tmp_path, "teacher.0.kind=crossencoder", "teacher.0.anything=1")
+    private = overridden(tmp_path, 'teacher.0={kind="my.module", options={depth=3}}').teacher[0]
+    assert (private.kind, private.label, private.options) == ("my.module", "my.module", {"depth": 3})

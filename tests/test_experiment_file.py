@@ -18,13 +18,12 @@ from retriever.config import (
     Experiment,
     IndexSettings,
     StudentSettings,
-    TeacherSettings,
-    TeachingSettings,
     TrainingSettings,
     experiment_from,
     read_experiment,
 )
 from retriever.experiment_file import as_toml
+from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, LexicalSettings, PrivateSettings, TeachingSettings
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 COUNTS = st.integers(1, 10**9)
@@ -37,13 +36,12 @@ def sections(section: type, **strategies: st.SearchStrategy[Any]) -> st.SearchSt
 
 
 TEACHING = sections(TeachingSettings, epochs=COUNTS, learning_rate=POSITIVE, warmup=st.floats(0, 0.99))
-TEACHERS = st.builds(
-    TeacherSettings,
-    kind=TEXTS,
-    name=TEXTS.filter(lambda name: name not in ("", "ensemble")),
-    model=st.none() | TEXTS,
-    weight=POSITIVE,
-    train=st.none() | TEACHING,
+NAMES = TEXTS.filter(lambda name: name not in ("", "ensemble"))
+TEACHERS = (
+    st.builds(CrossEncoderSettings, name=NAMES, model=st.none() | TEXTS, weight=POSITIVE, train=st.none() | TEACHING)
+    | st.builds(EmbeddingSettings, name=NAMES, model=st.none() | TEXTS, batch_size=COUNTS)
+    | st.builds(LexicalSettings, name=NAMES, weight=POSITIVE)
+    | st.builds(PrivateSettings, kind=TEXTS.map("package.{}".format), name=NAMES, options=st.dictionaries(TEXTS, COUNTS))
 )
 TRAINING = sections(
     TrainingSettings,

@@ -14,7 +14,7 @@ SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
-        *("types", "errors", "files", "resources", "config", "plugins", "models"),
+        *("types", "errors", "files", "resources", "settings", "teacher_settings", "config", "plugins", "models"),
         *("collection", "document_table", "readers", "runs", "bm25", "encodings"),
         *("store", "shards", "scoring"),
     ]

@@ -13,11 +13,12 @@ from sentence_transformers import CrossEncoder
 
 from retriever.bm25 import BM25, build_bm25
 from retriever.collection import Collection
-from retriever.config import CandidateSettings, TeacherSettings
+from retriever.config import CandidateSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
 from retriever.errors import ConfigError
 from retriever.plugins import load_kind
 from retriever.resources import Resources
+from retriever.teacher_settings import TEACHER_KINDS, EmbeddingSettings
 from retriever.types import Document, Query, Teacher
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 
@@ -58,7 +59,7 @@ def resources(collection: Collection, tmp_path: Path) -> Resources:
     def bm25() -> BM25:
         return build_bm25((document.full_text for document in collection.documents()), candidates.k1, candidates.b)
 
-    def encode(settings: TeacherSettings) -> tuple[Encoder, Vectors]:
+    def encode(settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
         encoder = CountingEncoder()
         return encoder, encode_collection(encoder, collection, tmp_path / "vectors")
 
@@ -66,7 +67,7 @@ def resources(collection: Collection, tmp_path: Path) -> Resources:
 
 
 def load(kind: str, resources: Resources, **settings: object) -> Teacher:
-    teacher: Teacher = load_kind("teachers", kind, "teacher").load(TeacherSettings.model_validate({"kind": kind, **settings}), resources)
+    teacher: Teacher = load_kind("teachers", kind, "teacher").load(TEACHER_KINDS[kind].model_validate(settings), resources)
     return teacher
 
 
@@ -115,7 +116,7 @@ def test_the_embedding_teacher_says_inner_products(resources: Resources) -> None
 
 
 def test_the_embedding_teacher_reads_each_text_once(resources: Resources) -> None:
-    encoder, vectors = CountingEncoder(), resources.encode(TeacherSettings(kind="embedding"))[1]
+    encoder, vectors = CountingEncoder(), resources.encode(EmbeddingSettings())[1]
     teacher = load_kind("teachers", "embedding", "teacher").EmbeddingTeacher("mine", encoder, vectors, resources)
     teacher.score(PAIRS)
     assert encoder.read == 3  # q1 and q3 ask the same; documents come from the stored vectors

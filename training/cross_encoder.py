@@ -15,10 +15,10 @@ from sentence_transformers.cross_encoder.losses import LambdaLoss
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from retriever.collection import Collection
-from retriever.config import TeachingSettings
 from retriever.errors import ConfigError, DataError
 from retriever.models import ModelFolder
 from retriever.runs import Run
+from retriever.teacher_settings import TeachingSettings
 from retriever.training.trainer import last_whole_checkpoint, print_nothing
 from retriever.types import Qrels, Query
 

@@ -1,0 +1,1 @@
+"""The commands, a file for each group: they read arguments, call public functions and print."""

@@ -1,0 +1,68 @@
+"""Searching an index from the command line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retriever.commands.console import Json, print_json
+from retriever.errors import ConfigError
+
+if TYPE_CHECKING:
+    from retriever.search import SearchIndex
+
+
+def search(
+    path: Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.", metavar="FOLDER")],
+    query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
+    queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.", metavar="FILE")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Documents for each query.", metavar="NUMBER")] = 10,
+    trec: Annotated[Path | None, typer.Option("--trec", help="Write a TREC run instead of printing.", metavar="FILE")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search an index: one query, or a file of them."""
+    from retriever.progress import silence_libraries
+    from retriever.queries_file import read_queries
+    from retriever.search import open_index
+    from retriever.types import Query
+
+    if (query is None) == (queries is None):
+        raise ConfigError("search: give a query, or a file of them with --queries")
+    asked = read_queries(queries) if queries else {"query": Query("query", str(query))}
+    if not all(one.text.strip() for one in asked.values()):
+        raise ConfigError("search: the query is empty")
+    silence_libraries()
+    found = open_index(path)
+    if trec:
+        found.run(asked, k).write_trec(trec)
+        typer.echo(f"wrote {trec}", err=True)
+    else:
+        _show_hits(found, asked, k, as_json)
+
+
+def _show_hits(found: SearchIndex, asked: dict[str, Any], k: int, as_json: bool) -> None:
+    from retriever.search import snippet
+
+    for query_id, query in asked.items():
+        hits = found.hits(query, k)
+        if as_json:
+            shown = [{"rank": hit.rank, "score": hit.score, "id": hit.document.doc_id, "title": hit.document.title, "text": hit.document.text} for hit in hits]
+            print_json({"query_id": query_id, "query": query.text, "results": shown})
+            continue
+        if len(asked) > 1:
+            typer.secho(f"\n{query_id}: {query.text}", bold=True)
+        for hit in hits:
+            typer.secho(f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.title or hit.document.doc_id}", bold=True)
+            typer.echo(_folded(snippet(hit.document.text, query.text)))
+
+
+def _folded(text: str) -> str:
+    """A snippet under its title: indented, and folded where a person reads it."""
+    indent = " " * 13
+    width = min(shutil.get_terminal_size().columns, 120)
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent) if sys.stdout.isatty() else indent + text

@@ -1,0 +1,88 @@
+"""Commands before an experiment: what this machine has, a new file, its check, and the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retriever.commands.console import WORK, File, Json, Set, Work, pipeline_of, print_json, print_table, show_report, table_of, tell_next
+from retriever.errors import ConfigError
+
+
+def doctor(as_json: Json = False) -> None:
+    """Versions, devices, what is missing and the line that mends it."""
+    from retriever.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        table = table_of("", "found", "")
+        marks = {"ok": "", "warning": "warning", "problem": "PROBLEM"}
+        for finding in findings:
+            table.add_row(finding.name, finding.value, " ".join(part for part in (marks[finding.status], finding.advice) if part))
+        print_table(table)
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder for the experiment; its name is the experiment's.", metavar="FOLDER")],
+    collection: Annotated[str, typer.Option("--collection", help="Folder of the collection, or ir_datasets:ID.", metavar="FOLDER")],
+    student: Annotated[str, typer.Option("--student", help="Starting checkpoint of the student.", metavar="MODEL")] = "sentence-transformers/all-MiniLM-L6-v2",
+) -> None:
+    """Write a new experiment file with every key explained."""
+    from retriever.config import experiment_from
+    from retriever.experiment_file import as_toml
+    from retriever.files import write_text
+
+    path = folder / "experiment.toml"
+    if path.exists():
+        raise ConfigError(f"{path}: is there already; it was left as it is. Give another folder")
+    name = collection.removeprefix("ir_datasets:")
+    source = {"ir_datasets": name} if name != collection else {"path": str(Path(collection).expanduser().resolve())}
+    teachers = [{"kind": "lexical"}, {"kind": "embedding", "model": "student"}]
+    values = {
+        "name": folder.resolve().name,
+        "collection": source,
+        "teacher": teachers,
+        "student": {"model": student},
+        "candidates": {"sources": ["bm25", "student"]},
+    }
+    values["training"] = {"losses": {"kl_divergence": 1.0, "contrastive": 0.2}}
+    write_text(path, as_toml(experiment_from(values, str(path)), explain=True))
+    typer.echo(f"wrote {path}; next: retriever check {path}", err=True)
+    typer.echo(path)
+
+
+def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+    """Validate the file and the collection; print every setting."""
+    from retriever.check import check_collection
+    from retriever.experiment_file import as_toml
+
+    pipeline = pipeline_of(file, set_, work)
+    settings = pipeline.experiment.collection
+    report = check_collection(pipeline.collection, settings.train, settings.test)
+    pipeline.queries("train"), pipeline.queries("test")
+    if as_json:
+        print_json({"experiment": pipeline.experiment.model_dump(mode="json"), "collection": dataclasses.asdict(report)})
+        return
+    typer.echo(as_toml(pipeline.experiment))
+    splits = ", ".join(f"{name}: {split.queries:,} queries with {split.judged_pairs:,} judged pairs" for name, split in report.splits.items())
+    typer.echo(f"{report.documents:,} documents; {splits}", err=True)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    tell_next("distill", file, set_, work)
+
+
+def demo(work: Work = WORK, as_json: Json = False) -> None:
+    """The main job on documentation installed here, in minutes."""
+    from retriever.demo import prepare_demo
+    from retriever.progress import Terminal
+
+    show_report(prepare_demo(work, Terminal()), as_json)
+    if not as_json:
+        typer.echo(f"        retriever evaluate {work / 'demo.toml'} --json")

@@ -1,0 +1,95 @@
+"""The steps of an experiment, each a command, and `distill`, which is all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from retriever.commands.console import WORK, File, Json, Set, Work, duration, pipeline_of, show_report, tell, tell_next
+from retriever.errors import ConfigError
+from retriever.teacher_settings import CrossEncoderSettings
+
+
+def candidates(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+    """Find the documents that teachers will score."""
+    pipeline = pipeline_of(file, set_, work)
+    found = {split: {"queries": len(run), "pairs": run.n_pairs} for split, run in pipeline.candidates.items()}
+    tell(as_json, found, "\n".join(f"{split}: {counts['queries']:,} queries, {counts['pairs']:,} pairs" for split, counts in found.items()))
+    tell_next("score", file, set_, work)
+
+
+def teach(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+    """Teach the teachers that have a `train` table. They learn from the train qrels."""
+    pipeline = pipeline_of(file, set_, work)
+    taught = {one.label: pipeline.teach(one).model for one in pipeline.experiment.teacher if isinstance(one, CrossEncoderSettings) and one.train}
+    if not taught:
+        raise ConfigError(f'{file}: no teacher has a "train" table, so there is nothing to teach')
+    tell(as_json, taught, "\n".join(f"{name}: {model}" for name, model in taught.items()))
+    tell_next("score", file, set_, work)
+
+
+def score(
+    file: File,
+    set_: Set = None,
+    work: Work = WORK,
+    as_json: Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many pairs, bytes and minutes; score nothing.")] = False,
+) -> None:
+    """Let the teachers score the candidates, once for each pair."""
+    from retriever.eval.wording import size
+    from retriever.scoring_plan import estimate
+
+    pipeline = pipeline_of(file, set_, work)
+    if dry_run:
+        plans = estimate(pipeline)
+        words = [
+            f"{plan.teacher}: {plan.pending:,} pairs to score, {plan.done:,} done; about {duration(plan.seconds)} here, {size(plan.bytes)}" for plan in plans
+        ]
+        tell(as_json, [dataclasses.asdict(plan) for plan in plans], "\n".join(words))
+        tell_next("score", file, set_, work)
+        return
+    scored = {name: {split: runs[name].n_pairs for split, runs in pipeline.scores.items()} for name in pipeline.teachers}
+    tell(as_json, scored, "\n".join(f"{name}: {counts['train']:,} train and {counts['test']:,} test pairs" for name, counts in scored.items()))
+    tell_next("train", file, set_, work)
+
+
+def train(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+    """Train the student from the stored scores."""
+    done = pipeline_of(file, set_, work).trained
+    result = {"student": str(done.folder / "student"), **done.result}
+    best = result["validation"]
+    tell(as_json, result, f"{result['student']}\nheld-out train queries: {best['before']:.4f} before, {best['value']:.4f} at step {best['step']:.0f}")
+    tell_next("index", file, set_, work)
+
+
+def index(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+    """Encode the collection with the student and build its index."""
+    from retriever.eval.wording import size
+
+    found = pipeline_of(file, set_, work).index
+    result = {"index": str(found.folder), "documents": len(found.documents), "bytes": found.bytes}
+    tell(as_json, result, f"{found.folder}: {len(found.documents):,} documents, {size(found.bytes)}")
+    tell_next("evaluate", file, set_, work)
+
+
+def evaluate(
+    file: File,
+    set_: Set = None,
+    work: Work = WORK,
+    as_json: Json = False,
+    redraw: Annotated[bool, typer.Option("--redraw", help="Only draw report.html again from report.json.")] = False,
+) -> None:
+    """Measure, time and compare everything on the test queries. Writes the report."""
+    pipeline = pipeline_of(file, set_, work)
+    if redraw:
+        from retriever.eval.report import redraw_report
+
+        redraw_report(pipeline.folder / "evaluate")
+    show_report(pipeline, as_json)
+
+
+def distill(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+    """The whole way: candidates, scores, student, index and report. What is done already is not repeated."""
+    show_report(pipeline_of(file, set_, work), as_json)

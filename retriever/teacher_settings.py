@@ -1,0 +1,102 @@
+"""The `[[teacher]]` tables of an experiment file: a class for each kind, which knows that kind's keys and no others."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from retriever.settings import PositiveInt, Settings
+
+
+class TeachingSettings(Settings):
+    """How a cross-encoder is taught on the train qrels before it scores."""
+
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 32
+    learning_rate: float = Field(2e-5, gt=0)
+    negatives_per_positive: PositiveInt = 5
+    max_length: PositiveInt = 256
+    warmup: float = Field(0.1, ge=0, lt=1)
+
+
+class TeacherSettings(Settings):
+    """What every teacher has, whatever its kind."""
+
+    kind: str
+    name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
+    weight: float = Field(1.0, gt=0, description="in the ensemble")
+
+    @property
+    def label(self) -> str:
+        """The name reports use."""
+        model = str(getattr(self, "model", None) or "")
+        return self.name or "-".join(part for part in (self.kind, model.rstrip("/").rsplit("/", 1)[-1]) if part)
+
+
+class ModelTeacherSettings(TeacherSettings):
+    """A teacher that is a model with weights."""
+
+    model: str | None = Field(None, description='folder, installed package or hub id; "student" is the starting checkpoint')
+    revision: str | None = Field(None, description="of a hub id")
+    max_length: PositiveInt | None = Field(None, description="tokens read of a pair or a document; the model's own when left out")
+    batch_size: PositiveInt = 32
+
+
+class LexicalSettings(TeacherSettings):
+    """BM25, with the parameters of the section [candidates]."""
+
+    kind: Literal["lexical"] = "lexical"
+
+
+class CrossEncoderSettings(ModelTeacherSettings):
+    """Reads query and document together; one raw logit a pair."""
+
+    kind: Literal["cross_encoder"] = "cross_encoder"
+    train: TeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
+
+
+class EmbeddingSettings(ModelTeacherSettings):
+    """A bi-encoder: the similarity of its vectors."""
+
+    kind: Literal["embedding"] = "embedding"
+
+
+class PrivateSettings(ModelTeacherSettings):
+    """A teacher of the user's own: a module named "package.module" with a function `load`."""
+
+    options: dict[str, Any] = Field(default={}, description="handed to the module as they stand")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_module(cls, values: Any) -> Any:
+        kind = values.get("kind") if isinstance(values, Mapping) else None
+        if isinstance(kind, str) and "." not in kind:
+            near = difflib.get_close_matches(kind, TEACHER_KINDS, n=1)
+            advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(TEACHER_KINDS)}, or your own as "package.module"'
+            raise ValueError(f'unknown kind "{kind}"; {advice}')
+        return values
+
+
+TEACHER_KINDS: dict[str, type[TeacherSettings]] = {
+    "cross_encoder": CrossEncoderSettings,
+    "embedding": EmbeddingSettings,
+    "lexical": LexicalSettings,
+}
+
+
+def _kind_of(values: Any) -> str:
+    kind = values.get("kind") if isinstance(values, Mapping) else getattr(values, "kind", None)
+    return kind if kind in TEACHER_KINDS else "private"
+
+
+AnyTeacherSettings = Annotated[
+    Annotated[CrossEncoderSettings, Tag("cross_encoder")]
+    | Annotated[EmbeddingSettings, Tag("embedding")]
+    | Annotated[LexicalSettings, Tag("lexical")]
+    | Annotated[PrivateSettings, Tag("private")],
+    Discriminator(_kind_of),
+]
+"""One `[[teacher]]` table, checked by the class of its kind."""
