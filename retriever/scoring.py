@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,8 @@ from numpy.typing import NDArray
 from retriever.errors import StoreError
 from retriever.files import sha256_file, text_hash
 from retriever.runs import Run
-from retriever.shards import PairColumns
-from retriever.types import Document, Query, ScoredPairs, Teacher
+from retriever.shards import ListColumns, PairColumns
+from retriever.types import Document, ListTeacher, OrderedList, Query, ScoredPairs, Teacher
 
 if TYPE_CHECKING:
     from retriever.collection import Collection
@@ -40,6 +42,9 @@ class PairKeys:
 
     A pair is (query variant, document variant). Only the variants of this run can match, so a key is the place of the
     query's variant times their number plus the place of the document's: 64 bits without collisions.
+
+    Of a teacher that orders lists, the list takes the place of the query: a pair counts as stored only if the very list was
+    ordered.
 
     Attributes:
         query_variants: uint64, the distinct ones, sorted.
@@ -92,6 +97,7 @@ class CandidatePairs:
         rows: int64 [V], the row of each of the run's document ids in the collection.
         query_variants: uint64 [Q].
         document_variants: uint64 [V].
+        list_variants: uint64 [Q], each query's list, for a teacher that orders lists; None for one that scores pairs.
     """
 
     candidates: Run
@@ -100,9 +106,10 @@ class CandidatePairs:
     rows: NDArray[np.int64]
     query_variants: NDArray[np.uint64]
     document_variants: NDArray[np.uint64]
+    list_variants: NDArray[np.uint64] | None = None
 
     @classmethod
-    def of(cls, candidates: Run, queries: Mapping[str, Query], collection: Collection) -> CandidatePairs:
+    def of(cls, candidates: Run, queries: Mapping[str, Query], collection: Collection, *, lists: bool = False) -> CandidatePairs:
         """Looks up the candidates' queries and documents.
 
         Raises:
@@ -110,11 +117,13 @@ class CandidatePairs:
         """
         rows = _rows(candidates, collection)
         variants = np.asarray(collection.variants[rows], dtype=np.uint64)
-        return cls(candidates, queries, collection, rows, _query_variants(candidates, queries), variants)
+        asked = _query_variants(candidates, queries)
+        return cls(candidates, queries, collection, rows, asked, variants, list_variants(candidates, asked, variants) if lists else None)
 
     def keys(self) -> PairKeys:
         """The pairs' keys, sorted; 160 MB for ten million, to be dropped when the pending pairs are known."""
-        query_variants, query_places = np.unique(self.query_variants, return_inverse=True)
+        asked = self.query_variants if self.list_variants is None else self.list_variants
+        query_variants, query_places = np.unique(asked, return_inverse=True)
         document_variants, document_places = np.unique(self.document_variants, return_inverse=True)
         keys = np.repeat(query_places.astype(np.int64) * len(document_variants), self.candidates.counts)
         for start in range(0, len(keys), BLOCK):
@@ -137,8 +146,84 @@ class CandidatePairs:
         query_ids = [self.candidates.query_ids[number] for number in numbers.tolist()]
         return PairColumns(query_ids, self.candidates.vocabulary[codes].tolist(), self.query_variants[numbers], self.document_variants[codes])
 
+    def cut(self, pending: NDArray[np.int64], shard_pairs: int) -> Iterator[NDArray[np.int64]]:
+        """The pending pairs, a shard at a time: `shard_pairs` of them; of lists, which stay whole, the fewest that are as many."""
+        if self.list_variants is None:
+            yield from (pending[start : start + shard_pairs] for start in range(0, len(pending), shard_pairs))
+            return
+        start = 0
+        for end in self._list_ends(pending):
+            if end - start >= shard_pairs or end == len(pending):
+                yield pending[start:end]
+                start = end
+
+    def lists(self, positions: NDArray[np.int64]) -> list[tuple[Query, list[Document]]]:
+        """The lists that some pairs are, a list's pairs side by side."""
+        pairs, ends = self.texts(positions), self._list_ends(positions)
+        return [(pairs[start][0], [document for _, document in pairs[start:end]]) for start, end in itertools.pairwise([0, *ends])]
+
+    def _list_ends(self, positions: NDArray[np.int64]) -> list[int]:
+        """Where the list of each query ends in positions that are sorted by query."""
+        numbers = self._query_numbers(positions)
+        return [*(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(numbers)] if len(numbers) else []
+
+    def list_columns(self, positions: NDArray[np.int64], ordered: list[OrderedList]) -> ListColumns:
+        """What a shard says of the lists that some pairs are."""
+        if self.list_variants is None:
+            raise TypeError("these pairs were made without lists")
+        sizes = [len(one.ranks) for one in ordered]
+        return ListColumns(
+            self.list_variants[self._query_numbers(positions)],
+            np.concatenate([one.ranks for one in ordered]),
+            np.repeat(np.array([one.passes for one in ordered], dtype=np.int32), sizes),
+            [one.status for one, size in zip(ordered, sizes, strict=True) for _ in range(size)],
+        )
+
     def _query_numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self.candidates.offsets, positions, side="right") - 1
+
+
+def list_variants(candidates: Run, query_variants: NDArray[np.uint64], document_variants: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[Q], 64 bits of what each list is: the query's variant and the set of its documents' variants, whatever their order."""
+    found = np.empty(len(candidates), dtype=np.uint64)
+    for number in range(len(candidates)):
+        documents = np.unique(document_variants[candidates.codes[candidates.pairs_of(number)]])
+        digest = hashlib.sha256(np.concatenate([query_variants[number : number + 1], documents]).astype("<u8").tobytes()).digest()
+        found[number] = int.from_bytes(digest[:8], "big")
+    return found
+
+
+def score_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, positions: NDArray[np.int64]) -> tuple[ScoredPairs, ListColumns | None]:
+    """What a teacher says of some pairs, checked; of one that orders lists, minus the ranks as scores and the lists.
+
+    Raises:
+        StoreError: as `score_pairs` and `order_lists` say.
+    """
+    if not teacher.identity.orders_lists:
+        return score_pairs(cast(Teacher, teacher), pairs.texts(positions)), None
+    ordered = order_lists(cast(ListTeacher, teacher), pairs.lists(positions))
+    joined = {column: np.concatenate([getattr(one, column) for one in ordered]) for column in ("ranks", "n_tokens", "truncated")}
+    return ScoredPairs(-joined["ranks"].astype(np.float32), joined["n_tokens"], joined["truncated"]), pairs.list_columns(positions, ordered)
+
+
+def order_lists(teacher: ListTeacher, lists: list[tuple[Query, list[Document]]]) -> list[OrderedList]:
+    """The teacher's orders of some lists, checked.
+
+    Raises:
+        StoreError: not one order per list, or one that is no order of all its documents; the message names the query.
+    """
+    ordered = list(teacher.order(lists))
+    name = teacher.identity.name
+    if len(ordered) != len(lists):
+        raise StoreError(f'teacher "{name}": {len(ordered)} orders for {len(lists)} lists; it must give one for each. Mend the teacher')
+    for (query, documents), one in zip(lists, ordered, strict=True):
+        shapes = {np.shape(one.ranks), np.shape(one.n_tokens), np.shape(one.truncated)}
+        if shapes != {(len(documents),)} or sorted(one.ranks.tolist()) != list(range(1, len(documents) + 1)):
+            raise StoreError(
+                f'teacher "{name}": query {query.query_id}: the ranks of {len(documents)} documents are {one.ranks.tolist()!r:.80}; '
+                f"they must be 1 to {len(documents)}, each once, with n_tokens and truncated for each. Nothing of this shard was stored; mend the teacher"
+            )
+    return ordered
 
 
 def score_pairs(teacher: Teacher, pairs: Pairs) -> ScoredPairs:
@@ -165,18 +250,20 @@ def score_pairs(teacher: Teacher, pairs: Pairs) -> ScoredPairs:
     return checked
 
 
-def estimate_seconds(teacher: Teacher, pairs: CandidatePairs, pending: NDArray[np.int64], sample_pairs: int = 64) -> float:
+def estimate_seconds(teacher: Teacher | ListTeacher, pairs: CandidatePairs, pending: NDArray[np.int64], sample_pairs: int = 64) -> float:
     """Seconds that the teacher needs for the pending pairs: measured on a few of them, extrapolated by text length.
 
     The sample is spread evenly over the pending pairs. Texts longer than what the teacher was seen to read count as
-    that long. Nothing is stored.
+    that long. Of a teacher that orders lists, the sample is the first lists. Nothing is stored.
     """
     if not len(pending):
         return 0.0
-    sample = pairs.texts(_evenly(pending, sample_pairs))
-    score_pairs(teacher, sample[:2])  # loads the model and warms it up
+    positions = _evenly(pending, sample_pairs) if pairs.list_variants is None else next(pairs.cut(pending, min(sample_pairs, len(pending))))
+    sample = pairs.texts(positions)
+    if pairs.list_variants is None:
+        score_shard(teacher, pairs, positions[:2])  # loads the model and warms it up
     start = time.perf_counter()
-    scored = score_pairs(teacher, sample)
+    scored, _ = score_shard(teacher, pairs, positions)
     seconds = time.perf_counter() - start
     lengths, others = _lengths(sample), _lengths(pairs.texts(_evenly(pending, 32 * sample_pairs)))
     longest = int(lengths[scored.truncated].min(initial=np.iinfo(np.int64).max))

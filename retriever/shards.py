@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -55,16 +56,35 @@ class PairColumns:
     document_variants: NDArray[np.uint64]
 
 
-def encode_shard(pairs: PairColumns, scored: ScoredPairs, teacher: str) -> bytes:
+@dataclasses.dataclass(frozen=True)
+class ListColumns:
+    """What the n pairs of a shard are in the lists that a teacher ordered.
+
+    Attributes:
+        list_ids: uint64 [n], `retriever.scoring.list_variants` of the list; the file keeps the same bits as int64.
+        ranks: int32 [n], 1 for the best of the list.
+        passes: int32 [n], orders that were aggregated.
+        statuses: [n], the list's.
+    """
+
+    list_ids: NDArray[np.uint64]
+    ranks: NDArray[np.int32]
+    passes: NDArray[np.int32]
+    statuses: Sequence[str]
+
+
+def encode_shard(pairs: PairColumns, scored: ScoredPairs, teacher: str, lists: ListColumns | None = None) -> bytes:
     """The Parquet bytes of a shard: equal pairs and scores give equal bytes, whenever and wherever they are written.
 
     A pair that is scored by itself leaves `rank` and `list_id` null (its rank follows from the scores; a rank within a
-    shard would depend on where the shard was cut) and `pass_id` 0. Teachers that order whole lists fill them.
+    shard would depend on where the shard was cut) and `pass_id` 0. A teacher that orders whole lists leaves `score` null:
+    it fills `rank` and `list_id`, and `pass_id` is the number of orders that were aggregated.
 
     Args:
         pairs: n pairs.
         scored: what the teacher said of them, raw.
         teacher: its fingerprint; kept in the file's metadata.
+        lists: of a teacher that orders lists.
     """
     count = len(pairs.query_ids)
     table = pa.table(
@@ -73,13 +93,13 @@ def encode_shard(pairs: PairColumns, scored: ScoredPairs, teacher: str) -> bytes
             "doc_id": pa.array(pairs.doc_ids, type=pa.string()).dictionary_encode(),
             "query_variant": pa.array(pairs.query_variants, type=pa.uint64()),
             "doc_variant": pa.array(pairs.document_variants, type=pa.uint64()),
-            "score": pa.array(scored.scores, type=pa.float32()),
-            "rank": pa.nulls(count, type=pa.int32()),
-            "list_id": pa.nulls(count, type=pa.int64()),
-            "pass_id": pa.array(np.zeros(count, dtype=np.int32)),
+            "score": pa.array(scored.scores, type=pa.float32()) if lists is None else pa.nulls(count, type=pa.float32()),
+            "rank": pa.nulls(count, type=pa.int32()) if lists is None else pa.array(lists.ranks, type=pa.int32()),
+            "list_id": pa.nulls(count, type=pa.int64()) if lists is None else pa.array(lists.list_ids.view(np.int64)),
+            "pass_id": pa.array(np.zeros(count, dtype=np.int32) if lists is None else lists.passes),
             "n_tokens": pa.array(scored.n_tokens, type=pa.int32()),
             "truncated": pa.array(scored.truncated, type=pa.bool_()),
-            "status": pa.array(["ok"] * count, type=pa.string()).dictionary_encode(),
+            "status": pa.array(["ok"] * count if lists is None else lists.statuses, type=pa.string()).dictionary_encode(),
         },
         metadata={"teacher": teacher},
     )
@@ -115,6 +135,12 @@ def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
         raise DamagedShardError(f"{path}: cannot be read ({error})") from error
 
 
+def scores_in(table: pa.Table) -> NDArray[np.float32]:
+    """[n], the scores of a table with the columns `score` and `rank`; minus the rank where a teacher ordered lists."""
+    scores = table["score"] if table["score"].null_count == 0 else pc.negate(table["rank"]).cast(pa.float32())
+    return np.asarray(scores.to_numpy())
+
+
 def teacher_of(folder: Path) -> str:
     """The fingerprint in the name of a teacher's folder."""
     return folder.name.removeprefix("teacher=")
@@ -129,7 +155,7 @@ def list_shards(folder: Path) -> list[Path]:
 def check_shard(path: Path) -> ShardProblem | None:
     """What is wrong with a shard, None for a good one."""
     try:
-        scores = read_shard(path, ["score"])["score"].to_numpy()
+        scores = scores_in(read_shard(path, ["score", "rank"]))
     except DamagedShardError as error:
         return ShardProblem(path, str(error).removeprefix(f"{path}: "))
     return None if np.isfinite(scores).all() else ShardProblem(path, "a score in it is not a finite number")

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from retriever.errors import StoreError
 from retriever.files import fingerprint, lock, write_json
 from retriever.runs import Run
-from retriever.scoring import CandidatePairs, PairKeys, estimate_seconds, score_pairs
+from retriever.scoring import CandidatePairs, PairKeys, estimate_seconds, score_shard
 from retriever.shards import (
     DamagedShardError,
     PairColumns,
@@ -35,11 +37,12 @@ from retriever.shards import (
     not_redone,
     read_shard,
     remove_temporaries,
+    scores_in,
     set_aside,
     teacher_of,
     write_shard,
 )
-from retriever.types import Query, ScoredPairs, Teacher, TeacherIdentity, Unit
+from retriever.types import ListTeacher, Query, ScoredPairs, Teacher, TeacherIdentity, Unit
 
 if TYPE_CHECKING:
     from retriever.collection import Collection
@@ -85,13 +88,14 @@ class ScoringPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of a teacher's stored scores: pairs, mean, standard deviation, truncated share, tokens in all."""
+    """Of a teacher's stored scores: pairs, mean, standard deviation, truncated share, tokens in all; share of the pairs whose status is not "ok"."""
 
     pairs: int
     mean: float
     std: float
     truncated: float
     tokens: int
+    mended: float = 0.0
 
 
 def warn_of_damage(problem: ShardProblem) -> None:
@@ -104,7 +108,8 @@ class ScoreStore:
     """The scores that teachers gave to pairs of one collection; made by `ScoreStore.open`.
 
     The key of a pair is (query variant, document variant, teacher fingerprint): the same texts under other ids are
-    the same pair and are scored once.
+    the same pair and are scored once. A teacher that orders lists is asked for a whole list again whenever the set of its
+    documents' texts is another one; how the candidates order them does not matter once they are stored.
     """
 
     folder: Path
@@ -140,18 +145,18 @@ class ScoreStore:
 
     def plan(self, teacher: TeacherIdentity, candidates: Run, queries: Mapping[str, Query]) -> ScoringPlan:
         """What `score` would do, without a teacher and without changing anything."""
-        pairs = CandidatePairs.of(candidates, queries, self.collection)
+        pairs = self._pairs(teacher, candidates, queries)
         pending, done, damaged = self._pending(teacher.fingerprint, pairs)
         return ScoringPlan(len(pending), done, _estimate_bytes(pairs.columns(pending[:SAMPLE_SHARD]), len(pending)), tuple(damaged))
 
-    def estimate_seconds(self, teacher: Teacher, candidates: Run, queries: Mapping[str, Query], sample_pairs: int = 64) -> float:
+    def estimate_seconds(self, teacher: Teacher | ListTeacher, candidates: Run, queries: Mapping[str, Query], sample_pairs: int = 64) -> float:
         """Seconds that `score` would need here, measured on a sample of the pending pairs; nothing is stored."""
-        pairs = CandidatePairs.of(candidates, queries, self.collection)
+        pairs = self._pairs(teacher.identity, candidates, queries)
         return estimate_seconds(teacher, pairs, self._pending(teacher.identity.fingerprint, pairs)[0], sample_pairs)
 
     def score(
         self,
-        teacher: Teacher,
+        teacher: Teacher | ListTeacher,
         candidates: Run,
         queries: Mapping[str, Query],
         progress: Callable[[int], None] | None = None,
@@ -181,40 +186,45 @@ class ScoreStore:
         folder = self._folder(identity.fingerprint)
         with lock(folder / ".lock", f'scoring with "{identity.name}"'):
             remove_temporaries(folder)
-            pairs = CandidatePairs.of(candidates, queries, self.collection)
+            pairs = self._pairs(identity, candidates, queries)
             pending, _, damaged = self._pending(identity.fingerprint, pairs)
             for problem in damaged:
                 set_aside(problem.path)
                 on_damage(problem)
             numbers = free_numbers(folder)
-            for start in range(0, len(pending), teacher.shard_pairs):
-                positions = pending[start : start + teacher.shard_pairs]
-                scored = score_pairs(teacher, pairs.texts(positions))
+            for positions in pairs.cut(pending, teacher.shard_pairs):
+                scored, lists = score_shard(teacher, pairs, positions)
                 self._introduce(identity)
-                write_shard(folder, next(numbers), encode_shard(pairs.columns(positions), scored, identity.fingerprint))
+                write_shard(folder, next(numbers), encode_shard(pairs.columns(positions), scored, identity.fingerprint, lists))
                 if progress is not None:
                     progress(len(positions))
             self._introduce(identity)
             self._summarise(identity.fingerprint)
 
+    def _pairs(self, teacher: TeacherIdentity, candidates: Run, queries: Mapping[str, Query]) -> CandidatePairs:
+        return CandidatePairs.of(candidates, queries, self.collection, lists=teacher.orders_lists)
+
     def _pending(self, teacher: str, pairs: CandidatePairs) -> tuple[NDArray[np.int64], int, list[ShardProblem]]:
         """The pairs of the run to be scored, how many are stored, and the shards that are damaged."""
         keys = pairs.keys()
         done = np.zeros(len(keys.keys), dtype=np.bool_)
-        damaged = self._visit(teacher, keys, lambda places, _: done.__setitem__(places, True))
+        damaged = self._visit(teacher, pairs, keys, lambda places, _: done.__setitem__(places, True))
         return keys.pending(done), int(done.sum()), damaged
 
-    def _visit(self, teacher: str, keys: PairKeys, visit: Callable[[NDArray[np.int64], NDArray[np.float32]], None]) -> list[ShardProblem]:
+    def _visit(
+        self, teacher: str, pairs: CandidatePairs, keys: PairKeys, visit: Callable[[NDArray[np.int64], NDArray[np.float32]], None]
+    ) -> list[ShardProblem]:
         """Shows the places and scores of the stored pairs that are among the keys; returns the damaged shards."""
         damaged = []
+        asked = "query_variant" if pairs.list_variants is None else "list_id"
         for path in list_shards(self._folder(teacher)):
             try:
-                table = read_shard(path, ["query_variant", "doc_variant", "score"])
+                table = read_shard(path, [asked, "doc_variant", "score", "rank"])
             except DamagedShardError as error:
                 damaged.append(ShardProblem(path, str(error).removeprefix(f"{path}: ")))
                 continue
-            places = keys.find(table["query_variant"].to_numpy(), table["doc_variant"].to_numpy())
-            visit(places[places >= 0], table["score"].to_numpy()[places >= 0])
+            places = keys.find(table[asked].to_numpy().view(np.uint64), table["doc_variant"].to_numpy())
+            visit(places[places >= 0], scores_in(table)[places >= 0])
         return damaged
 
     # Reading
@@ -232,7 +242,7 @@ class ScoreStore:
             StoreError: pairs are missing, or the store does not know the fingerprint.
         """
         identity = teacher if isinstance(teacher, TeacherIdentity) else self._identity(teacher)
-        scores, damaged = self._stored_scores(identity.fingerprint, CandidatePairs.of(candidates, queries, self.collection))
+        scores, damaged = self._stored_scores(identity.fingerprint, self._pairs(identity, candidates, queries))
         stored = np.isfinite(scores)
         if not (allow_missing or stored.all()):
             because = f" ({damaged[0]})" if damaged else ""
@@ -247,7 +257,7 @@ class ScoreStore:
         """The scores [n] in the order of the candidates, NaN for a pair that is not stored, and the shards that are damaged."""
         keys = pairs.keys()
         found = np.full(len(keys.keys), np.nan, dtype=np.float32)
-        damaged = self._visit(teacher, keys, found.__setitem__)
+        damaged = self._visit(teacher, pairs, keys, found.__setitem__)
         return keys.spread(found), damaged
 
     def teachers(self) -> list[TeacherIdentity]:
@@ -318,13 +328,13 @@ class ScoreStore:
 
 def _statistics(folder: Path) -> Statistics:
     """Statistics of the good shards, accumulated in float64 (Chan, Golub and LeVeque's update for mean and variance)."""
-    pairs, mean, squares, truncated, tokens = 0, 0.0, 0.0, 0, 0
+    pairs, mean, squares, truncated, tokens, mended = 0, 0.0, 0.0, 0, 0, 0
     for path in list_shards(folder):
         try:
-            table = read_shard(path, ["score", "n_tokens", "truncated"])
+            table = read_shard(path, ["score", "rank", "n_tokens", "truncated", "status"])
         except DamagedShardError:
             continue
-        scores = table["score"].to_numpy().astype(np.float64)
+        scores = scores_in(table).astype(np.float64)
         difference = float(scores.mean()) - mean
         total = pairs + len(scores)
         squares += float(((scores - scores.mean()) ** 2).sum()) + difference**2 * pairs * len(scores) / total
@@ -332,7 +342,8 @@ def _statistics(folder: Path) -> Statistics:
         pairs = total
         truncated += int(table["truncated"].to_numpy().sum())
         tokens += int(table["n_tokens"].to_numpy().sum(dtype=np.int64))
-    return Statistics(pairs, mean, float(np.sqrt(squares / max(pairs, 1))), truncated / max(pairs, 1), tokens)
+        mended += pc.sum(pc.not_equal(table["status"].cast(pa.string()), "ok")).as_py()
+    return Statistics(pairs, mean, float(np.sqrt(squares / max(pairs, 1))), truncated / max(pairs, 1), tokens, mended / max(pairs, 1))
 
 
 def _estimate_bytes(sample: PairColumns, pending: int) -> int:

@@ -16,7 +16,7 @@ from retriever.files import fingerprint
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> grade. A missing pair is unjudged, which is not the same as grade 0."""
 
-Unit = Literal["logit", "log_odds", "cosine", "dot", "maxsim", "bm25", "z_score", "rank"]
+Unit = Literal["logit", "log_odds", "log_likelihood", "cosine", "dot", "maxsim", "bm25", "z_score", "rank"]
 """What a teacher's number means. Scores of different units are never mixed without a normalisation."""
 
 
@@ -89,6 +89,11 @@ class TeacherIdentity:
         """Sixteen hexadecimal digits that change with anything that changes the scores."""
         return fingerprint({"kind": self.kind, "model": self.model, "unit": self.unit, "settings": dict(self.settings)})
 
+    @property
+    def orders_lists(self) -> bool:
+        """Whether the teacher is a `ListTeacher`: its unit is the rank, which means nothing outside the list."""
+        return self.unit == "rank"
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoredPairs:
@@ -120,4 +125,41 @@ class Teacher(Protocol):
 
     def score(self, pairs: Sequence[tuple[Query, Document]]) -> ScoredPairs:
         """Raw scores of the pairs, in their order."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedList:
+    """What a teacher that reads whole lists says of the n documents of one query.
+
+    Attributes:
+        ranks: int32 [n], 1 for the best: each of 1 to n once.
+        passes: how many orders were aggregated into this one.
+        n_tokens: int32 [n], each document's share of the tokens read (0 where the teacher does not count).
+        truncated: bool [n], whether the document was longer than the teacher reads.
+        status: "ok", or what had to be mended.
+    """
+
+    ranks: NDArray[np.int32]
+    passes: int
+    n_tokens: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+    status: str = "ok"
+
+
+class ListTeacher(Protocol):
+    """A ranker that orders whole lists offline; its identity's unit is "rank"."""
+
+    @property
+    def identity(self) -> TeacherIdentity:
+        """What decides the order."""
+        ...
+
+    @property
+    def shard_pairs(self) -> int:
+        """From how many pairs on lists are written: what a stop at the worst instant costs."""
+        ...
+
+    def order(self, lists: Sequence[tuple[Query, Sequence[Document]]]) -> Sequence[OrderedList]:
+        """The order of each list; its documents, no two of the same text, come in the order of the candidates."""
         ...
