@@ -13,7 +13,7 @@ from retriever.eval.figures import SERIES, cost_figure, differences_figure, dist
 from retriever.eval.report import ReportData, RunResult
 from retriever.eval.significance import Comparison, differences_between
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+TEMPLATES = Path(__file__).parent
 QUERIES_LISTED = 5
 LONGEST_QUERY = 180
 
@@ -38,11 +38,8 @@ class QueryChange:
 
 def render_page(data: ReportData) -> str:
     """The page as one HTML text: no scripts, nothing loaded from elsewhere, the same for the same data."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return fill_template(
+        "report.html.jinja",
         data=data,
         verdict=wording.verdict(data),
         rows=[_row(data, place, run) for place, run in enumerate(data.runs)],
@@ -53,8 +50,17 @@ def render_page(data: ReportData) -> str:
         training=_training_picture(data),
         distributions=_distribution_pictures(data),
         settings=json.dumps(data.settings, indent=2, ensure_ascii=False, default=str),
-        words=wording,
     )
+
+
+def fill_template(name: str, **values: Any) -> str:
+    """The template of that name beside this file, filled; what it names and is not given is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals["words"] = wording
+    return environment.get_template(name).render(values)
 
 
 def _columns(data: ReportData) -> list[str]:
@@ -96,7 +102,7 @@ def _cost_pictures(data: ReportData) -> list[Picture]:
         points = [(place, run.name, cost, run.evaluation.means[measure], run.interval(measure, data.seed)) for place, run, cost in found if cost]
         if points:
             svg = cost_figure(name, points, axis, measure, data.subject)
-            pictures.append(_picture(svg, f"{measure} against {title}", "Up and to the left is better. Lines are 95 % intervals."))
+            pictures.append(picture(svg, f"{measure} against {title}", "Up and to the left is better. Lines are 95 % intervals."))
     return pictures
 
 
@@ -111,13 +117,15 @@ def _changes(data: ReportData) -> dict[str, Any] | None:
     order = sorted(range(len(differences)), key=lambda number: (-differences[number], query_ids[number]))
 
     def listed(numbers: Sequence[int]) -> list[QueryChange]:
-        return [QueryChange(_shortened(data.query_texts.get(query_ids[n], query_ids[n])), float(before[n]), float(after[n])) for n in numbers]
+        return [
+            QueryChange(wording.shortened(data.query_texts.get(query_ids[n], query_ids[n]), LONGEST_QUERY), float(before[n]), float(after[n])) for n in numbers
+        ]
 
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     equal = len(differences) - better - worse
     caption = f"{wording.count(better, 'query', 'queries')} better, {worse:,} worse, {equal:,} unchanged."
     return {
-        "picture": _picture(differences_figure("differences", differences, measure), f"{data.subject} against {data.baseline}, query by query", caption),
+        "picture": picture(differences_figure("differences", differences, measure), f"{data.subject} against {data.baseline}, query by query", caption),
         "improved": listed([number for number in order[:QUERIES_LISTED] if differences[number] > 0]),
         "hurt": listed([number for number in order[::-1][:QUERIES_LISTED] if differences[number] < 0]),
     }
@@ -128,12 +136,12 @@ def _training_picture(data: ReportData) -> Picture | None:
     if curve is None or not (curve.steps or curve.validation_steps):
         return None
     kept = f" The checkpoint of step {curve.chosen_step:,} was kept." if curve.chosen_step is not None else ""
-    return _picture(training_figure("training", curve), "Training", f"Validation: {curve.validation_measure}.{kept}")
+    return picture(training_figure("training", curve), "Training", f"Validation: {curve.validation_measure}.{kept}")
 
 
 def _distribution_pictures(data: ReportData) -> list[Picture]:
     return [
-        _picture(
+        picture(
             distribution_figure(f"scores{place}", distribution),
             f"Scores of the {distribution.name}" if distribution.name in ("teacher", "student") else f"Scores of {distribution.name}",
             f"A random positive outscores a random negative {100 * distribution.separation:.1f} % of the time.",
@@ -142,12 +150,8 @@ def _distribution_pictures(data: ReportData) -> list[Picture]:
     ]
 
 
-def _picture(svg: str, title: str, caption: str) -> Picture:
+def picture(svg: str, title: str, caption: str) -> Picture:
+    """An SVG text that the page takes as it stands."""
     from markupsafe import Markup
 
     return Picture(Markup(svg), title, caption)
-
-
-def _shortened(text: str) -> str:
-    one_line = " ".join(text.split())
-    return one_line if len(one_line) <= LONGEST_QUERY else one_line[:LONGEST_QUERY].rsplit(" ", 1)[0] + " …"

@@ -75,6 +75,12 @@ def count(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
+def shortened(text: str, longest: int) -> str:
+    """A text on one line, cut after a word where it is longer than `longest` characters."""
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= longest else one_line[:longest].rsplit(" ", 1)[0] + " …"
+
+
 def _leader(data: ReportData) -> str:
     measure = data.measures[0]
     if not data.runs:
