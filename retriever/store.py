@@ -42,7 +42,7 @@ from retriever.shards import (
     teacher_of,
     write_shard,
 )
-from retriever.types import ListTeacher, Query, ScoredPairs, Teacher, TeacherIdentity, Unit
+from retriever.types import ListTeacher, Query, ScoredPairs, Teacher, TeacherIdentity, Unit, Usage, usage_of
 
 if TYPE_CHECKING:
     from retriever.collection import Collection
@@ -88,7 +88,10 @@ class ScoringPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of a teacher's stored scores: pairs, mean, standard deviation, truncated share, tokens in all; share of the pairs whose status is not "ok"."""
+    """Of a teacher's stored scores: pairs, mean, standard deviation, truncated share, tokens in all.
+
+    `mended` is the share of the pairs whose status is not "ok", `usage` what a language model was asked for.
+    """
 
     pairs: int
     mean: float
@@ -96,6 +99,7 @@ class Statistics:
     truncated: float
     tokens: int
     mended: float = 0.0
+    usage: Usage = dataclasses.field(default_factory=Usage)
 
 
 def warn_of_damage(problem: ShardProblem) -> None:
@@ -193,9 +197,11 @@ class ScoreStore:
                 on_damage(problem)
             numbers = free_numbers(folder)
             for positions in pairs.cut(pending, teacher.shard_pairs):
+                before = usage_of(teacher)
                 scored, lists = score_shard(teacher, pairs, positions)
                 self._introduce(identity)
                 write_shard(folder, next(numbers), encode_shard(pairs.columns(positions), scored, identity.fingerprint, lists))
+                self._add_usage(identity.fingerprint, usage_of(teacher) - before)
                 if progress is not None:
                     progress(len(positions))
             self._introduce(identity)
@@ -271,10 +277,11 @@ class ScoreStore:
             StoreError: the store does not know the fingerprint.
         """
         self._identity(teacher)
-        known = _read_json(self._folder(teacher) / "teacher.json").get("statistics", {})
+        entry = _read_json(self._folder(teacher) / "teacher.json")
+        known, usage = entry.get("statistics", {}), Usage(**entry.get("usage", {}))
         if known.pop("content", None) == self.content(teacher):
-            return Statistics(**known)
-        return _statistics(self._folder(teacher))
+            return Statistics(**known, usage=usage)
+        return dataclasses.replace(_statistics(self._folder(teacher)), usage=usage)
 
     def content(self, teacher: str) -> str:
         """A fingerprint of everything a teacher said here: of the checksums of its shards."""
@@ -323,7 +330,16 @@ class ScoreStore:
         path = self._folder(teacher) / "teacher.json"
         entry, content = _read_json(path), self.content(teacher)
         if entry.get("statistics", {}).get("content") != content:
-            write_json(path, {**entry, "statistics": {"content": content, **dataclasses.asdict(_statistics(path.parent))}})
+            numbers = dataclasses.asdict(_statistics(path.parent))
+            del numbers["usage"]  # has an entry of its own, which scores cannot tell
+            write_json(path, {**entry, "statistics": {"content": content, **numbers}})
+
+    def _add_usage(self, teacher: str, usage: Usage) -> None:
+        """Adds to teacher.json what a shard took; what a shard took that was never written is not known to it."""
+        if usage != Usage():
+            path = self._folder(teacher) / "teacher.json"
+            entry = _read_json(path)
+            write_json(path, {**entry, "usage": dataclasses.asdict(Usage(**entry.get("usage", {})) + usage)})
 
 
 def _statistics(folder: Path) -> Statistics:

@@ -163,3 +163,30 @@ class ListTeacher(Protocol):
     def order(self, lists: Sequence[tuple[Query, Sequence[Document]]]) -> Sequence[OrderedList]:
         """The order of each list; its documents, no two of the same text, come in the order of the candidates."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What a language model was asked for: requests or prompts, tokens read and written, and their price (0.0 for a model of one's own)."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(mine + its for mine, its in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(mine - its for mine, its in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        """As a progress bar shows it."""
+        tokens = f"{self.prompt_tokens + self.completion_tokens:,} tokens"
+        return f"{tokens}, cost {self.cost:.4f}" if self.cost else tokens
+
+
+def usage_of(teacher: object) -> Usage:
+    """What a teacher's language model was asked for since it was loaded; nothing for a teacher without one."""
+    usage = getattr(teacher, "usage", None)
+    return usage if isinstance(usage, Usage) else Usage()

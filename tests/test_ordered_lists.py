@@ -11,7 +11,7 @@ from retriever.collection import Collection
 from retriever.errors import StoreError
 from retriever.files import text_hash
 from retriever.store import ScoreStore
-from retriever.types import Document, OrderedList, Query, TeacherIdentity
+from retriever.types import Document, OrderedList, Query, TeacherIdentity, Usage
 from tests.scoring_material import QUERIES, run_of, shard_bytes, write_tiny_collection
 
 LISTS = {"q1": ["d3", "d1", "d2"], "q2": ["d5", "d2", "d4", "d7"], "q4": ["d6", "d3"]}  # d4 has the text of d2
@@ -137,3 +137,18 @@ def test_the_time_is_estimated_on_whole_lists(store: ScoreStore) -> None:
     teacher = AlphabeticTeacher()
     assert store.estimate_seconds(teacher, run_of(LISTS), QUERIES, sample_pairs=2) > 0
     assert teacher.asked == [("animals of the night", ["moths fly at night", "owls the owl sees well in the dark", "a hammer drives nails"])]
+
+
+def test_what_a_language_model_was_asked_for_adds_up_over_stops_and_processes(store: ScoreStore) -> None:
+    class Paid(AlphabeticTeacher):
+        usage = Usage()
+
+        def order(self, lists: Sequence[tuple[Query, Sequence[Document]]]) -> list[OrderedList]:
+            self.usage += Usage(len(lists), 100, 10, 0.25)
+            return super().order(lists)
+
+    teacher = Paid(shard_pairs=1)
+    store.score(teacher, run_of({"q1": ["d3", "d1"], "q2": ["d5"]}), QUERIES)
+    store.score(Paid(), run_of(LISTS), QUERIES)  # three other lists in one shard, by a process that knows nothing of the first
+    assert store.statistics(teacher.identity.fingerprint).usage == Usage(5, 300, 30, 0.75)
+    assert str(Usage(5, 300, 30, 0.75)) == "330 tokens, cost 0.7500"
