@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
+from retriever.config import NAMED_SOURCES
 from retriever.document_table import DocumentTable
 from retriever.encodings import Encoder, Vectors
+from retriever.errors import DataError
 from retriever.indexing.flat import FlatIndex
 from retriever.progress import Quiet, Reporter
-from retriever.runs import Run
+from retriever.runs import Run, read_run
 from retriever.teachers.ensemble import z_scores
 from retriever.types import Qrels, Query
 
@@ -61,6 +64,31 @@ def hybrid_run(
         rows.append(union)
         scores.append(z_scores(lexical[union], one_list) + z_scores(dense, one_list))
     return run_of_rows(name, collection, list(queries), rows, scores)
+
+
+def run_file(source: str) -> Path | None:
+    """The file that a source of candidates names, None for a source of another kind."""
+    return Path(source) if source not in NAMED_SOURCES and Path(source).is_file() else None
+
+
+def file_run(path: Path, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:
+    """The best `depth` documents of each query by a run's file, in Parquet or TREC; a query that is not in the file has none.
+
+    Raises:
+        DataError: the file is no run, or it names documents that are not in the collection.
+    """
+    run = read_run(path)
+    asked = run.select(queries).top(depth)
+    found = sum(query_id in run for query_id in queries)
+    if found < len(queries):
+        (reporter or Quiet()).say(f"candidates: {path} has {found:,} of the {len(queries):,} queries")
+    named = np.unique(asked.doc_ids)
+    missing = named[collection.rows_of(named.tolist()) < 0]
+    if len(missing):
+        raise DataError(
+            f'{path}: the document {missing[0]} is not in the collection "{collection.name}" ({len(missing):,} such). Is it the run of another collection?'
+        )
+    return asked
 
 
 def reciprocal_rank_fusion(name: str, runs: Sequence[Run]) -> Run:

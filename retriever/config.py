@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from retriever.errors import ConfigError
 from retriever.settings import Fraction, PositiveInt, Settings
-from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings
+from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
 
 
 class CollectionSettings(Settings):
@@ -34,11 +34,15 @@ class CollectionSettings(Settings):
         return self
 
 
+NAMED_SOURCES = ("bm25", "lucene", "student")
+"""The sources of candidates that are neither a model nor a file."""
+
+
 class CandidateSettings(Settings):
     """Which documents a teacher scores for each query."""
 
     sources: tuple[str, ...] = Field(
-        ("bm25",), strict=False, min_length=1, description='"bm25", "lucene" (Pyserini), "student" (the starting checkpoint) or a model\'s name'
+        ("bm25",), strict=False, min_length=1, description='"bm25", "lucene" (Pyserini), "student" (the starting checkpoint), a model\'s name or a run\'s file'
     )
     depth: PositiveInt = Field(100, description="documents per query and source")
     k1: float = Field(0.9, ge=0, description="BM25's term saturation")
@@ -181,19 +185,26 @@ def experiment_from(values: Mapping[str, Any], where: str = "experiment", base: 
 
 
 def _anchor(experiment: Experiment, base: Path) -> Experiment:
-    """Relative collection paths, and model names that are folders beside the file, made absolute."""
+    """Relative paths, and model names that are folders beside the file, made absolute."""
 
     def model(name: str | None) -> str | None:
         return str((base / name).resolve()) if name and (base / name).is_dir() else name
+
+    def anchored(teacher: TeacherSettings) -> dict[str, Any]:
+        if isinstance(teacher, RunSettings):
+            return {"path": (base / teacher.path.expanduser()).resolve()}
+        return {"model": model(teacher.model)} if isinstance(teacher, ModelTeacherSettings) else {}
 
     collection, student = experiment.collection, experiment.student
     if collection.path:
         collection = collection.model_copy(update={"path": (base / collection.path.expanduser()).resolve()})
     student = student.model_copy(update={"model": model(student.model)})
-    teachers = tuple(
-        teacher.model_copy(update={"model": model(teacher.model)}) if isinstance(teacher, ModelTeacherSettings) else teacher for teacher in experiment.teacher
-    )
-    return experiment.model_copy(update={"collection": collection, "student": student, "teacher": teachers})
+    teachers = tuple(teacher.model_copy(update=anchored(teacher)) for teacher in experiment.teacher)
+    sources = [
+        source if source in NAMED_SOURCES or not (base / source).exists() else str((base / source).resolve()) for source in experiment.candidates.sources
+    ]
+    candidates = experiment.candidates.model_copy(update={"sources": tuple(sources)})
+    return experiment.model_copy(update={"collection": collection, "candidates": candidates, "student": student, "teacher": teachers})
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

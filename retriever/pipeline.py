@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retriever.bm25 import BM25, build_bm25
-from retriever.candidates import bm25_run, dense_run, reciprocal_rank_fusion, with_positives
+from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_fusion, run_file, with_positives
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import evaluate, parse_measure
-from retriever.files import fingerprint
+from retriever.files import fingerprint, sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter, bar_of_steps
@@ -208,6 +208,8 @@ class Pipeline:
         return runs
 
     def _source_identity(self, source: str) -> str:
+        if run := run_file(source):
+            return sha256_file(run)
         return str(self.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
 
     def _candidates_of(self, source: str, split: str) -> Run:
@@ -218,6 +220,8 @@ class Pipeline:
             from retriever.lucene import lucene_run
 
             return lucene_run(self.collection, self.folder / "lucene", queries, depth, self.experiment.candidates)
+        if run := run_file(source):
+            return file_run(run, self.collection, queries, depth, self.reporter)
         encoder, vectors = self.encoder_of(EmbeddingSettings(model=source))
         index = load_kind("indexing", "flat", "candidates").of_vectors(vectors)
         return dense_run(f"{source}, {split}", encoder, index, self.collection, queries, depth)

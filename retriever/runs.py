@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from retriever.errors import DataError
 from retriever.files import fingerprint, write_atomic
-from retriever.types import Qrels
+from retriever.types import Qrels, Unit
 
 Number = TypeVar("Number", bound=np.generic)
 Strings = np.ndarray[tuple[int], np.dtypes.StringDType]
@@ -199,13 +199,14 @@ class Run:
 
     # On disk
 
-    def write_parquet(self, path: Path) -> None:
-        """Writes one row per query: query_id, doc_ids, scores. Queries without documents are kept."""
+    def write_parquet(self, path: Path, unit: Unit | None = None) -> None:
+        """Writes one row per query: query_id, doc_ids, scores; and what the scores mean, where it is known. Queries without documents are kept."""
         offsets = pa.array(self.offsets, type=pa.int64())
         documents = pa.LargeListArray.from_arrays(offsets, pa.array(self.doc_ids.tolist(), type=pa.large_string()))
         scores = pa.LargeListArray.from_arrays(offsets, pa.array(self.scores))
         table = pa.table({"query_id": pa.array(self.query_ids, type=pa.string()), "doc_ids": documents, "scores": scores})
-        write_atomic(path, lambda temporary: pq.write_table(table.replace_schema_metadata({"name": self.name}), temporary))
+        facts = {"name": self.name} | ({"unit": unit} if unit else {})
+        write_atomic(path, lambda temporary: pq.write_table(table.replace_schema_metadata(facts), temporary))
 
     @classmethod
     def read_parquet(cls, path: Path) -> Run:
@@ -254,6 +255,39 @@ class Run:
             except ValueError as error:
                 raise DataError(f'{path}:{number}: the score "{score}" is not a number') from error
         return cls.from_dict(name or tag, scores)
+
+
+def read_run(path: Path) -> Run:
+    """The run in a file: Parquet, as `Run.write_parquet` writes it, or TREC.
+
+    Raises:
+        DataError: the file is neither, or cannot be read.
+    """
+    if is_parquet(path):
+        return Run.read_parquet(path)
+    try:
+        return Run.read_trec(path)
+    except DataError as error:
+        raise DataError(f'{error}. A file of another format becomes a run by: retriever import "{path}" --out RUN.parquet') from error
+
+
+def unit_of(path: Path) -> str | None:
+    """What the scores of a run in Parquet mean, where the file says so."""
+    found = (pq.read_schema(path).metadata or {}).get(b"unit") if is_parquet(path) else None
+    return found.decode() if found else None
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins as Parquet does, whatever its name.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == b"PAR1"
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from retriever.settings import PositiveInt, Settings
+from retriever.types import Unit
 
 
 class TeachingSettings(Settings):
@@ -59,9 +61,25 @@ class CrossEncoderSettings(ModelTeacherSettings):
 
 
 class EmbeddingSettings(ModelTeacherSettings):
-    """A bi-encoder: the similarity of its vectors."""
+    """A bi-encoder: the similarity of its vectors. A trained student is one too: its model is the folder that the train step wrote."""
 
     kind: Literal["embedding"] = "embedding"
+    family: Literal["dense", "sparse", "late_interaction"] = Field("dense", description="one vector, a sparse vector, or a vector for each token")
+    store_vectors: Literal["pooled", "tokens"] | None = Field(None, description="of documents; when left out, those that the similarity needs")
+
+
+class RunSettings(TeacherSettings):
+    """Scores that another program made: a run as `retriever import` writes it, or a TREC file."""
+
+    kind: Literal["run"] = "run"
+    path: Path = Field(strict=False, description="relative to the experiment file")
+    unit: Unit | None = Field(None, description="what the scores mean; the one in the file when left out")
+    missing: Literal["error", "lowest"] = Field("error", description='pairs that are not in the file: "lowest" is the lowest score of the query\'s list')
+
+    @property
+    def label(self) -> str:
+        """The name reports use."""
+        return self.name or f"run-{self.path.stem}"
 
 
 class PrivateSettings(ModelTeacherSettings):
@@ -84,6 +102,7 @@ TEACHER_KINDS: dict[str, type[TeacherSettings]] = {
     "cross_encoder": CrossEncoderSettings,
     "embedding": EmbeddingSettings,
     "lexical": LexicalSettings,
+    "run": RunSettings,
 }
 
 
@@ -96,6 +115,7 @@ AnyTeacherSettings = Annotated[
     Annotated[CrossEncoderSettings, Tag("cross_encoder")]
     | Annotated[EmbeddingSettings, Tag("embedding")]
     | Annotated[LexicalSettings, Tag("lexical")]
+    | Annotated[RunSettings, Tag("run")]
     | Annotated[PrivateSettings, Tag("private")],
     Discriminator(_kind_of),
 ]
