@@ -17,10 +17,8 @@ from retriever.errors import DataError
 from retriever.indexing.flat import FlatIndex
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run, read_run
-from retriever.teachers.ensemble import z_scores
 from retriever.types import Qrels, Query
-
-RECIPROCAL_RANK_CONSTANT = 60
+from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
 
 
 def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:

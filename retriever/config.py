@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from retriever.errors import ConfigError
 from retriever.settings import Fraction, PositiveInt, Settings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
+from retriever.types import ViewName
 
 
 class CollectionSettings(Settings):
@@ -50,11 +51,18 @@ class CandidateSettings(Settings):
     language: str = Field("english", description="Snowball stemmer and stop words")
 
 
+Combination = Literal["mean", "weighted_mean", "softmax_mean", "reciprocal_rank", "routing"]
+
+
 class EnsembleSettings(Settings):
     """How several teachers become one target."""
 
-    normalise: Literal["z_score"] = "z_score"
-    combine: Literal["mean"] = "mean"
+    normalise: ViewName = Field(
+        "z_score",
+        description="how each teacher is seen: none, z_score, min_max, rank or reciprocal_rank within a list, "
+        "standardised over all pairs, calibration to log-odds or temperature by the train qrels",
+    )
+    combine: Combination = Field("mean", description="mean, weighted_mean, softmax_mean, reciprocal_rank, or routing: the teacher or the mean, by query")
     select: str = Field("auto", description='"auto": what ranks held-out train queries best, "all": the ensemble, or one teacher\'s name')
 
 
@@ -151,6 +159,22 @@ class Experiment(Settings):
             raise ValueError(f'ensemble.select: "{self.ensemble.select}" is none of auto, all, {", ".join(labels)}')
         return self
 
+    @model_validator(mode="after")
+    def _ensemble_keys(self) -> Experiment:
+        """Keys that would be read by nothing, or twice."""
+        combine, together = self.ensemble.combine, len(self.teacher) > 1
+        for teacher in self.teacher:
+            divides = "temperature" in (teacher.normalise, self.ensemble.normalise if together and not teacher.normalise else None)
+            softmax = together and combine == "softmax_mean"
+            if teacher.temperature and not divides and not softmax:
+                raise ValueError(f'teacher {teacher.label}: nothing reads its temperature; set normalise = "temperature", or ensemble.combine = "softmax_mean"')
+            if divides and softmax:
+                raise ValueError(f'teacher {teacher.label}: softmax_mean divides by the temperature already; set normalise = "none"')
+        weighted = [teacher.label for teacher in self.teacher if teacher.weight]
+        if combine == "weighted_mean" and 0 < len(weighted) < len(self.teacher):
+            raise ValueError(f"teacher {weighted[0]}: has a weight and others have none; give all teachers one, or none, and they are fitted")
+        return self
+
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """The checked experiment of a TOML file, with `--set` style overrides ("training.epochs=3") applied.
@@ -188,7 +212,7 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
     """Relative paths, and model names that are folders beside the file, made absolute."""
 
     def model(name: str | None) -> str | None:
-        return str((base / name).resolve()) if name and (base / name).is_dir() else name
+        return str((base / name).resolve()) if name and ((base / name).is_dir() or name.endswith(".gguf")) else name
 
     def anchored(teacher: TeacherSettings) -> dict[str, Any]:
         if isinstance(teacher, RunSettings):

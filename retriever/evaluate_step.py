@@ -196,7 +196,7 @@ def _summary(pipeline: Pipeline) -> str:
     queries = {split: len(pipeline.queries(split)) for split in ("train", "test")}
     return (
         f"{pipeline.collection.name}: {len(pipeline.collection):,} documents, {queries['train']:,} train and {queries['test']:,} test queries. "
-        f"Distilled from {name}; {measure} of the teachers on {len(held)} held-out train queries: {listed}."
+        f"Distilled from {name}: {pipeline.target_reason.removesuffix('.')}. {measure} of the teachers on {len(held)} held-out train queries: {listed}."
     )
 
 
@@ -208,7 +208,7 @@ def _distributions(pipeline: Pipeline) -> list[ScoreDistribution]:
     vectors = pipeline.vectors(pipeline.student, "student").rows(pipeline.collection.rows_of(target.doc_ids))
     student = np.einsum("nd,nd->n", queries[target.query_numbers], vectors)
     name, _ = pipeline.target
-    unit = "z_score" if name == "ensemble" else pipeline.teachers[name].identity.unit
+    unit = pipeline.units[name]
     return [
         score_distribution(*part, scores[positive], scores[~positive]) for part, scores in ((("teacher", unit), target.scores), (("student", "dot"), student))
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +15,9 @@ from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
+from retriever.ensemble_step import HeldOut, Targets, check_target_units, choose_target, fit_notes, fit_targets, members, pairs_in, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
-from retriever.eval.measures import evaluate, parse_measure
+from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
@@ -25,12 +27,11 @@ from retriever.runs import Run
 from retriever.search import SearchIndex, open_index, write_index
 from retriever.shards import ShardProblem
 from retriever.steps import Done, Step, changed, forget, run_step
-from retriever.store import ScoreStore
+from retriever.store import ScoreStore, TeacherScores
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, TeacherSettings
-from retriever.teachers.ensemble import mean_of_z_scores
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
-from retriever.types import Query, Teacher
+from retriever.types import Query, Teacher, TeacherIdentity, Unit
 
 Opened = TypeVar("Opened")
 
@@ -71,6 +72,7 @@ class Pipeline:
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
         self._vectors: dict[str, Vectors] = {}
+        self._targets: dict[str, dict[str, Run]] = {}
 
     # What is searched
 
@@ -298,29 +300,72 @@ class Pipeline:
         }
 
     @cached_property
+    def identities(self) -> dict[str, TeacherIdentity]:
+        """What decides each teacher's scores, by its name."""
+        return {name: teacher.identity for name, teacher in self.teachers.items()}
+
+    @cached_property
+    def _fitted(self) -> tuple[Done, Targets]:
+        """The ensemble step: views and combination fitted on train queries, and what each target is worth on those held out."""
+        target_units(self.experiment, self.identities)  # refuses units that do not mix before anything is scored
+        _, held = self.held_out
+        measure, raw = self.experiment.evaluation.measures[0], self.scores["train"]
+        inputs = {f"scores of {name}": run.fingerprint for name, run in raw.items()}
+        inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self._judgements}
+        settings = {
+            "ensemble": self.experiment.ensemble.model_dump(exclude={"select"}),
+            "measure": measure,
+            "teachers": {member.name: asdict(member) for member in members(self.experiment, self.identities)},
+            "alone": {member.name: member.view for member in members(self.experiment, self.identities, alone=True)},
+        }
+
+        def work(folder: Path) -> dict[str, Any]:
+            queries = {query_id: self.queries("train")[query_id] for query_id in held}
+            held_out = HeldOut(queries, self.qrels("train"), self.candidates["train"].select(held), measure)
+            targets, found = fit_targets(self.experiment, self.identities, raw, held_out)
+            targets.write(folder)
+            return found
+
+        return self.open_step(lambda: self.step("ensemble", inputs, settings, work), Targets.read)
+
+    @cached_property
     def target(self) -> tuple[str, dict[str, float]]:
         """Which teacher is distilled, and what each reaches as a re-ranker on the held-out train queries."""
+        return self._choice[0], self._fitted[0].result["held_out"]
+
+    @property
+    def target_reason(self) -> str:
+        """Why that one, and what was fitted to reach it."""
+        return self._choice[1]
+
+    @cached_property
+    def _choice(self) -> tuple[str, str]:
+        done, targets = self._fitted
         _, held = self.held_out
-        measure = self.experiment.evaluation.measures[0]
-        qrels = {query_id: grades for query_id, grades in self.qrels("train").items() if query_id in set(held)}
-        retrieved = self.candidates["train"].select(held)
-        quality = {name: evaluate(keep_pairs(run.select(held), retrieved), qrels, [measure]).means[measure] for name, run in self.targets("train").items()}
-        select = self.experiment.ensemble.select
-        best = max(quality, key=lambda name: quality[name])
-        return {"auto": best, "all": "ensemble" if "ensemble" in quality else best}.get(select, select), quality
+        name, reason = choose_target(self.experiment.ensemble.select, done.result["held_out"], self.experiment.evaluation.measures[0], len(held))
+        fit = fit_notes(done.result["fit"], list(targets.alone))
+        return name, f"{reason}. {fit}" if fit else reason
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """The unit of each target's scores."""
+        return self._fitted[1].units
 
     def targets(self, split: str) -> dict[str, Run]:
-        """Each teacher's scores of a split's pairs, and the ensemble's where there are several."""
-        runs = self.scores[split]
-        if len(runs) == 1:
-            return dict(runs)
-        weights = [settings.weight for settings in self.experiment.teacher]
-        return {**runs, "ensemble": mean_of_z_scores("ensemble", list(runs.values()), weights)}
+        """Each teacher's scores of a split's pairs, and the ensemble's where there are several; their units are in `units`."""
+        if split not in self._targets:
+            self._targets[split] = self._fitted[1].runs(self.scores[split], self.queries(split))
+        return self._targets[split]
 
     def target_run(self, split: str) -> Run:
         """The chosen teacher's scores of a split's pairs."""
         name, _ = self.target
         return self.targets(split)[name]
+
+    def target_scores(self, split: str) -> TeacherScores:
+        """The same with their unit and what decides them."""
+        name, _ = self.target
+        return TeacherScores(self.target_run(split), self.units[name], self._fitted[1].fingerprint(name, self.identities), name)
 
     # The student
 
@@ -331,11 +376,12 @@ class Pipeline:
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """A train step of that name with these settings: the experiment's own, or an ablation."""
+        check_target_units(self.experiment, self.identities)
         train, held = self.held_out
         target, quality = self.target
         lesson = Lesson(
             settings=training,
-            target=self.target_run("train"),
+            target=self.target_scores("train"),
             queries=self.queries("train"),
             qrels=self.qrels("train"),
             train=train,
@@ -346,12 +392,18 @@ class Pipeline:
             batch_size=self.experiment.index.batch_size,
             seed=self.experiment.seed,
         )
-        inputs = {"start": self.start.identity, "target": lesson.target.fingerprint, "collection": self.collection.fingerprint}
+        inputs = {"start": self.start.identity, "target": lesson.target.run.fingerprint, "collection": self.collection.fingerprint}
         inputs |= {"queries": fingerprint([train, held]), "judgements": self._judgements}
 
         def work(folder: Path) -> dict[str, Any]:
             student = self.load_student(self.experiment.student)  # a fresh one: training changes the weights
-            return {"target": target, "held_out": quality, **teach_student(student, lesson, folder, self.reporter, name)}
+            return {
+                "target": target,
+                "unit": lesson.target.unit,
+                "reason": self.target_reason,
+                "held_out": quality,
+                **teach_student(student, lesson, folder, self.reporter, name),
+            }
 
         return self.step(name, inputs, training.model_dump(mode="json"), work)
 
@@ -393,6 +445,4 @@ class Pipeline:
 
 def keep_pairs(run: Run, wanted: Run) -> Run:
     """The pairs of `run` that `wanted` has too."""
-    kept = {query_id: dict(wanted[query_id]) for query_id in run}
-    mask = np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
-    return run.keep(mask)
+    return run.keep(pairs_in(run, wanted))

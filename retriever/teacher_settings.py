@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from retriever.settings import PositiveInt, Settings
-from retriever.types import Unit
+from retriever.types import Unit, ViewName
 
 
 class TeachingSettings(Settings):
@@ -29,7 +29,11 @@ class TeacherSettings(Settings):
 
     kind: str
     name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
-    weight: float = Field(1.0, gt=0, description="in the ensemble")
+    normalise: ViewName | None = Field(None, description="as in [ensemble], for this teacher, also when it is distilled alone; raw alone when left out")
+    temperature: float | None = Field(
+        None, gt=0, description='divides its scores under normalise = "temperature" and combine = "softmax_mean"; fitted when left out'
+    )
+    weight: float | None = Field(None, gt=0, description='in the ensemble; 1 when left out, and fitted under combine = "weighted_mean"')
 
     @property
     def label(self) -> str:

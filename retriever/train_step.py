@@ -19,6 +19,7 @@ from retriever.eval.measures import evaluate
 from retriever.files import write_json
 from retriever.progress import Reporter
 from retriever.runs import Run
+from retriever.store import TeacherScores
 from retriever.training.samples import make_samples
 from retriever.training.trainer import TrainingProgress, train_bi_encoder
 from retriever.types import Qrels, Query
@@ -30,7 +31,7 @@ class Lesson:
 
     Attributes:
         settings: of the section [training].
-        target: the chosen teacher's scores of the train queries' pairs.
+        target: the chosen teacher's scores of the train queries' pairs, with their unit.
         queries: the train queries.
         qrels: their grades.
         train: ids of the queries that teach.
@@ -43,7 +44,7 @@ class Lesson:
     """
 
     settings: TrainingSettings
-    target: Run
+    target: TeacherScores
     queries: Mapping[str, Query]
     qrels: Qrels
     train: Sequence[str]

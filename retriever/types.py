@@ -16,8 +16,13 @@ from retriever.files import fingerprint
 Qrels = Mapping[str, Mapping[str, int]]
 """Query id -> document id -> grade. A missing pair is unjudged, which is not the same as grade 0."""
 
-Unit = Literal["logit", "log_odds", "log_likelihood", "cosine", "dot", "maxsim", "bm25", "z_score", "rank"]
-"""What a teacher's number means. Scores of different units are never mixed without a normalisation."""
+RawUnit = Literal["logit", "log_odds", "log_likelihood", "probability", "cosine", "dot", "maxsim", "bm25", "rank"]
+ViewUnit = Literal["z_score", "standardised", "min_max", "reciprocal_rank", "log_probability"]
+Unit = Literal[RawUnit, ViewUnit]
+"""What a teacher's number means. Scores of different units are never mixed without a normalisation; "rank" is minus the rank."""
+
+ViewName = Literal["none", "z_score", "standardised", "min_max", "rank", "reciprocal_rank", "calibration", "temperature"]
+"""How a teacher's scores are made comparable with another's: `retriever.views` has a function for each."""
 
 
 def check_id(identifier: object, where: str) -> str:

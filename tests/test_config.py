@@ -233,7 +233,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
 
 
 def test_each_kind_of_teacher_has_its_own_keys(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'unknown key "teacher.0.model"; known are kind, name, weight'):
+    with pytest.raises(ConfigError, match=r'unknown key "teacher.0.model"; known are kind, name, normalise, temperature, weight'):
         overridden(tmp_path, "teacher.0.model=x")
     with pytest.raises(ConfigError, match=r'teacher.0: unknown kind "crossencoder"; did you mean "cross_encoder"\?'):
         overridden(tmp_path, "teacher.0.kind=crossencoder", "teacher.0.anything=1")

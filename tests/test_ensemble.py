@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from retriever.errors import StoreError
 from retriever.runs import Run
-from retriever.teachers.ensemble import mean_of_z_scores, z_scores
+from retriever.teachers.ensemble import mean_of_z_scores
+from retriever.views import z_scores
 
 LISTS = st.lists(st.lists(st.floats(-1000, 1000, width=32), max_size=8), min_size=1, max_size=6)
 

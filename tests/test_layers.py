@@ -17,6 +17,7 @@ FOUNDATION = frozenset(
         *("types", "errors", "files", "resources", "settings", "teacher_settings", "config", "plugins", "models"),
         *("collection", "document_table", "readers", "runs", "bm25", "encodings"),
         *("store", "shards", "scoring"),
+        *("units", "views", "calibration"),
     ]
 )
 RUN_CODE_WHEN_READ = frozenset({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})

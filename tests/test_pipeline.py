@@ -369,7 +369,7 @@ def test_progress_is_told_in_order(copied: Path) -> None:
     noted: Any = Noted()
     distill(copied / "tiny.toml", copied / "work", reporter=noted)
     steps = [line.partition(":")[0] for line in noted.said if ": done, " in line]
-    assert steps == ["candidates", "score", "train", "start", "index_before", "index", "evaluate"]
+    assert steps == ["candidates", "score", "ensemble", "train", "start", "index_before", "index", "evaluate"]
 
 
 def test_the_saved_student_ranks_the_same_in_stock_sentence_transformers(finished_experiment: Path) -> None:

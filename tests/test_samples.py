@@ -14,7 +14,7 @@ from retriever.errors import DataError
 from retriever.runs import Run
 from retriever.training.samples import TrainingSamples, hold_out, make_samples
 from retriever.types import Document, Query
-from tests.training_material import samples_of
+from tests.training_material import in_logits, samples_of
 
 QUERIES = {name: Query(name, f"query {name}") for name in ("q1", "q2", "q3")}
 
@@ -30,7 +30,7 @@ def made(
 ) -> TrainingSamples:
     training = TrainingSettings.model_validate({"documents_per_query": 3, "epochs": 1, **settings})
     queries = {query_id: query for query_id, query in QUERIES.items() if query_id in scores}
-    return make_samples(Run.from_dict("teacher", scores), queries, qrels, collection, training, np.random.default_rng(seed))
+    return make_samples(in_logits(Run.from_dict("teacher", scores)), queries, qrels, collection, training, np.random.default_rng(seed))
 
 
 def falling(count: int, start: float = 10.0) -> dict[str, float]:

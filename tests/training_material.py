@@ -11,8 +11,9 @@ from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
 from retriever.config import CollectionSettings, TrainingSettings
 from retriever.runs import Run
+from retriever.store import TeacherScores
 from retriever.training.samples import TrainingSamples, make_samples
-from retriever.types import Query
+from retriever.types import Query, Unit
 
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
 
@@ -30,6 +31,7 @@ def samples_of(
     teacher: Sequence[Sequence[float]] | None = None,
     mask: Sequence[Sequence[bool]] | None = None,
     not_negative: Sequence[Sequence[int]] | None = None,
+    unit: Unit = "logit",
 ) -> TrainingSamples:
     """Samples of these rows; without more, every document but the positive is a negative and the teacher likes the first ones."""
     rows = np.array(documents, dtype=np.int64)
@@ -41,7 +43,13 @@ def samples_of(
         teacher=scores,
         mask=np.ones(rows.shape, dtype=np.bool_) if mask is None else np.array(mask, dtype=np.bool_),
         not_negative=[np.unique(np.array(rows_of_query, dtype=np.int64)) for rows_of_query in known],
+        unit=unit,
     )
+
+
+def in_logits(run: Run) -> TeacherScores:
+    """A run as a teacher's scores."""
+    return TeacherScores(run, "logit", "0" * 16, run.name)
 
 
 def random_embeddings(batch: int, size: int, dimensions: int = 8, seed: int = 1) -> list[torch.Tensor]:
@@ -60,4 +68,4 @@ def animal_lessons(folder: Path, training: TrainingSettings) -> tuple[Collection
         query_id: {doc_id: float(score) + 5 * (qrels[query_id].get(doc_id, 0) > 0) for doc_id, score in zip(doc_ids, index.scores(query.text), strict=True)}
         for query_id, query in queries.items()
     }
-    return collection, make_samples(Run.from_dict("bm25 that knows", scores), queries, qrels, collection, training, np.random.default_rng(1))
+    return collection, make_samples(in_logits(Run.from_dict("bm25 that knows", scores)), queries, qrels, collection, training, np.random.default_rng(1))

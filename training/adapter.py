@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from retriever.config import TrainingSettings
 from retriever.training import losses
 from retriever.training.samples import TrainingSamples
+from retriever.units import check_unit
 
 
 class DistillationLoss(nn.Module):
@@ -24,7 +25,10 @@ class DistillationLoss(nn.Module):
     """
 
     def __init__(self, model: SentenceTransformer, samples: TrainingSamples, settings: TrainingSettings) -> None:
+        """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores."""
         super().__init__()
+        used = [name for name, weight in settings.losses.items() if weight]
+        check_unit(samples.unit, used, settings.teacher_temperature, "training: the target")
         self.model = model
         self.samples = samples
         self.settings = settings

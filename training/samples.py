@@ -12,7 +12,8 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.runs import Run
-from retriever.types import Qrels, Query
+from retriever.store import TeacherScores
+from retriever.types import Qrels, Query, Unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class TrainingSamples:
         teacher: float32 [S, K], the teacher's scores, in its own unit.
         mask: bool [S, K], false where a query has fewer than K documents.
         not_negative: per sample the sorted rows of documents that are, or may be, relevant to its query.
+        unit: of the teacher's scores.
     """
 
     queries: Sequence[Query]
@@ -32,6 +34,7 @@ class TrainingSamples:
     teacher: NDArray[np.float32]
     mask: NDArray[np.bool_]
     not_negative: Sequence[NDArray[np.int64]]
+    unit: Unit
 
     def __post_init__(self) -> None:
         if not len(self.queries) or self.documents.shape[1] < 2:
@@ -55,7 +58,7 @@ class _Judged:
 
 
 def make_samples(
-    target: Run, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TrainingSettings, generator: np.random.Generator
+    target: TeacherScores, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TrainingSettings, generator: np.random.Generator
 ) -> TrainingSamples:
     """Lists for all epochs, in training order: each epoch is shuffled and draws its documents anew.
 
@@ -71,7 +74,7 @@ def make_samples(
     Raises:
         DataError: no query has a scored positive.
     """
-    judged = [_judge(query, target, qrels.get(query_id, {}), collection, settings) for query_id, query in queries.items()]
+    judged = [_judge(query, target.run, qrels.get(query_id, {}), collection, settings) for query_id, query in queries.items()]
     lessons = [(item, int(place)) for item in judged for place in np.flatnonzero(item.positive)]
     if not lessons:
         raise DataError(f"training: none of the {len(queries)} train queries has a scored positive. Check the train qrels with: retriever check")
@@ -84,6 +87,7 @@ def make_samples(
         teacher=np.stack([scores for _, scores, _ in lists]),
         mask=np.stack([mask for _, _, mask in lists]),
         not_negative=[item.not_negative for item, _ in chosen],
+        unit=target.unit,
     )
 
 
