@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import search, setup, steps
+from retriever.commands import formats, search, setup, steps
 from retriever.errors import RetrieverError
 
 app = typer.Typer(
@@ -30,9 +30,11 @@ for command in (
     steps.evaluate,
     steps.distill,
     search.search,
+    formats.export,
     setup.demo,
 ):
     app.command()(command)
+app.command("import")(formats.import_)
 
 PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO)
 """What the operating system says of a work folder that is a file, write-protected, full or broken."""
