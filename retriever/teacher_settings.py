@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from retriever.engines.settings import EngineSettings, ServerSettings
 from retriever.settings import PositiveInt, Settings
-from retriever.types import Unit, ViewName
+from retriever.types import Unit
 
 
 class TeachingSettings(Settings):
@@ -29,11 +30,7 @@ class TeacherSettings(Settings):
 
     kind: str
     name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
-    normalise: ViewName | None = Field(None, description="as in [ensemble], for this teacher, also when it is distilled alone; raw alone when left out")
-    temperature: float | None = Field(
-        None, gt=0, description='divides its scores under normalise = "temperature" and combine = "softmax_mean"; fitted when left out'
-    )
-    weight: float | None = Field(None, gt=0, description='in the ensemble; 1 when left out, and fitted under combine = "weighted_mean"')
+    weight: float = Field(1.0, gt=0, description="in the ensemble")
 
     @property
     def label(self) -> str:
@@ -86,6 +83,51 @@ class RunSettings(TeacherSettings):
         return self.name or f"run-{self.path.stem}"
 
 
+class LanguageModelSettings(ModelTeacherSettings):
+    """What both kinds of language-model teachers have: the model, how it is run, and what it is told."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: the weights' own on a GPU, float32 on a CPU")
+    batch_tokens: PositiveInt = Field(8192, description="tokens at a time with padding, at most")
+    server: ServerSettings | None = Field(None, description="where the model runs, when not on this machine")
+    prompt: str | None = Field(None, description="a preset's name, or a text with the places to be filled; the form's own preset when left out")
+    system: str | None = Field(None, description="the system's turn of a chat; the preset's when left out")
+    chat: bool | None = Field(None, description="whether to use the model's chat template; when left out, where the model has one and the preset wants it")
+
+    @property
+    def engine(self) -> EngineSettings:
+        """The model and how it is run."""
+        shared = ("model", "revision", "dtype", "max_length", "batch_size", "batch_tokens", "server")
+        return EngineSettings(**{name: getattr(self, name) for name in shared})
+
+
+class LlmSettings(LanguageModelSettings):
+    """A language model that judges one pair at a time."""
+
+    kind: Literal["llm"] = "llm"
+    form: Literal["yes_no", "query_likelihood"] = Field("yes_no", description="log-odds of yes against no, or the mean log-likelihood of the query's tokens")
+    instruction: str | None = Field(None, description="what is relevant, for prompts with {instruction}")
+    yes: str = Field("yes", description="the word that says so, one token")
+    no: str = Field("no", description="its opposite")
+    probe: bool = Field(True, description="look on a few pairs whether the answers depend on the document, before anything is stored")
+
+
+class LlmListwiseSettings(LanguageModelSettings):
+    """A language model that orders whole lists, a window of them at a time."""
+
+    kind: Literal["llm_listwise"] = "llm_listwise"
+    window: int = Field(20, ge=2, description="documents that are ordered at a time")
+    stride: PositiveInt = Field(10, description="by which the window moves up")
+    passes: PositiveInt = Field(3, description="orders that are aggregated: the first from the candidates' order, the others from shuffled ones")
+    seed: int = Field(1, ge=0, description="of the shuffles")
+    answer_tokens: PositiveInt | None = Field(None, description="of an answer at most; 6 for each document of a window and 16 more when left out")
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> LlmListwiseSettings:
+        if self.stride >= self.window:
+            raise ValueError(f"stride is {self.stride}, it must be below window, {self.window}: a document moves up only through documents in two windows")
+        return self
+
+
 class PrivateSettings(ModelTeacherSettings):
     """A teacher of the user's own: a module named "package.module" with a function `load`."""
 
@@ -106,6 +148,8 @@ TEACHER_KINDS: dict[str, type[TeacherSettings]] = {
     "cross_encoder": CrossEncoderSettings,
     "embedding": EmbeddingSettings,
     "lexical": LexicalSettings,
+    "llm": LlmSettings,
+    "llm_listwise": LlmListwiseSettings,
     "run": RunSettings,
 }
 
@@ -119,6 +163,8 @@ AnyTeacherSettings = Annotated[
     Annotated[CrossEncoderSettings, Tag("cross_encoder")]
     | Annotated[EmbeddingSettings, Tag("embedding")]
     | Annotated[LexicalSettings, Tag("lexical")]
+    | Annotated[LlmSettings, Tag("llm")]
+    | Annotated[LlmListwiseSettings, Tag("llm_listwise")]
     | Annotated[RunSettings, Tag("run")]
     | Annotated[PrivateSettings, Tag("private")],
     Discriminator(_kind_of),

