@@ -128,6 +128,22 @@ def distribution_figure(name: str, distribution: ScoreDistribution) -> str:
     return svg[0]
 
 
+def reliability_figure(name: str, bins: Sequence[tuple[float, float, int]]) -> str:
+    """The share of relevant pairs over the calibrated probability, a point for each bin, larger with more pairs; on the diagonal is true.
+
+    Args:
+        name: of the picture.
+        bins: mean probability, share of relevant pairs and number of pairs of each.
+    """
+    with _figure(name, 3.0) as (figure, svg):
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        probability, share, pairs = (np.array(column) for column in zip(*bins, strict=True))
+        axes.scatter(probability, share, s=20 + 180 * pairs / pairs.max(), color=SERIES[0], edgecolor=PAPER, linewidth=0.8, zorder=3)
+        axes.set(xlabel="probability from the score", ylabel="share that is relevant", xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
+    return svg[0]
+
+
 @contextmanager
 def _figure(name: str, height: float) -> Iterator[tuple[Figure, list[str]]]:
     """A figure to draw on, and a list that holds its SVG text once the block has ended."""

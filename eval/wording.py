@@ -61,6 +61,13 @@ def milliseconds(value: float) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
 
 
+def speed(per_second: float) -> str:
+    """How many in a second: "0.42", "23.1", "12,400"; a dash where nothing was measured."""
+    if not per_second:
+        return "\N{EN DASH}"
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}" if per_second >= 10 else f"{per_second:.2f}"
+
+
 def size(value: float) -> str:
     """Bytes in decimal units: "512 B", "7.9 MB"."""
     for unit in ("B", "kB", "MB", "GB"):

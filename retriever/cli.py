@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import formats, search, setup, steps
+from retriever.commands import formats, search, setup, steps, teachers
 from retriever.errors import RetrieverError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ for command in (
     steps.candidates,
     steps.teach,
     steps.score,
+    teachers.teachers,
     steps.train,
     steps.index,
     steps.evaluate,

@@ -1,0 +1,258 @@
+"""The audit as a step of an experiment: teachers.json and teachers.html, made once for the same scores and judgements."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retriever.audit.agreement import agreement, overlaps
+from retriever.audit.calibration import calibration
+from retriever.audit.cost import ensemble_cost, measure_cost
+from retriever.audit.lists import ScoredLists, spread
+from retriever.audit.suspects import false_negatives, mislabelled, ruined_queries
+from retriever.audit.verdict import Candidate, judge
+from retriever.collection import Collection
+from retriever.eval.audit import Audit, BaselineFindings, Cost, Ruined, Suspects, TeacherFindings, Texts, read_audit, write_audit
+from retriever.eval.measures import Evaluation, evaluate, parse_measure
+from retriever.eval.report import RunResult, score_distribution
+from retriever.eval.significance import Comparison, compare, holm
+from retriever.eval.wording import count, shortened
+from retriever.files import fingerprint
+from retriever.pipeline import Pipeline
+from retriever.plugins import load_kind
+from retriever.runs import Run
+from retriever.scoring import CandidatePairs, score_pairs
+from retriever.steps import Done, versions
+from retriever.teacher_settings import EmbeddingSettings, LexicalSettings, TeacherSettings
+
+LONGEST_DOCUMENT = 500
+LONGEST_QUERY = 300
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """What the findings are made from.
+
+    Attributes:
+        lists: the held-out queries' pairs with the scores of teachers, ensembles and the two baselines.
+        qrels: of the held-out queries.
+        teachers: names of the single teachers.
+        members: ensemble -> its teachers.
+        bm25: the name under which BM25 is in `lists`.
+        start: that of the starting student.
+        runs: name -> the retrieved candidates in its order.
+        evaluations: name -> its measures.
+        measures: as text.
+        seed: of tests and intervals.
+    """
+
+    lists: ScoredLists
+    qrels: Mapping[str, Mapping[str, int]]
+    teachers: tuple[str, ...]
+    members: Mapping[str, tuple[str, ...]]
+    bm25: str
+    start: str
+    runs: Mapping[str, Run]
+    evaluations: Mapping[str, Evaluation]
+    measures: tuple[str, ...]
+    seed: int
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What may be distilled: the teachers, then the ensembles."""
+        return (*self.teachers, *self.members)
+
+
+def audit_teachers(pipeline: Pipeline) -> tuple[Done, Audit]:
+    """The finished audit of an experiment's teachers: its step and what it found.
+
+    Everything is measured on the train queries that are held out from teaching and training (`Pipeline.held_out`), where every ranker orders the
+    same retrieved candidates; test judgements are not read.
+    """
+    _, held = pipeline.held_out
+    targets = pipeline.targets("train")
+    inputs = {f"scores of {name}": run.fingerprint for name, run in targets.items()}
+    inputs |= {f"teacher {name}": teacher.identity.fingerprint for name, teacher in pipeline.teachers.items()}
+    inputs |= {"start": pipeline.start.identity, "collection": pipeline.collection.fingerprint, "candidates": pipeline.candidates["train"].fingerprint}
+    inputs |= {"queries": fingerprint(held), "judgements": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.train)}
+    candidates = pipeline.experiment.candidates
+    settings = {"measures": list(pipeline.experiment.evaluation.measures), **candidates.model_dump(mode="json", include={"k1", "b", "language"})}
+
+    def work(folder: Path) -> dict[str, Any]:
+        audit = make_audit(pipeline)
+        write_audit(folder, audit)
+        return {"verdict": dataclasses.asdict(audit.verdict)}
+
+    return pipeline.open_step(lambda: pipeline.step("teachers", inputs, settings, work), read_audit)
+
+
+def make_audit(pipeline: Pipeline) -> Audit:
+    """Measures everything."""
+    pipeline.reporter.say("teachers: measuring, comparing and timing them on the held-out train queries")
+    material = gather(pipeline)
+    deciding, others = compare_all(material)
+    costs = costs_of(pipeline, material)
+    teachers = findings(pipeline, material, costs)
+    suspects = (false_negatives(material.lists, material.teachers), mislabelled(material.lists, material.teachers))
+    return Audit(
+        title=pipeline.experiment.name,
+        summary=summary(pipeline, material),
+        measures=material.measures,
+        queries=len(material.qrels),
+        teachers=teachers,
+        baselines={name: baseline(material, name, what) for name, what in ((material.bm25, "BM25, no model"), (material.start, "the starting checkpoint"))},
+        deciding=tuple(deciding),
+        comparisons=tuple(others),
+        false_negatives=suspects[0],
+        mislabelled=suspects[1],
+        verdict=judge(verdict_candidates(material, deciding, others)),
+        texts=texts(pipeline, teachers.values(), suspects),
+        seed=material.seed,
+        versions=versions(),
+    )
+
+
+def gather(pipeline: Pipeline) -> Material:
+    """Scores, orders and measures of everyone on the held-out queries; BM25 and the starting student score the same pairs as the teachers."""
+    _, held = pipeline.held_out
+    pairs, retrieved = pipeline.pairs("train").select(held), pipeline.candidates["train"].select(held)
+    qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
+    targets = {name: run.select(held) for name, run in pipeline.targets("train").items()}
+    bm25, start = (name if name not in targets else f"{name} (baseline)" for name in ("bm25", "student_before"))
+    baselines = {bm25: LexicalSettings(name=bm25), start: EmbeddingSettings(name=start, model="student")}
+    targets |= {name: scored_by(pipeline, settings, pairs) for name, settings in baselines.items()}
+    lists = ScoredLists.of(pairs, retrieved, qrels, targets)
+    runs = {name: lists.run(name) for name in targets}
+    measures = tuple(str(parse_measure(measure)) for measure in pipeline.experiment.evaluation.measures)
+    return Material(
+        lists=lists,
+        qrels=qrels,
+        teachers=tuple(pipeline.teachers),
+        members={name: tuple(pipeline.teachers) for name in targets if name not in (*pipeline.teachers, *baselines)},
+        bm25=bm25,
+        start=start,
+        runs=runs,
+        evaluations={name: evaluate(run, qrels, measures) for name, run in runs.items()},
+        measures=measures,
+        seed=pipeline.experiment.seed,
+    )
+
+
+def scored_by(pipeline: Pipeline, settings: TeacherSettings, pairs: Run) -> Run:
+    """The pairs with the scores of a teacher that is not the experiment's; they are not stored."""
+    teacher = load_kind("teachers", settings.kind, settings.label).load(settings, pipeline.resources)
+    scored = score_pairs(teacher, CandidatePairs.of(pairs, pipeline.queries("train"), pipeline.collection).texts(np.arange(pairs.n_pairs)))
+    return pairs.with_scores(settings.label, scored.scores)
+
+
+def compare_all(material: Material) -> tuple[list[Comparison], list[Comparison]]:
+    """The tests that decide, every target against the start in the first measure, corrected among themselves; and all others, likewise.
+
+    The deciding question is fixed before anything is looked at, so it need not pay for the others.
+    """
+    first, *rest = material.measures
+    against_start = [(name, material.start) for name in material.targets]
+    against_bm25 = [(name, material.bm25) for name in material.targets]
+    against_members = [(name, member) for name, members in material.members.items() for member in members]
+    deciding = compare(material.evaluations, against_start, [first], material.seed)
+    others = compare(material.evaluations, [*against_bm25, *against_members], material.measures, material.seed)
+    others += compare(material.evaluations, against_start, rest, material.seed)
+    corrected = holm([one.p_value for one in others])
+    return deciding, [dataclasses.replace(one, p_value_corrected=p_value) for one, p_value in zip(others, corrected, strict=True)]
+
+
+def verdict_candidates(material: Material, deciding: Sequence[Comparison], others: Sequence[Comparison]) -> list[Candidate]:
+    """The targets with the numbers that the verdict is judged from."""
+    first = material.measures[0]
+    found = {(one.run, one.baseline): one for one in others if one.measure == first}
+    return [
+        Candidate(
+            name=one.run,
+            mean=material.evaluations[one.run].means[first],
+            against_start=one,
+            members=material.members.get(one.run, ()),
+            against_members={member: found[one.run, member] for member in material.members.get(one.run, ())},
+        )
+        for one in deciding
+    ]
+
+
+def costs_of(pipeline: Pipeline, material: Material) -> dict[str, Cost]:
+    """Every target's cost; the teachers are timed one after the other."""
+    with pipeline.reporter.bar("timing the teachers", len(material.teachers)) as advance:
+        costs = {}
+        for name, teacher in pipeline.teachers.items():
+            costs[name] = measure_cost(teacher, pipeline.store, material.lists.pairs, pipeline.queries("train"))
+            advance(1)
+    return costs | {name: ensemble_cost({member: costs[member] for member in members}) for name, members in material.members.items()}
+
+
+def findings(pipeline: Pipeline, material: Material, costs: Mapping[str, Cost]) -> dict[str, TeacherFindings]:
+    """All about each target."""
+    taus = agreement(material.lists, material.targets)
+    shared = overlaps({name: material.runs[name] for name in material.targets})
+    return {name: _findings_of(pipeline, material, name, costs[name], (taus[name], shared[name])) for name in material.targets}
+
+
+def _findings_of(pipeline: Pipeline, material: Material, name: str, cost: Cost, agreed: tuple[dict[str, float | None], dict[str, float]]) -> TeacherFindings:
+    lists, unit, measured = material.lists, pipeline.units[name], baseline(material, name, "")
+    scores, relevant = lists.scores[name], lists.relevant
+    return TeacherFindings(
+        **dataclasses.asdict(cost),
+        kind="ensemble" if name in material.members else pipeline.teachers[name].identity.kind,
+        members=material.members.get(name, ()),
+        unit=unit,
+        mean=measured.mean,
+        interval=measured.interval,
+        agreement=agreed[0],
+        overlap=agreed[1],
+        spread=spread(scores, lists.pairs.offsets),
+        distribution=score_distribution(name, unit, scores[relevant], scores[~relevant]),
+        calibration=calibration(lists, name),
+        ruined=tuple(lost for against in (material.bm25, material.start) for lost in _ruined(material, name, against)),
+    )
+
+
+def baseline(material: Material, name: str, description: str) -> BaselineFindings:
+    """A run's means and intervals."""
+    result = RunResult(name, material.evaluations[name])
+    return BaselineFindings(description, dict(result.evaluation.means), {measure: result.interval(measure, material.seed) for measure in material.measures})
+
+
+def summary(pipeline: Pipeline, material: Material) -> str:
+    """What was looked at, in two sentences."""
+    lists = material.lists
+    found = int((lists.relevant & lists.retrieved).sum()) / max(sum(grade > 0 for grades in material.qrels.values() for grade in grades.values()), 1)
+    queries = count(len(material.qrels), "held-out train query", "held-out train queries")
+    return (
+        f"{pipeline.collection.name}: {queries}, {count(lists.pairs.n_pairs, 'pair', 'pairs')}, {count(int(lists.judged.sum()), 'judgement', 'judgements')}. "
+        f"Every ranker orders the same candidates, which hold {100 * found:.0f} % of the relevant documents."
+    )
+
+
+def texts(pipeline: Pipeline, teachers: Iterable[TeacherFindings], suspects: Sequence[Suspects]) -> Texts:
+    """The queries and documents that the findings name, shortened."""
+    ruined = [lost for found in teachers for lost in found.ruined]
+    listed = [one for found in suspects for one in found.listed]
+    query_ids = sorted({lost.query_id for lost in ruined} | {one.query_id for one in listed})
+    named = [doc_id for lost in ruined for doc_id in (lost.relevant, lost.first)] + [doc_id for one in listed for doc_id in (one.doc_id, one.positive)]
+    doc_ids = sorted({doc_id for doc_id in named if doc_id is not None})
+    queries = pipeline.queries("train")
+    return Texts(
+        {query_id: shortened(queries[query_id].text, LONGEST_QUERY) for query_id in query_ids},
+        {doc_id: shortened(text, LONGEST_DOCUMENT) for doc_id, text in _full_texts(pipeline.collection, doc_ids).items()},
+    )
+
+
+def _full_texts(collection: Collection, doc_ids: Sequence[str]) -> dict[str, str]:
+    documents = collection.documents_by_row(collection.rows_of(list(doc_ids)).tolist())
+    return {doc_id: document.full_text for doc_id, document in zip(doc_ids, documents, strict=True)}
+
+
+def _ruined(material: Material, name: str, against: str) -> tuple[Ruined, ...]:
+    teacher, other = ((material.runs[one], material.evaluations[one]) for one in (name, against))
+    return ruined_queries(teacher, other, material.qrels, material.measures[0])
