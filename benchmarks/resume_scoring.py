@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from record import keep
 
 from retriever.collection import Collection, write_collection
 from retriever.files import text_hash
@@ -134,6 +135,18 @@ def measure(work: Path, kills: int, n_queries: int, chance: random.Random) -> in
     print(f"pairs stored twice                      {len(pairs) - len(set(pairs))}")
     print(f"bytes as in the uninterrupted run       {'identical' if identical else 'DIFFERENT'} ({len(shards(store))} shards)")
     print(f"temporary files left                    {len(leftovers)}")
+    keep(
+        "resume_scoring",
+        {
+            "pairs": n_queries * DEPTH,
+            "kills": killed,
+            "shards_lost_per_kill": round((calls - len(pairs)) / max(killed, 1) / SHARD_PAIRS, 2),
+            "stored_pairs_scored_again": scored_again,
+            "pairs_stored_twice": len(pairs) - len(set(pairs)),
+            "bytes_identical": identical,
+            "temporary_files_left": len(leftovers),
+        },
+    )
     good = identical and not scored_again and not leftovers and len(pairs) == len(set(pairs)) == n_queries * DEPTH and killed == kills
     return 0 if good else 1
 

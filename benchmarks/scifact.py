@@ -11,13 +11,13 @@ Prints a table and writes benchmarks/results/scifact.json. Needs ../shared/data/
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+
+from record import MACHINE, keep
 
 from retriever.config import read_experiment
 from retriever.eval.report import read_report
@@ -49,7 +49,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name in names:
         results[name] = run_variant(name, arguments.work, [*VARIANTS[name], *arguments.overrides])
-        keep(results)
+        keep("scifact", results)
     print(table(results))
 
 
@@ -77,7 +77,7 @@ def run_variant(name: str, work: Path, overrides: list[str]) -> dict[str, Any]:
         },
         "queries": len(report.runs[0].evaluation),
         "seed": experiment.seed,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": MACHINE,
     }
 
 
@@ -86,14 +86,6 @@ def share(source: Path, target: Path) -> None:
     for part in SHARED:
         if (source / part).exists() and not (target / part).exists():
             shutil.copytree(source / part, target / part, copy_function=os.link)
-
-
-def keep(results: dict[str, Any]) -> None:
-    """Adds results to those of earlier calls."""
-    path = HERE / "results" / "scifact.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**kept, **results}, indent=2) + "\n", encoding="utf-8")
 
 
 def table(results: dict[str, Any]) -> str:

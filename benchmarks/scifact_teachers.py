@@ -12,13 +12,14 @@ Prints nDCG@10 with a 95 % interval and the difference to the fusion, and adds t
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from record import keep
+
 from retriever.config import read_experiment
 from retriever.eval.measures import Evaluation, evaluate
-from retriever.eval.significance import compare, interval_of_mean
+from retriever.eval.significance import bootstrap_interval, compare, generator_for
 from retriever.pipeline import Pipeline, keep_pairs
 from retriever.progress import Terminal
 from retriever.runs import Run
@@ -45,7 +46,7 @@ def main() -> None:
     teachers = ", ".join(['{kind="lexical"}', '{kind="embedding", model="student"}', *added])
     pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact.toml", [f"teacher=[{teachers}]"]), arguments.work, Terminal())
     results = rows(pipeline, evaluations(pipeline))
-    keep(results)
+    keep("scifact_teachers", results)
     for name, row in results.items():
         low, high = row["interval"]
         print(f"{name:<44} {row['mean']:.3f}  [{low:.3f}, {high:.3f}]  against the fusion {row['difference']:+.3f} (p = {row['p_value']:.3f})")
@@ -77,21 +78,13 @@ def rows(pipeline: Pipeline, found: dict[str, Evaluation]) -> dict[str, Any]:
     return {
         name: {
             "mean": evaluation.means[MEASURE],
-            "interval": interval_of_mean(evaluation, MEASURE, seed),
+            "interval": bootstrap_interval(evaluation.values[MEASURE], generator_for(seed, "interval", name, MEASURE)),
             "difference": tests[name].difference if name in tests else 0.0,
             "p_value": tests[name].p_value if name in tests else 1.0,
             "queries": len(evaluation),
         }
         for name, evaluation in found.items()
     }
-
-
-def keep(results: dict[str, Any]) -> None:
-    """Adds results to those of earlier calls."""
-    path = HERE / "results" / "scifact_teachers.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**kept, **results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+from record import MACHINE, keep
+
 BAR_SECONDS = 0.4
 RUNS = 10
 
@@ -28,6 +30,7 @@ def main() -> int:
     command = median_seconds(sys.executable, "-m", "retriever", "--help")
     print(f"python -c pass      {bare:.3f} s")
     print(f"retriever --help    {command:.3f} s   bar {BAR_SECONDS} s: {'met' if command < BAR_SECONDS else 'MISSED'}   (median of {RUNS})")
+    keep("startup", {"python_seconds": round(bare, 3), "help_seconds": round(command, 3), "bar_seconds": BAR_SECONDS, "runs": RUNS, "machine": MACHINE})
     return int(command >= BAR_SECONDS)
 
 
