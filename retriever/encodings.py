@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,22 +92,48 @@ def encode_collection(encoder: Encoder, collection: Collection, folder: Path, pr
     Raises:
         DataError: the encoder gave a vector that is not finite, or the folder belongs to another encoder or collection.
     """
-    _claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": BLOCK})
+    claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": BLOCK})
+    encode_blocks(
+        collection,
+        is_whole=lambda number, size: _is_block(_block_path(folder, number), size, encoder.dimensions),
+        encode=lambda number, documents: _write_block(_block_path(folder, number), encoder.encode_documents(documents), documents),
+        progress=progress,
+    )
+    return Vectors(folder, len(collection), encoder.dimensions, encoder.identity)
+
+
+def encode_blocks(
+    collection: Collection,
+    is_whole: Callable[[int, int], bool],
+    encode: Callable[[int, list[Document]], None],
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Encodes the blocks of documents that are not there yet.
+
+    Args:
+        collection: whose documents.
+        is_whole: whether the block of a number, with so many documents, lies on the disk whole.
+        encode: writes the block of a number from its documents.
+        progress: called with the number of documents just done (those found on disk included).
+    """
     documents = None
     for number, start in enumerate(range(0, len(collection), BLOCK)):
         size = min(BLOCK, len(collection) - start)
-        if not _is_block(_block_path(folder, number), size, encoder.dimensions):
+        if not is_whole(number, size):
             documents = documents or collection.documents(start)
-            block = list(islice(documents, size))
-            _write_block(_block_path(folder, number), encoder.encode_documents(block), block)
+            encode(number, list(islice(documents, size)))
         elif documents:
             documents = None  # a block in the middle was there: start reading anew after it
         if progress:
             progress(size)
-    return Vectors(folder, len(collection), encoder.dimensions, encoder.identity)
 
 
-def _claim(folder: Path, owner: dict[str, str | int]) -> None:
+def claim(folder: Path, owner: dict[str, str | int]) -> None:
+    """Writes whose vectors a folder holds.
+
+    Raises:
+        DataError: it holds another's.
+    """
     path = folder / "encodings.json"
     if not path.exists():
         write_json(path, owner)
@@ -115,17 +141,22 @@ def _claim(folder: Path, owner: dict[str, str | int]) -> None:
         raise DataError(f"{folder}: holds the vectors of another encoder or collection. Remove it, or give another folder")
 
 
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes an array as a .npy file, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        whole = io.BytesIO()
+        np.save(whole, array, allow_pickle=False)
+        temporary.write_bytes(whole.getbuffer())  # numpy writing to a full disk raises an error that does not say so
+
+    write_atomic(path, write)
+
+
 def _write_block(path: Path, vectors: NDArray[np.float32], documents: Sequence[Document]) -> None:
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise DataError(f"document {documents[int(np.flatnonzero(bad)[0])].doc_id}: the encoder gave a vector that is not finite")
-
-    def write(temporary: Path) -> None:
-        whole = io.BytesIO()
-        np.save(whole, vectors.astype(np.float32, copy=False), allow_pickle=False)
-        temporary.write_bytes(whole.getbuffer())  # numpy writing to a full disk raises an error that does not say so
-
-    write_atomic(path, write)
+    write_array(path, vectors.astype(np.float32, copy=False))
 
 
 def _is_block(path: Path, size: int, dimensions: int) -> bool:

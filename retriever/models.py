@@ -40,7 +40,7 @@ def find_model(name: str, revision: str | None = None, where: str = "model") -> 
         ConfigError: no such folder or package, and the hub has none or cannot be reached; or its weights are pickled.
     """
     path = Path(name).expanduser()
-    folder = path if path.is_dir() else _from_package(name) or _from_hub(name, revision, where)
+    folder = _student_in(path) if path.is_dir() else _from_package(name) or _from_hub(name, revision, where)
     if not any((folder / file).is_file() for file in ("config.json", "modules.json")):
         raise ConfigError(f"{where}: {folder} holds no model (neither config.json nor modules.json is there)")
     if not any(folder.rglob("*.safetensors")):
@@ -86,6 +86,11 @@ def _checksum(path: Path, modified_ns: int, size: int) -> str:
     """A file's SHA-256, read once per process while its time and size stay."""
     del modified_ns, size
     return sha256_file(path)
+
+
+def _student_in(folder: Path) -> Path:
+    """A folder, or the trained student in the folder of an experiment's train step."""
+    return folder / "student" if (folder / "student" / "modules.json").is_file() and not (folder / "modules.json").is_file() else folder
 
 
 def _from_package(name: str) -> Path | None:

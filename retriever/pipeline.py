@@ -22,6 +22,7 @@ from retriever.files import fingerprint, sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter, bar_of_steps
+from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
 from retriever.runs import Run
 from retriever.search import SearchIndex, open_index, write_index
@@ -157,6 +158,12 @@ class Pipeline:
                 self._vectors[encoder.identity] = encode_collection(encoder, self.collection, folder, advance)
         return self._vectors[encoder.identity]
 
+    def ragged_vectors(self, encoder: RaggedEncoder, what: str) -> RaggedVectors:
+        """An encoder's token or sparse vectors of all documents, made once for every encoder."""
+        folder = self.folder / "encodings" / f"{encoder.identity}-{self.collection.fingerprint}"
+        with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
+            return encode_ragged(encoder, self.collection, folder, advance)
+
     def encoder_of(self, settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
         """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
         if settings.model in (None, "student"):
@@ -256,7 +263,7 @@ class Pipeline:
     @cached_property
     def resources(self) -> Resources:
         """What teachers may use."""
-        return Resources(self.collection, self.experiment.candidates, lambda: self.bm25, self.encoder_of)
+        return Resources(self.collection, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.ragged_vectors)
 
     @cached_property
     def teachers(self) -> dict[str, Teacher]:

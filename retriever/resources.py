@@ -9,7 +9,13 @@ from retriever.bm25 import BM25
 from retriever.collection import Collection
 from retriever.config import CandidateSettings
 from retriever.encodings import Encoder, Vectors
+from retriever.ragged_encodings import RaggedEncoder, RaggedVectors
 from retriever.teacher_settings import EmbeddingSettings
+
+
+def _nowhere(encoder: RaggedEncoder, what: str) -> RaggedVectors:
+    """For resources of teachers that keep no such vectors."""
+    raise ValueError(f"{what}: these resources have no place for the vectors of {encoder.identity}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +26,12 @@ class Resources:
         collection: the documents.
         candidates: BM25's parameters.
         bm25: gives the BM25 index, made at the first call.
-        encode: gives a teacher's encoder and the vectors of all documents, made at the first call.
+        encode: gives a teacher's dense encoder and the vectors of all documents, made at the first call.
+        encode_ragged: gives the token or sparse vectors of all documents, made at the first call; told the encoder and what a bar calls it.
     """
 
     collection: Collection
     candidates: CandidateSettings
     bm25: Callable[[], BM25]
     encode: Callable[[EmbeddingSettings], tuple[Encoder, Vectors]]
+    encode_ragged: Callable[[RaggedEncoder, str], RaggedVectors] = _nowhere

@@ -15,7 +15,7 @@ FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
         *("types", "errors", "files", "resources", "settings", "teacher_settings", "config", "plugins", "models"),
-        *("collection", "document_table", "readers", "runs", "bm25", "encodings"),
+        *("collection", "document_table", "readers", "runs", "bm25", "encodings", "ragged_encodings"),
         "engines",
         *("store", "shards", "scoring"),
     ]

@@ -16,7 +16,7 @@ from retriever.config import StudentSettings
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
 from retriever.models import check_length, find_model
-from retriever.types import Document, Query
+from retriever.types import Document, Query, Unit
 
 
 class DenseStudent:
@@ -39,6 +39,11 @@ class DenseStudent:
     def dimensions(self) -> int:
         """D."""
         return int(self.model.get_embedding_dimension() or 0)
+
+    @property
+    def unit(self) -> Unit:
+        """What an inner product of its vectors is."""
+        return "cosine" if self.model.similarity_fn_name == "cosine" else "dot"
 
     def encode_queries(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         """[B, D]; their inner products with documents' vectors are the student's scores."""

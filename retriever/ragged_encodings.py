@@ -1,0 +1,149 @@
+"""Vectors that are not one of a fixed length for each document: token vectors, or the entries of sparse ones. On disk, made once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever import encodings
+from retriever.collection import Collection
+from retriever.encodings import claim, encode_blocks, write_array
+from retriever.errors import DataError
+from retriever.types import Document
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """What n documents hold, end to end.
+
+    Attributes:
+        offsets: int64 [n + 1]; document i has the entries offsets[i]:offsets[i + 1].
+        columns: name -> array [entries, ...]: token vectors, or the dimensions and values of sparse vectors.
+    """
+
+    offsets: NDArray[np.int64]
+    columns: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[n], entries of each document."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of_lists(cls, name: str, arrays: Sequence[NDArray[Any]], width: int) -> Ragged:
+        """One column from an array [entries, width] for each document."""
+        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64)
+        kind = arrays[0].dtype if arrays else np.dtype(np.float16)
+        return cls(offsets, {name: np.concatenate([np.empty((0, width), dtype=kind), *arrays])})
+
+
+class RaggedEncoder(Protocol):
+    """A model that turns documents into as many entries as each of them needs."""
+
+    @property
+    def identity(self) -> str:
+        """Changes with anything that changes the vectors."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of what an entry holds."""
+        ...
+
+    def encode_documents(self, documents: Sequence[Document]) -> Ragged:
+        """The entries of each document."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RaggedVectors:
+    """The entries of a collection's documents, in files of `encodings.BLOCK` documents."""
+
+    folder: Path
+    n_documents: int
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.n_documents
+
+    def rows(self, rows: NDArray[np.int64]) -> Ragged:
+        """The entries of the documents with these numbers, in their order."""
+        parts: list[Mapping[str, NDArray[Any]] | None] = [None] * len(rows)
+        for number in np.unique(rows // encodings.BLOCK).tolist():
+            block = self._block(number)
+            for place in np.flatnonzero(rows // encodings.BLOCK == number).tolist():
+                row = int(rows[place]) % encodings.BLOCK
+                entries = slice(int(block.offsets[row]), int(block.offsets[row + 1]))
+                parts[place] = {name: column[entries] for name, column in block.columns.items()}
+        found = [part for part in parts if part is not None]
+        empty = {} if found else {name: np.empty(0, dtype=np.float32) for name in self.names}
+        counts = [len(part[self.names[0]]) for part in found]
+        columns = empty or {name: np.concatenate([part[name] for part in found]) for name in self.names}
+        return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), columns)
+
+    def _block(self, number: int) -> Ragged:
+        columns = {name: _load(_path(self.folder, number, name)) for name in self.names}
+        return Ragged(np.asarray(_load(_path(self.folder, number, "offsets"))), columns)
+
+
+def encode_ragged(encoder: RaggedEncoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None) -> RaggedVectors:
+    """The entries of all documents, read from `folder` where they are there already; a stop loses at most a block.
+
+    Args:
+        encoder: what makes them.
+        collection: whose documents.
+        folder: belongs to this encoder and collection alone.
+        progress: called with the number of documents just done (those found on disk included).
+
+    Raises:
+        DataError: an entry is not finite, or the folder belongs to another encoder or collection.
+    """
+    claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": encodings.BLOCK})
+    names = tuple(encoder.columns)
+
+    def encode(number: int, documents: list[Document]) -> None:
+        made = encoder.encode_documents(documents)
+        for name in names:
+            _refuse_infinite(made, name, documents)
+            write_array(_path(folder, number, name), made.columns[name])
+        write_array(_path(folder, number, "offsets"), made.offsets)  # the last: with it the block is whole
+
+    encode_blocks(collection, lambda number, size: _is_whole(folder, number, size, names), encode, progress)
+    return RaggedVectors(folder, len(collection), names)
+
+
+def _refuse_infinite(made: Ragged, name: str, documents: Sequence[Document]) -> None:
+    column = made.columns[name]
+    wrong = np.flatnonzero(~np.isfinite(column.reshape(len(column), -1)).all(axis=1)) if len(column) else np.zeros(0, dtype=np.int64)
+    if len(wrong):
+        document = documents[int(np.searchsorted(made.offsets, wrong[0], side="right")) - 1]
+        raise DataError(f"document {document.doc_id}: the encoder gave a vector that is not finite")
+
+
+def _is_whole(folder: Path, number: int, size: int, names: Sequence[str]) -> bool:
+    try:
+        offsets = _load(_path(folder, number, "offsets"))
+        entries = {len(_load(_path(folder, number, name))) for name in names}
+        return offsets.shape == (size + 1,) and entries == {int(offsets[-1])}
+    except (OSError, EOFError, ValueError):
+        return False
+
+
+def _load(path: Path) -> NDArray[Any]:
+    """A file's array, memory-mapped; one without entries cannot be mapped."""
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except ValueError:
+        return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _path(folder: Path, number: int, name: str) -> Path:
+    return folder / f"{number:06d}.{name}.npy"
