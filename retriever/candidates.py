@@ -33,7 +33,7 @@ def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str
     return run_of_rows(name, collection, list(queries), rows, scores)
 
 
-def dense_run(name: str, encoder: Encoder, index: FlatIndex, collection: Collection, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
+def dense_run(name: str, encoder: Encoder, index: FlatIndex, documents: DocumentTable, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
     """The best `depth` documents of each query by the inner product of vectors."""
     listed = list(queries.values())
     rows: list[NDArray[np.int64]] = []
@@ -42,7 +42,7 @@ def dense_run(name: str, encoder: Encoder, index: FlatIndex, collection: Collect
         found, values = index.search(encoder.encode_queries(listed[start : start + batch]), depth)
         rows.extend(found)
         scores.extend(values)
-    return run_of_rows(name, collection, list(queries), rows, scores)
+    return run_of_rows(name, documents, list(queries), rows, scores)
 
 
 def hybrid_run(

@@ -228,7 +228,7 @@ class Pipeline:
         if source == "lucene":
             from retriever.lucene import lucene_run
 
-            return lucene_run(self.collection, self.folder / "lucene", queries, depth, self.experiment.candidates)
+            return lucene_run(self.collection, self.folder / "lucene", queries, depth, self.experiment.candidates, self.reporter)
         if run := run_file(source):
             return file_run(run, self.collection, queries, depth, self.reporter)
         encoder, vectors = self.encoder_of(EmbeddingSettings(model=source))
@@ -237,7 +237,11 @@ class Pipeline:
 
     def pairs(self, split: str) -> Run:
         """The pairs that teachers score: the candidates, and for train queries the judged positives too."""
-        return with_positives(self.candidates[split], self.qrels("train")) if split == "train" else self.candidates[split]
+        return self._train_pairs if split == "train" else self.candidates[split]
+
+    @cached_property
+    def _train_pairs(self) -> Run:
+        return with_positives(self.candidates["train"], self.qrels("train"))
 
     def teach(self, settings: CrossEncoderSettings) -> CrossEncoderSettings:
         """A teacher with `train` taught on the train qrels first; any other comes back as it is."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retriever.candidates import run_of_rows
+from retriever.candidates import dense_run
 from retriever.collection import Collection
 from retriever.document_table import DocumentTable
 from retriever.encodings import Encoder, Vectors
@@ -65,8 +65,7 @@ class SearchIndex:
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None) -> Run:
         """The best k documents of many queries, as a run."""
-        rows, scores = self.index.search(self.encoder.encode_queries(list(queries.values())), k)
-        return run_of_rows(name or self.folder.name, self.documents, list(queries), list(rows), list(scores))
+        return dense_run(name or self.folder.name, self.encoder, self.index, self.documents, queries, k)
 
 
 def write_index(folder: Path, kind: str, student_kind: str, student_folder: Path, encoder: Encoder, vectors: Vectors, collection: Collection) -> dict[str, Any]:
