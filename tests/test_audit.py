@@ -478,3 +478,19 @@ def test_teachers_may_be_called_as_the_baselines_are(finished_experiment: Path, 
     found = json.loads(said.out)
     assert set(found["baselines"]) == {"bm25 (baseline)", "student_before"}
     assert found["teachers"]["bm25"]["mean"] == pytest.approx(found["baselines"]["bm25 (baseline)"]["mean"])
+
+
+def test_a_cross_encoder_is_audited_with_its_tokens_and_joins_the_ensemble(finished_experiment: Path, tmp_path: Path, cross_encoder_folder: Path) -> None:
+    folder = shutil.copytree(finished_experiment, tmp_path / "copy")
+    experiment = folder / "tiny.toml"
+    teacher = f'[[teacher]]\nkind = "cross_encoder"\nname = "reader"\nmodel = "{cross_encoder_folder}"\nmax_length = 28\n\n[student]\n'
+    experiment.write_text(experiment.read_text(encoding="utf-8").replace("[student]\n", teacher), encoding="utf-8")
+    said = command("teachers", experiment, "--work", folder / "work", "--json")
+    found = json.loads(said.out)["teachers"]
+    reader = found["reader"]
+    assert (reader["kind"], reader["unit"]) == ("cross_encoder", "logit")
+    assert 0 < reader["tokens"] <= 28
+    assert 0 < reader["truncated"] < 1
+    assert found["ensemble"]["members"] == ["lexical", "embedding-student", "reader"]
+    assert found["ensemble"]["pairs_per_second"] < min(found[name]["pairs_per_second"] for name in ("lexical", "embedding-student", "reader"))
+    assert set(reader["agreement"]) == {"lexical", "embedding-student", "ensemble"}

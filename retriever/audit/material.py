@@ -1,0 +1,100 @@
+"""What the audit is made from: everyone's scores, orders and measures on the held-out queries, and their tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from retriever.audit.lists import ScoredLists
+from retriever.eval.measures import Evaluation, evaluate, parse_measure
+from retriever.eval.significance import Comparison, compare, holm
+from retriever.pipeline import Pipeline
+from retriever.plugins import load_kind
+from retriever.runs import Run
+from retriever.scoring import CandidatePairs, score_pairs
+from retriever.teacher_settings import EmbeddingSettings, LexicalSettings, TeacherSettings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """What the findings are made from.
+
+    Attributes:
+        lists: the held-out queries' pairs with the scores of teachers, ensembles and the two baselines.
+        qrels: of the held-out queries.
+        teachers: names of the single teachers.
+        members: ensemble -> its teachers.
+        bm25: the name under which BM25 is in `lists`.
+        start: that of the starting student.
+        runs: name -> the retrieved candidates in its order.
+        evaluations: name -> its measures.
+        measures: as text.
+        seed: of tests and intervals.
+    """
+
+    lists: ScoredLists
+    qrels: Mapping[str, Mapping[str, int]]
+    teachers: tuple[str, ...]
+    members: Mapping[str, tuple[str, ...]]
+    bm25: str
+    start: str
+    runs: Mapping[str, Run]
+    evaluations: Mapping[str, Evaluation]
+    measures: tuple[str, ...]
+    seed: int
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What may be distilled: the teachers, then the ensembles."""
+        return (*self.teachers, *self.members)
+
+
+def gather(pipeline: Pipeline) -> Material:
+    """Scores, orders and measures of everyone on the held-out queries; BM25 and the starting student score the same pairs as the teachers."""
+    _, held = pipeline.held_out
+    pairs, retrieved = pipeline.pairs("train").select(held), pipeline.candidates["train"].select(held)
+    qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
+    targets = {name: run.select(held) for name, run in pipeline.targets("train").items()}
+    bm25, start = (name if name not in targets else f"{name} (baseline)" for name in ("bm25", "student_before"))
+    baselines = {bm25: LexicalSettings(name=bm25), start: EmbeddingSettings(name=start, model="student")}
+    targets |= {name: scored_by(pipeline, settings, pairs) for name, settings in baselines.items()}
+    lists = ScoredLists.of(pairs, retrieved, qrels, targets)
+    runs = {name: lists.run(name) for name in targets}
+    measures = tuple(str(parse_measure(measure)) for measure in pipeline.experiment.evaluation.measures)
+    return Material(
+        lists=lists,
+        qrels=qrels,
+        teachers=tuple(pipeline.teachers),
+        members={name: tuple(pipeline.teachers) for name in targets if name not in (*pipeline.teachers, *baselines)},
+        bm25=bm25,
+        start=start,
+        runs=runs,
+        evaluations={name: evaluate(run, qrels, measures) for name, run in runs.items()},
+        measures=measures,
+        seed=pipeline.experiment.seed,
+    )
+
+
+def scored_by(pipeline: Pipeline, settings: TeacherSettings, pairs: Run) -> Run:
+    """The pairs with the scores of a teacher that is not the experiment's; they are not stored."""
+    teacher = load_kind("teachers", settings.kind, settings.label).load(settings, pipeline.resources)
+    scored = score_pairs(teacher, CandidatePairs.of(pairs, pipeline.queries("train"), pipeline.collection).texts(np.arange(pairs.n_pairs)))
+    return pairs.with_scores(settings.label, scored.scores)
+
+
+def compare_all(material: Material) -> tuple[list[Comparison], list[Comparison]]:
+    """The tests that decide, every target against the start in the first measure, corrected among themselves; and all others, likewise.
+
+    The deciding question is fixed before anything is looked at, so it need not pay for the others.
+    """
+    first, *rest = material.measures
+    against_start = [(name, material.start) for name in material.targets]
+    against_bm25 = [(name, material.bm25) for name in material.targets]
+    against_members = [(name, member) for name, members in material.members.items() for member in members]
+    deciding = compare(material.evaluations, against_start, [first], material.seed)
+    others = compare(material.evaluations, [*against_bm25, *against_members], material.measures, material.seed)
+    others += compare(material.evaluations, against_start, rest, material.seed)
+    corrected = holm([one.p_value for one in others])
+    return deciding, [dataclasses.replace(one, p_value_corrected=p_value) for one, p_value in zip(others, corrected, strict=True)]
