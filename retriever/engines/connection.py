@@ -86,6 +86,14 @@ class Connection:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One answer; a failure stops the other workers before their next request."""
+        try:
+            return self._post_patiently(path, body)
+        except RetrieverError:
+            self._stop.set()
+            raise
+
+    def _post_patiently(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(f"{self.settings.url}{path}", json.dumps(body).encode(), self._headers, method="POST")
         attempt = 0
         while True:
