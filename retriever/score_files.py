@@ -71,9 +71,11 @@ def import_scores(path: Path, out: Path, format_name: str | None = None, unit: U
         name: of the run; the file's when left out.
 
     Raises:
-        ConfigError: there is no such format, or a unit is given to a file without scores.
+        ConfigError: there is no such format, a unit is given to a file without scores, or the file would be overwritten.
         DataError: the format is not recognised, or a line is malformed; the message names file and line.
     """
+    if path.resolve() in (out.resolve(), out.with_suffix(".qrels").resolve()):
+        raise ConfigError(f"{path}: would be overwritten by what is made of it. Name another file with --out")
     found = format_name or recognise(path)
     source = format_named(found)
     texts = out.with_name(f"{out.stem}-texts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -89,8 +90,8 @@ class TokenVectors:
         """float16 [L, D] for each document."""
         texts = [document.full_text for document in documents]
         with torch.inference_mode():
-            vectors = self.model.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False, output_value="token_embeddings")
-        arrays = [one.detach().cpu().numpy().astype(np.float16) for one in vectors]
+            encoded = self.model.encode_document(texts, batch_size=self.batch_size, show_progress_bar=False, output_value="token_embeddings")
+        arrays = [one.cpu().numpy().astype(np.float16) for one in cast(list[torch.Tensor], encoded)]
         return Ragged.of_lists("vectors", arrays, arrays[0].shape[1] if arrays else 0)
 
 

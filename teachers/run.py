@@ -46,8 +46,8 @@ class RunTeacher:
         return ScoredPairs(scores, np.zeros(len(pairs), dtype=np.int32), np.zeros(len(pairs), dtype=np.bool_))
 
     def _refuse_missing(self, pairs: Sequence[tuple[Query, Document]], scores: NDArray[np.float32]) -> None:
-        missing = np.flatnonzero(np.isnan(scores))
-        if not len(missing):
+        missing = np.flatnonzero(np.isnan(scores)).tolist()
+        if not missing:
             return
         query, document = pairs[missing[0]]
         where = f'teacher "{self.identity.name}": {len(missing):,} of {len(pairs):,} pairs are not in {self.settings.path}'

@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle  # noqa: TID251 (makes what other programs write; the package reads none with it)
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -39,9 +40,10 @@ POSITIVES = {"q1": {"d1": 1}, "q2": {"d4": 1}}
 GRADES = {"q1": {"d1": 1, "d2": 0}, "q2": {"d4": 2}}
 ORDER = {"q1": {"d1": -1.0, "d3": -2.0, "d2": -3.0}, "q2": {"d4": -1.0, "d1": -2.0}}
 Lists = dict[str, dict[str, float]]
+Value = TypeVar("Value", int, float)
 
 
-def by_text(lists: Lists) -> Lists:
+def by_text(lists: dict[str, dict[str, Value]]) -> dict[str, dict[str, Value]]:
     """The same lists under the ids that are made from texts."""
     return {BY_TEXT[query_id]: {BY_TEXT[doc_id]: score for doc_id, score in documents.items()} for query_id, documents in lists.items()}
 
@@ -57,10 +59,10 @@ EXPECTED: dict[str, tuple[Lists | None, dict[str, dict[str, int]]]] = {
     "st_hard_negatives": ({"q1": {"d1": -1, "d3": -2, "d2": -3, "d5": -4}, "q2": ORDER["q2"]}, POSITIVES),
     "disco": (SCORES, {}),
     "disco_qrels": (None, GRADES),
-    "flagembedding": (by_text(SCORES), by_text(POSITIVES)),  # type: ignore[dict-item]
+    "flagembedding": (by_text(SCORES), by_text(POSITIVES)),
     "tevatron": (SCORES, POSITIVES),
     "tevatron_scores": (SCORES, {}),
-    "msmarco_triples": (by_text({"q1": {"d1": -1, "d3": -2, "d2": -4}, "q2": ORDER["q2"]}), by_text(POSITIVES)),  # type: ignore[dict-item]
+    "msmarco_triples": (by_text({"q1": {"d1": -1, "d3": -2, "d2": -4}, "q2": ORDER["q2"]}), by_text(POSITIVES)),
     "msmarco_id_triples": ({"q1": {"d1": -1, "d3": -2, "d2": -4}, "q2": ORDER["q2"]}, POSITIVES),
 }
 """Format -> run and qrels of its sample; the place of a document in a file of triples counts every mention."""
@@ -252,6 +254,16 @@ def test_a_unit_of_scores_that_are_not_there_is_refused(tmp_path: Path) -> None:
         import_scores(sample_of("msmarco_id_triples"), tmp_path / "run.parquet", unit="logit")
 
 
+@pytest.mark.parametrize(("file", "out"), [("ce.trec", "ce.trec"), ("a.qrels", "a.parquet")])
+def test_a_file_is_not_overwritten_by_its_own_import(file: str, out: str, tmp_path: Path) -> None:
+    content = sample_of("trec_run" if file == "ce.trec" else "trec_qrels").read_bytes()
+    (tmp_path / file).write_bytes(content)
+    assert command("import", tmp_path / file, "--out", tmp_path / out).error.endswith(
+        "would be overwritten by what is made of it. Name another file with --out"
+    )
+    assert (tmp_path / file).read_bytes() == content
+
+
 def test_a_missing_and_a_cut_file_are_refused(tmp_path: Path) -> None:
     assert "cannot be read" in command("import", tmp_path / "none", "--out", tmp_path / "run.parquet").error
     (tmp_path / "cut.gz").write_bytes(gzip.compress(sample_of("trec_run").read_bytes() * 100)[:-20])
@@ -281,7 +293,7 @@ def test_texts_become_a_collection(tmp_path: Path) -> None:
     collection = open_collection(CollectionSettings(path=imported.texts), tmp_path / "prepared")
     assert {document.doc_id: document.full_text for document in collection.documents()} == {BY_TEXT[key]: TEXT_OF[key] for key in ("d1", "d2", "d3", "d4")}
     assert {query.query_id: query.text for query in collection.all_queries()} == {BY_TEXT[key]: TEXT_OF[key] for key in ("q1", "q2")}
-    assert collection.qrels("train") == by_text(POSITIVES)  # type: ignore[arg-type]
+    assert collection.qrels("train") == by_text(POSITIVES)
     assert collection.splits == ("train",)
     assert BY_TEXT["q1"] == f"{text_hash('animals of the night'):016x}"
 
