@@ -12,7 +12,7 @@ from retriever.runs import Run
 from retriever.types import Qrels
 
 Floats = NDArray[np.float64]
-SHARPEST = 100.0
+SHARPEST = 20.0
 """Temperatures are sought from the lists' mean standard deviation divided by this, to the same multiplied by it."""
 
 
@@ -85,10 +85,10 @@ def fit_temperature(judged: Judged) -> float:
         return 1.0
 
     def too_flat(sharpness: float) -> bool:
-        """Whether the expected score under the softmax is below that of the relevant documents, so that a sharper one is likelier."""
+        """Whether the expected score under the softmax is not above that of the relevant documents, so that a sharper one is at least as likely."""
         weights = np.exp(sharpness * (centred - _highest(centred, lists, len(counts))[lists]))
         expected = np.bincount(lists, weights * centred, minlength=len(counts)) / np.maximum(np.bincount(lists, weights, minlength=len(counts)), 1e-300)
-        return bool(expected[wanted].sum() < centred[judged.relevant].sum())
+        return bool(expected[wanted].sum() <= centred[judged.relevant].sum())
 
     low, high = -np.log(SHARPEST), np.log(SHARPEST)
     for _ in range(60):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.calibration import relevant_pairs
-from retriever.config import Experiment
+from retriever.config import Experiment, TrainingSettings
 from retriever.errors import ConfigError, DataError
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint, write_json
@@ -84,23 +84,6 @@ class Targets:
         return {"alone": alone, "ensemble": self.ensemble.to_json() if self.ensemble else None}
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """The held-out train queries, by which targets are fitted and compared.
-
-    Attributes:
-        queries: query id -> query.
-        qrels: their grades.
-        retrieved: the candidates they had; positives that were added to them are scored, and not measured.
-        measure: the experiment's first.
-    """
-
-    queries: Mapping[str, Query]
-    qrels: Qrels
-    retrieved: Run
-    measure: str
-
-
 def members(experiment: Experiment, identities: Mapping[str, TeacherIdentity], alone: bool = False) -> list[Member]:
     """The teachers of an experiment as its ensemble takes them, or as each is taken `alone`: raw, unless its own table says how."""
     default = "none" if alone else experiment.ensemble.normalise
@@ -125,20 +108,37 @@ def target_units(experiment: Experiment, identities: Mapping[str, TeacherIdentit
     return units
 
 
-def check_target_units(experiment: Experiment, identities: Mapping[str, TeacherIdentity]) -> None:
-    """Sees to it, before hours of scoring, that the losses can learn from a target that may be chosen.
+def check_target_units(experiment: Experiment, training: TrainingSettings, units: Mapping[str, Unit], chosen: str | None = None) -> None:
+    """Sees to it that the losses can learn from the chosen target or, before one is chosen by hours of scoring, from one that may be.
 
     Raises:
-        ConfigError: they can learn from none, or the units of the ensemble do not mix.
+        ConfigError: they cannot.
     """
-    units, training, select = target_units(experiment, identities), experiment.training, experiment.ensemble.select
-    asked = {"auto": list(units), "all": [list(units)[-1]]}.get(select, [select])
+    select = experiment.ensemble.select
+    asked = [chosen] if chosen else {"auto": list(units), "all": [list(units)[-1]]}.get(select, [select])
     losses = [name for name, weight in training.losses.items() if weight]
     if not any(all(accepts(loss, units[name], training.teacher_temperature) for loss in losses) for name in asked):
         check_unit(units[asked[-1]], losses, training.teacher_temperature, f'target "{asked[-1]}"')
 
 
-def fit_targets(experiment: Experiment, identities: Mapping[str, TeacherIdentity], raw: Mapping[str, Run], held: HeldOut) -> tuple[Targets, dict[str, Any]]:
+def step_settings(experiment: Experiment, identities: Mapping[str, TeacherIdentity]) -> dict[str, Any]:
+    """What the step depends on, apart from scores and qrels; which target is asked for is no part of it."""
+    return {
+        "ensemble": experiment.ensemble.model_dump(exclude={"select"}),
+        "measure": experiment.evaluation.measures[0],
+        "teachers": {member.name: dataclasses.asdict(member) for member in members(experiment, identities)},
+        "alone": {member.name: member.view for member in members(experiment, identities, alone=True)},
+    }
+
+
+def fit_targets(
+    experiment: Experiment,
+    identities: Mapping[str, TeacherIdentity],
+    raw: Mapping[str, Run],
+    queries: Mapping[str, Query],
+    qrels: Qrels,
+    retrieved: Run,
+) -> tuple[Targets, dict[str, Any]]:
     """The targets, fitted, with what each is worth on the held-out queries and notes on the fits.
 
     Nothing but train queries comes in. What reads qrels is fitted on the held-out ones, because a teacher that was
@@ -149,18 +149,20 @@ def fit_targets(experiment: Experiment, identities: Mapping[str, TeacherIdentity
         experiment: the checked file.
         identities: teacher -> what decides its scores.
         raw: teacher -> its scores of all pairs of the train queries.
-        held: the held-out queries.
+        queries: the held-out ones, by id.
+        qrels: grades of these at least.
+        retrieved: the candidates they had; positives that were added to them are scored, and not measured.
     """
-    aligned = AlignedScores.of([run.select(held.queries) for run in raw.values()])
+    aligned = AlignedScores.of([run.select(queries) for run in raw.values()])
     lists = JudgedLists(
         aligned=aligned,
         every=[run.scores for run in raw.values()],
-        relevant=relevant_pairs(aligned.pairs, held.qrels),
-        queries=held.queries,
-        folds=_folds(len(held.queries), experiment.seed),
-        measure=_measure(aligned.pairs, held),
+        relevant=relevant_pairs(aligned.pairs, qrels),
+        queries=queries,
+        folds=_folds(len(queries), experiment.seed),
+        measure=_measure(aligned.pairs, retrieved, qrels, experiment.evaluation.measures[0]),
     )
-    everyone = np.ones(len(held.queries), dtype=np.bool_)
+    everyone = np.ones(len(queries), dtype=np.bool_)
     quality, notes, alone, ensemble = {}, {}, {}, None
     for member, own, every in zip(members(experiment, identities, alone=True), aligned.scores, lists.every, strict=True):
         view = alone[member.name] = fit_member(member, every, lists.judged(own, everyone))
@@ -187,11 +189,11 @@ def fit_notes(notes: Mapping[str, Any], names: Sequence[str]) -> str:
     """What a fit found, in a sentence; "" where nothing was tried."""
     if "weights" in notes:
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, notes["weights"], strict=True))
-        verdict = "" if notes["used"] else ", not above it, so the weights stay equal"
+        verdict = "" if notes["used"] else ", not clearly above it, so the weights stay equal"
         fitted, equal = notes["fitted_out_of_fold"], notes["equal_weights"]
         return f"Fitted weights reach {fitted:.3f} on queries they were not fitted on, equal ones {equal:.3f}{verdict}: {weights}."
     if "routed_out_of_fold" in notes:
-        verdict = "" if notes["used"] else ", not above it, so every query takes the mean"
+        verdict = "" if notes["used"] else ", not clearly above it, so every query takes the mean"
         return f"Routing reaches {notes['routed_out_of_fold']:.3f} on queries it was not fitted on, the mean {notes['mean']:.3f}{verdict}."
     return ""
 
@@ -202,15 +204,15 @@ def pairs_in(run: Run, wanted: Run) -> NDArray[np.bool_]:
     return np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
 
 
-def _measure(pairs: Run, held: HeldOut) -> Any:
+def _measure(pairs: Run, wanted: Run, qrels: Qrels, name: str) -> Callable[[Floats], Floats]:
     """Scores [n] of the pairs -> the measure of each of their queries [Q], only retrieved documents counted."""
-    keep = pairs_in(pairs, held.retrieved)
+    keep = pairs_in(pairs, wanted)
     retrieved = pairs.keep(keep)
-    qrels = {query_id: held.qrels[query_id] for query_id in pairs}
+    grades = {query_id: qrels[query_id] for query_id in pairs}
 
     def measure(scores: Floats) -> Floats:
-        found = evaluate(retrieved.with_scores("target", scores[keep]), qrels, [held.measure])
-        by_query = dict(zip(found.query_ids, found.values[held.measure], strict=True))
+        found = evaluate(retrieved.with_scores("target", scores[keep]), grades, [name])
+        by_query = dict(zip(found.query_ids, found.values[name], strict=True))
         return np.array([by_query[query_id] for query_id in pairs])
 
     return measure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
-from retriever.ensemble_step import HeldOut, Targets, check_target_units, choose_target, fit_notes, fit_targets, members, pairs_in, target_units
+from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, fit_targets, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
@@ -320,24 +319,17 @@ class Pipeline:
         """The ensemble step: views and combination fitted on train queries, and what each target is worth on those held out."""
         target_units(self.experiment, self.identities)  # refuses units that do not mix before anything is scored
         _, held = self.held_out
-        measure, raw = self.experiment.evaluation.measures[0], self.scores["train"]
+        raw = self.scores["train"]
         inputs = {f"scores of {name}": run.fingerprint for name, run in raw.items()}
         inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self._judgements}
-        settings = {
-            "ensemble": self.experiment.ensemble.model_dump(exclude={"select"}),
-            "measure": measure,
-            "teachers": {member.name: asdict(member) for member in members(self.experiment, self.identities)},
-            "alone": {member.name: member.view for member in members(self.experiment, self.identities, alone=True)},
-        }
 
         def work(folder: Path) -> dict[str, Any]:
             queries = {query_id: self.queries("train")[query_id] for query_id in held}
-            held_out = HeldOut(queries, self.qrels("train"), self.candidates["train"].select(held), measure)
-            targets, found = fit_targets(self.experiment, self.identities, raw, held_out)
+            targets, found = fit_targets(self.experiment, self.identities, raw, queries, self.qrels("train"), self.candidates["train"].select(held))
             targets.write(folder)
             return found
 
-        return self.open_step(lambda: self.step("ensemble", inputs, settings, work), Targets.read)
+        return self.open_step(lambda: self.step("ensemble", inputs, step_settings(self.experiment, self.identities), work), Targets.read)
 
     @cached_property
     def target(self) -> tuple[str, dict[str, float]]:
@@ -387,9 +379,10 @@ class Pipeline:
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """A train step of that name with these settings: the experiment's own, or an ablation."""
-        check_target_units(self.experiment, self.identities)
+        check_target_units(self.experiment, training, target_units(self.experiment, self.identities))
         train, held = self.held_out
         target, quality = self.target
+        check_target_units(self.experiment, training, self.units, target)
         lesson = Lesson(
             settings=training,
             target=self.target_scores("train"),
@@ -408,13 +401,8 @@ class Pipeline:
 
         def work(folder: Path) -> dict[str, Any]:
             student = self.load_student(self.experiment.student)  # a fresh one: training changes the weights
-            return {
-                "target": target,
-                "unit": lesson.target.unit,
-                "reason": self.target_reason,
-                "held_out": quality,
-                **teach_student(student, lesson, folder, self.reporter, name),
-            }
+            chosen = {"target": target, "unit": lesson.target.unit, "reason": self.target_reason, "held_out": quality}
+            return {**chosen, **teach_student(student, lesson, folder, self.reporter, name)}
 
         return self.step(name, inputs, training.model_dump(mode="json"), work)
 

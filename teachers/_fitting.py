@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retriever.calibration import Judged, fit_temperature
 from retriever.config import Combination
 from retriever.teachers._routing import Router, features, fit_router
-from retriever.teachers._weights import choose_row, out_of_fold, weight_grid
+from retriever.teachers._weights import choose_row, clearly_above, out_of_fold, weight_grid
 from retriever.teachers.ensemble import AlignedScores, Ensemble, combined_unit, shares, words_of
 from retriever.types import Query, Unit, ViewName
 from retriever.views import READS_QRELS, Scores, View, fit_view
@@ -152,15 +152,20 @@ def _fit(
 
 
 def _fit_weights(table: Floats, grid: Floats, folds: NDArray[np.int64], use: NDArray[np.bool_]) -> tuple[tuple[float, ...], dict[str, Any]]:
-    """The weights of `grid` [G, T] whose row of `table` [G, Q] is best, where choosing so is above equal weights on queries it was not chosen on."""
-    chosen, equal = float(out_of_fold(table, folds, use).mean()), float(table[0, use].mean())
-    better = chosen > equal
+    """The weights of `grid` [G, T] whose row of `table` [G, Q] is best, where choosing so is clearly above equal weights on queries it was not chosen on."""
+    chosen, equal = out_of_fold(table, folds, use), table[0, use]
+    better = clearly_above(chosen, equal)
     weights = grid[choose_row(table, use) if better else 0]
-    return tuple(weights.tolist()), {"weights": weights.tolist(), "fitted_out_of_fold": chosen, "equal_weights": equal, "used": better}
+    return tuple(weights.tolist()), {
+        "weights": weights.tolist(),
+        "fitted_out_of_fold": float(chosen.mean()),
+        "equal_weights": float(equal.mean()),
+        "used": better,
+    }
 
 
 def _fit_routes(table: Floats, sights: Floats, folds: NDArray[np.int64], use: NDArray[np.bool_]) -> tuple[Router | None, dict[str, Any]]:
-    """A router, where routing is above the mean on queries it was not fitted on.
+    """A router, where routing is clearly above the mean on queries it was not fitted on.
 
     Args:
         table: [1 + T, Q], the measure of the mean and of each teacher.
@@ -174,6 +179,10 @@ def _fit_routes(table: Floats, sights: Floats, folds: NDArray[np.int64], use: ND
         rest, own = use & (folds != fold), use & (folds == fold)
         if rest.any():
             routes[own] = fit_router(sights[rest], gains[rest]).choose(sights[own])
-    routed, mean = float(table[routes, np.arange(len(folds))][use].mean()), float(table[0, use].mean())
-    better = routed > mean
-    return fit_router(sights[use], gains[use]) if better else None, {"routed_out_of_fold": routed, "mean": mean, "used": better}
+    routed, mean = table[routes, np.arange(len(folds))][use], table[0, use]
+    better = clearly_above(routed, mean)
+    return fit_router(sights[use], gains[use]) if better else None, {
+        "routed_out_of_fold": float(routed.mean()),
+        "mean": float(mean.mean()),
+        "used": better,
+    }

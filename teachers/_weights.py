@@ -41,3 +41,9 @@ def out_of_fold(table: Floats, folds: NDArray[np.int64], use: NDArray[np.bool_])
             values[use & (folds == fold)] = table[choose_row(table, rest)][use & (folds == fold)]
     kept: Floats = values[use]
     return kept
+
+
+def clearly_above(values: Floats, baseline: Floats) -> bool:
+    """Whether the mean of the values is above the baseline's by more than one standard error of the paired difference, so that noise seldom is."""
+    gains = values - baseline
+    return len(gains) > 1 and bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))

@@ -14,6 +14,7 @@ from retriever.config import (
     LOSSES,
     CandidateSettings,
     CollectionSettings,
+    EnsembleSettings,
     EvaluationSettings,
     Experiment,
     IndexSettings,
@@ -37,10 +38,11 @@ def sections(section: type, **strategies: st.SearchStrategy[Any]) -> st.SearchSt
 
 TEACHING = sections(TeachingSettings, epochs=COUNTS, learning_rate=POSITIVE, warmup=st.floats(0, 0.99))
 NAMES = TEXTS.filter(lambda name: name not in ("", "ensemble"))
+VIEWS = st.sampled_from(["none", "z_score", "standardised", "min_max", "rank", "calibration", "temperature"])
 TEACHERS = (
     st.builds(CrossEncoderSettings, name=NAMES, model=st.none() | TEXTS, weight=POSITIVE, train=st.none() | TEACHING)
     | st.builds(EmbeddingSettings, name=NAMES, model=st.none() | TEXTS, batch_size=COUNTS)
-    | st.builds(LexicalSettings, name=NAMES, weight=POSITIVE)
+    | st.builds(LexicalSettings, name=NAMES, weight=POSITIVE, normalise=st.none() | VIEWS)
     | st.builds(PrivateSettings, kind=TEXTS.map("package.{}".format), name=NAMES, options=st.dictionaries(TEXTS, COUNTS))
 )
 TRAINING = sections(
@@ -60,6 +62,7 @@ EXPERIMENTS = st.builds(
     candidates=sections(CandidateSettings, sources=st.lists(TEXTS, min_size=1).map(tuple), k1=st.floats(0, 100), b=st.floats(0, 1)),
     teacher=st.lists(TEACHERS, min_size=1, max_size=3, unique_by=lambda teacher: teacher.label).map(tuple),
     student=st.builds(StudentSettings, model=TEXTS, query_prompt=st.none() | TEXTS, max_length=st.none() | COUNTS),
+    ensemble=sections(EnsembleSettings, normalise=VIEWS, combine=st.sampled_from(["mean", "reciprocal_rank", "routing"])),
     training=TRAINING,
     index=sections(IndexSettings, batch_size=COUNTS),
     evaluation=sections(EvaluationSettings, measures=st.lists(TEXTS, min_size=1).map(tuple), ablation=st.booleans()),
