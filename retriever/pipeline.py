@@ -20,7 +20,7 @@ from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
-from retriever.progress import Quiet, Reporter, bar_of_steps
+from retriever.progress import Advance, Quiet, Reporter, bar_of_steps
 from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
 from retriever.runs import Run
@@ -31,7 +31,7 @@ from retriever.store import ScoreStore, TeacherScores
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, TeacherSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
-from retriever.types import Query, Teacher, TeacherIdentity, Unit
+from retriever.types import Query, Teacher, TeacherIdentity, Unit, Usage, usage_of
 
 Opened = TypeVar("Opened")
 
@@ -290,7 +290,7 @@ class Pipeline:
                 for split in ("train", "test"):
                     pending = self.store.plan(teacher.identity, self.pairs(split), self.queries(split)).pending
                     with self.reporter.bar(f"scoring {split} pairs ({name})", pending) as advance:
-                        self.store.score(teacher, self.pairs(split), self.queries(split), advance, self._tell_damage)
+                        self.store.score(teacher, self.pairs(split), self.queries(split), self._advancing(advance, teacher), self._tell_damage)
             return {"teachers": {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}}
 
         done = self.step("score", inputs, {}, work, in_place=True)
@@ -299,6 +299,16 @@ class Pipeline:
         except StoreError:  # a shard was damaged or removed since
             work(done.folder)
             return self._stored_scores()
+
+    def _advancing(self, advance: Advance, teacher: Teacher) -> Advance:
+        """Moves the bar, and writes beside it what a language model was asked for so far."""
+
+        def moved(count: int) -> None:
+            advance(count)
+            if (usage := usage_of(teacher)) != Usage():
+                self.reporter.update(str(usage))
+
+        return moved
 
     def _tell_damage(self, problem: ShardProblem) -> None:
         self.reporter.say(f"score: {problem}; it was renamed to *.damaged, and its pairs are scored again")

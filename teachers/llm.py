@@ -12,8 +12,8 @@ from retriever.errors import ConfigError, StoreError
 from retriever.resources import Resources
 from retriever.teacher_settings import LlmSettings
 from retriever.teachers._probe import Pairs, probe
-from retriever.teachers._prompts import Template, cut_documents, fill, query_text, template_of
-from retriever.types import Document, Query, ScoredPairs, TeacherIdentity, Usage
+from retriever.teachers._prompts import Template, check_chat, cut_documents, fill, query_text, template_of
+from retriever.types import Document, Query, ScoredPairs, TeacherIdentity, Unit, Usage
 
 ROOM = 8
 """Tokens kept free: texts that are joined may be cut into a few more tokens than each alone, and the answer is one."""
@@ -42,6 +42,7 @@ class LlmTeacher:
         self.where = where
         self.template: Template = template_of(settings, where)
         self.in_chat = self.template.is_chat(engine)
+        check_chat(settings, self.in_chat, where)
         self.yes, self.no = (_spellings(engine, word, where) if settings.form == "yes_no" else [] for word in (settings.yes, settings.no))
         self.unchecked = settings.probe
         decides = {"form": settings.form, "prompt": self.template.text, "prompt_hash": self.template.hash, "chat": self.in_chat}
@@ -49,7 +50,7 @@ class LlmTeacher:
         decides |= {"max_length": engine.max_length, "dtype": engine.identity.dtype, "engine": engine.identity.engine}
         if settings.server and settings.server.request:
             decides["request"] = settings.server.request
-        unit = "log_odds" if settings.form == "yes_no" else "log_likelihood"
+        unit: Unit = "log_odds" if settings.form == "yes_no" else "log_likelihood"
         self.identity = TeacherIdentity(settings.label, "llm", engine.identity.model, unit, decides)
 
     @property

@@ -13,7 +13,7 @@ from retriever.errors import ConfigError, StoreError
 from retriever.files import text_hash
 from retriever.resources import Resources
 from retriever.teacher_settings import LlmListwiseSettings
-from retriever.teachers._prompts import Template, changed, cut_documents, query_text
+from retriever.teachers._prompts import Template, changed, check_chat, cut_documents, query_text
 from retriever.types import Document, OrderedList, Query, TeacherIdentity, Usage
 
 ORDER = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])*")
@@ -61,7 +61,9 @@ class LlmListwiseTeacher:
         self.template = changed(template_of(settings, where), settings.system, settings.chat)
         self.answer_tokens = settings.answer_tokens or TOKENS_PER_NUMBER * settings.window + 16
         self.unchecked = True
-        decides = {"prompt": self.template.text, "prompt_hash": self.template.hash, "chat": self.template.is_chat(engine)}
+        in_chat = self.template.is_chat(engine)
+        check_chat(settings, in_chat, where)
+        decides = {"prompt": self.template.text, "prompt_hash": self.template.hash, "chat": in_chat}
         decides |= {key: getattr(settings, key) for key in ("window", "stride", "passes", "seed")} | {"answer_tokens": self.answer_tokens}
         decides |= {"max_length": engine.max_length, "dtype": engine.identity.dtype, "engine": engine.identity.engine}
         if settings.server and settings.server.request:

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def _write(path: Path, folder: Path, where: str) -> None:
     config = copy.deepcopy(quantized.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # transformers saves no model that it knows as quantized
+    make: Callable[..., Any] = AutoModelForCausalLM.from_config
+    model = make(config, dtype=torch.float32)  # transformers saves no model that it knows as quantized
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     model.save_pretrained(folder)

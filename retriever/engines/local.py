@@ -96,13 +96,14 @@ class LocalEngine:
         targets = torch.tensor(last, device=logits.device)[:, :, None]  # [b, keep, 1]
         chosen = torch.log_softmax(logits, dim=-1).gather(2, targets)[:, :, 0].cpu().numpy()  # [b, keep]
         belongs = np.arange(keep) >= keep - counts[:, None]
-        return np.where(belongs, chosen, 0.0).sum(axis=1, dtype=np.float32)
+        return np.asarray(np.where(belongs, chosen, 0.0).sum(axis=1), dtype=np.float32)
 
     def generate(self, prompts: Sequence[Prompt], max_tokens: int, temperature: float = 0.0, seed: int = 0, stop: Sequence[str] = ()) -> list[str]:
         """The texts that the model writes after each prompt; what is drawn depends on the batches too."""
         ids = self._encode(prompts)
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
-        config = GenerationConfig(max_new_tokens=max_tokens, eos_token_id=self.model.generation_config.eos_token_id, pad_token_id=self._padding, **drawn)
+        ends = {"eos_token_id": self.model.generation_config.eos_token_id, "pad_token_id": self._padding}
+        config = GenerationConfig(max_new_tokens=max_tokens, **ends, **drawn)  # type: ignore[no-untyped-call]
         texts = [""] * len(ids)
         with torch.random.fork_rng(devices=self._cuda_devices()):
             torch.manual_seed(seed)
