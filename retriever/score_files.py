@@ -13,6 +13,7 @@ from retriever.errors import ConfigError, DataError
 from retriever.files import write_text
 from retriever.formats import Pair, Part, format_named, recognise
 from retriever.formats._collected import collect, run_of
+from retriever.formats._lines import write_json_lines
 from retriever.formats._texts import beir_qrels, texts_folder
 from retriever.runs import Run, write_qrels
 from retriever.types import Document, Qrels, Query, Unit
@@ -20,6 +21,10 @@ from retriever.types import Document, Qrels, Query, Unit
 if TYPE_CHECKING:
     from retriever.collection import Collection
     from retriever.pipeline import Pipeline
+
+
+BLOCK = 10_000
+"""Documents whose texts are in memory at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +56,14 @@ class Imported:
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What was written: the file, whose scores, how many queries, and how many the format could not hold."""
+    """What was written: the file, whose scores, how many queries, how many the format could not hold, and the tables of texts beside it."""
 
     path: Path
     format: str
     teacher: str
     queries: int
     left_out: int
+    texts: tuple[Path, ...] = ()
 
 
 def import_scores(path: Path, out: Path, format_name: str | None = None, unit: Unit | None = None, name: str | None = None) -> Imported:
@@ -108,7 +114,7 @@ def import_scores(path: Path, out: Path, format_name: str | None = None, unit: U
     )
 
 
-def export_scores(pipeline: Pipeline, format_name: str, out: Path, teacher: str | None = None, split: str = "train") -> Exported:
+def export_scores(pipeline: Pipeline, format_name: str, out: Path, teacher: str | None = None, split: str = "train", with_texts: bool = False) -> Exported:
     """Writes a teacher's stored scores of a split's pairs, or the ensemble's, in another framework's format.
 
     Args:
@@ -117,6 +123,8 @@ def export_scores(pipeline: Pipeline, format_name: str, out: Path, teacher: str 
         out: the file; compressed when its name ends with .gz.
         teacher: a name of the experiment, or "ensemble"; may be left out where there is only one.
         split: "train" or "test".
+        with_texts: also write NAME.queries.jsonl (query_id, text) and NAME.documents.jsonl (document_id, text), as PyLate wants them
+            beside a format of ids.
 
     Raises:
         ConfigError: there is no such format or teacher, or the format is only read.
@@ -136,7 +144,21 @@ def export_scores(pipeline: Pipeline, format_name: str, out: Path, teacher: str 
     run = pipeline.targets(split)[chosen]
     pairs = pairs_of(run, pipeline.qrels(split), pipeline.queries(split), pipeline.collection, target.HOLDS)
     written = target.write(out, pairs, chosen)
-    return Exported(out, format_name, chosen, written, len(run) - written)
+    texts = _write_texts(run, pipeline.queries(split), pipeline.collection, out) if with_texts else ()
+    return Exported(out, format_name, chosen, written, len(run) - written, texts)
+
+
+def _write_texts(run: Run, queries: dict[str, Query], collection: Collection, out: Path) -> tuple[Path, Path]:
+    """The texts of a run's queries and documents, each once, as two tables beside a file."""
+    stem = out.name.split(".")[0]
+    paths = (out.with_name(f"{stem}.queries.jsonl"), out.with_name(f"{stem}.documents.jsonl"))
+    asked = ({"query_id": query_id, "text": queries[query_id].text} for query_id in run)
+    rows = np.unique(collection.rows_of(np.unique(run.doc_ids).tolist()))
+    blocks = (collection.documents_by_row(rows[start : start + BLOCK].tolist()) for start in range(0, len(rows), BLOCK))
+    found = ({"document_id": document.doc_id, "text": document.full_text} for block in blocks for document in block)
+    for path, records in zip(paths, (asked, found), strict=True):
+        write_json_lines(path, records)
+    return paths
 
 
 def pairs_of(run: Run, qrels: Qrels, queries: dict[str, Query], collection: Collection, holds: frozenset[Part]) -> Iterator[Pair]:

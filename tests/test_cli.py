@@ -23,7 +23,10 @@ from retriever.config import read_experiment
 from tests.forked_commands import ForkedCommands
 from tests.tiny_experiment import RUNS, STEPS, command, manifest_times, process_environment, write_experiment
 
-COMMANDS = ("doctor", "init", "check", "candidates", "teach", "score", "train", "index", "evaluate", "distill", "search", "demo")
+COMMANDS = (
+    *("doctor", "init", "check", "candidates", "teach", "score", "teachers", "train", "index", "evaluate", "distill", "search"),
+    *("export", "demo", "import"),
+)
 
 
 # Help

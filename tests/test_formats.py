@@ -463,6 +463,20 @@ def test_the_export_command(pipeline: Pipeline, tmp_path: Path) -> None:
     assert Run.read_trec(tmp_path / "bm25.trec").to_dict() == pipeline.targets("test")["lexical"].to_dict()
 
 
+def test_the_tables_of_texts_beside_ids(pipeline: Pipeline, tmp_path: Path) -> None:
+    file, work = pipeline.folder.parent.parent / "tiny.toml", pipeline.folder.parent
+    said = command("export", file, "--format", "pylate", "--teacher", "lexical", "--out", tmp_path / "kd.jsonl", "--work", work, "--texts", "--json")
+    tables = [f"{tmp_path}/kd.queries.jsonl", f"{tmp_path}/kd.documents.jsonl"]
+    assert json.loads(said.out)["texts"] == tables
+    queries, documents = ([json.loads(line) for line in Path(table).read_text().splitlines()] for table in tables)
+    lists = [json.loads(line) for line in (tmp_path / "kd.jsonl").read_text().splitlines()]
+    assert {record["query_id"]: record["text"] for record in queries} == {query.query_id: query.text for query in pipeline.queries("train").values()}
+    named = {doc_id for record in lists for doc_id in record["document_ids"]}
+    texts = {document.doc_id: document.full_text for document in pipeline.collection.documents()}
+    assert {record["document_id"]: record["text"] for record in documents} == {doc_id: texts[doc_id] for doc_id in named}
+    assert len(documents) == len(named)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -24,7 +24,7 @@ def import_(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the file's when left out.", metavar="NAME")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn another framework's score file into a run: a teacher, or candidates."""
+    """Turn another framework's score file into a run."""
     from retriever.score_files import import_scores
     from retriever.types import Unit
 
@@ -38,12 +38,13 @@ def import_(
     typer.echo(_next_step(imported), err=True)
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 (a command's options)
     file: File,
     format_: Annotated[str, typer.Option("--format", help="Name of the format.", metavar="NAME")],
     out: Annotated[Path, typer.Option("--out", help="The file to write; compressed when its name ends with .gz.", metavar="FILE")],
     teacher: Annotated[str | None, typer.Option("--teacher", help='Name of a teacher, or "ensemble".', metavar="NAME")] = None,
     split: Annotated[str, typer.Option("--split", help="train or test.", metavar="SPLIT")] = "train",
+    texts: Annotated[bool, typer.Option("--texts", help="Also write the texts of queries and documents, beside a format of ids.")] = False,
     set_: Set = None,
     work: Work = WORK,
     as_json: Json = False,
@@ -54,17 +55,21 @@ def export(
     format_named(format_)  # a misspelt name is told before anything is loaded
     from retriever.score_files import export_scores
 
-    exported = export_scores(pipeline_of(file, set_, work), format_, out, teacher, split)
+    exported = export_scores(pipeline_of(file, set_, work), format_, out, teacher, split, texts)
     if as_json:
         print_json(_plain(exported))
     else:
         typer.echo(f"{exported.path}: {exported.queries:,} queries, scores of {exported.teacher} as {exported.format}")
+        typer.echo("".join(f"{path}: texts\n" for path in exported.texts), nl=False)
     if exported.left_out:
         typer.echo(f"{exported.left_out:,} queries were left out: {exported.format} needs a relevant document beside another one", err=True)
 
 
 def _plain(result: Any) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(result).items()}
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else [plain(one) for one in value] if isinstance(value, tuple) else value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(result).items()}
 
 
 def _words(imported: Imported) -> str:

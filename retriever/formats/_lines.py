@@ -190,6 +190,16 @@ def json_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 
+def write_json_lines(path: Path, records: Iterable[Any]) -> None:
+    """Writes values as JSON lines, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(map(json_line, records))
+
+    write_atomic(path, write)
+
+
 def write_lists(path: Path, pairs: Iterable[Pair], as_text: Callable[[list[Pair]], str], opening: str = "", between: str = "", closing: str = "") -> int:
     """Writes the text of each query's list, and gives the number of lists that had one.
 
