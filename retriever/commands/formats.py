@@ -43,7 +43,7 @@ def export(  # noqa: PLR0913, PLR0917 (a command's options)
     format_: Annotated[str, typer.Option("--format", help="Name of the format.", metavar="NAME")],
     out: Annotated[Path, typer.Option("--out", help="The file to write; compressed when its name ends with .gz.", metavar="FILE")],
     teacher: Annotated[str | None, typer.Option("--teacher", help='Name of a teacher, or "ensemble".', metavar="NAME")] = None,
-    split: Annotated[str, typer.Option("--split", help="train or test.", metavar="SPLIT")] = "train",
+    split: Annotated[str, typer.Option("--split", help="Which queries: train or test.", metavar="SPLIT")] = "train",
     texts: Annotated[bool, typer.Option("--texts", help="Also write the texts of queries and documents, beside a format of ids.")] = False,
     set_: Set = None,
     work: Work = WORK,
