@@ -153,15 +153,8 @@ def fit_targets(
         qrels: grades of these at least.
         retrieved: the candidates they had; positives that were added to them are scored, and not measured.
     """
-    aligned = AlignedScores.of([run.select(queries) for run in raw.values()])
-    lists = JudgedLists(
-        aligned=aligned,
-        every=[run.scores for run in raw.values()],
-        relevant=relevant_pairs(aligned.pairs, qrels),
-        queries=queries,
-        folds=_folds(len(queries), experiment.seed),
-        measure=_measure(aligned.pairs, retrieved, qrels, experiment.evaluation.measures[0]),
-    )
+    lists = _judged_lists(experiment, raw, queries, qrels, retrieved)
+    aligned = lists.aligned
     everyone = np.ones(len(queries), dtype=np.bool_)
     quality, notes, alone, ensemble = {}, {}, {}, None
     for member, own, every in zip(members(experiment, identities, alone=True), aligned.scores, lists.every, strict=True):
@@ -171,6 +164,24 @@ def fit_targets(
         fitted = fit_ensemble(experiment.ensemble.combine, members(experiment, identities), lists)
         ensemble, notes, quality["ensemble"] = fitted.ensemble, fitted.notes, float(fitted.values.mean())
     return Targets(alone, ensemble), {"held_out": quality, "fit": notes}
+
+
+def ensemble_on_held_out(
+    experiment: Experiment,
+    identities: Mapping[str, TeacherIdentity],
+    raw: Mapping[str, Run],
+    queries: Mapping[str, Query],
+    qrels: Qrels,
+    retrieved: Run,
+) -> Run | None:
+    """The ensemble's scores of the held-out lists as they are fair to measure: none by a fit that saw the list's qrels; None without an ensemble.
+
+    The arguments are those of `fit_targets`.
+    """
+    if "ensemble" not in target_units(experiment, identities):
+        return None
+    lists = _judged_lists(experiment, raw, queries, qrels, retrieved)
+    return lists.aligned.pairs.with_scores("ensemble", fit_ensemble(experiment.ensemble.combine, members(experiment, identities), lists).scores)
 
 
 def choose_target(select: str, quality: Mapping[str, float], measure: str, held: int) -> tuple[str, str]:
@@ -202,6 +213,19 @@ def pairs_in(run: Run, wanted: Run) -> NDArray[np.bool_]:
     """[n], whether `wanted` has each pair of `run` too."""
     kept = {query_id: dict(wanted[query_id]) for query_id in run}
     return np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
+
+
+def _judged_lists(experiment: Experiment, raw: Mapping[str, Run], queries: Mapping[str, Query], qrels: Qrels, retrieved: Run) -> JudgedLists:
+    """What targets are fitted on; the arguments are those of `fit_targets`."""
+    aligned = AlignedScores.of([run.select(queries) for run in raw.values()])
+    return JudgedLists(
+        aligned=aligned,
+        every=[run.scores for run in raw.values()],
+        relevant=relevant_pairs(aligned.pairs, qrels),
+        queries=queries,
+        folds=_folds(len(queries), experiment.seed),
+        measure=_measure(aligned.pairs, retrieved, qrels, experiment.evaluation.measures[0]),
+    )
 
 
 def _measure(pairs: Run, wanted: Run, qrels: Qrels, name: str) -> Callable[[Floats], Floats]:

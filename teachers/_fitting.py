@@ -72,11 +72,13 @@ class Fitted:
 
     Attributes:
         ensemble: ready to be applied.
-        values: [Q], its measure of each judged query; where something was fitted on qrels, by a fit to the other folds.
+        scores: [n], what it says of the judged lists; where something was fitted on qrels, by a fit to the other folds.
+        values: [Q], the measure of these scores for each judged query.
         notes: what was fitted and what that is worth, as plain values.
     """
 
     ensemble: Ensemble
+    scores: Floats
     values: Floats
     notes: dict[str, Any]
 
@@ -99,7 +101,7 @@ def fit_ensemble(combine: Combination, members: Sequence[Member], lists: JudgedL
             other, _ = _fit(combine, members, lists, lists.folds != fold, tables)
             own = (lists.folds == fold)[numbers]
             scores[own] = other.apply(lists.aligned, lists.queries)[own]
-    return Fitted(ensemble, lists.measure(scores), notes)
+    return Fitted(ensemble, scores, lists.measure(scores), notes)
 
 
 def fit_member(member: Member, every: Scores, judged: Judged) -> View:

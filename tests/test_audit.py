@@ -494,3 +494,13 @@ def test_a_cross_encoder_is_audited_with_its_tokens_and_joins_the_ensemble(finis
     assert found["ensemble"]["members"] == ["lexical", "embedding-student", "reader"]
     assert found["ensemble"]["pairs_per_second"] < min(found[name]["pairs_per_second"] for name in ("lexical", "embedding-student", "reader"))
     assert set(reader["agreement"]) == {"lexical", "embedding-student", "ensemble"}
+
+
+def test_a_fitted_ensemble_is_measured_by_fits_that_did_not_see_the_query(finished_experiment: Path, tmp_path: Path) -> None:
+    """The step `ensemble` measures it so, and the audit reports the same number."""
+    folder = shutil.copytree(finished_experiment, tmp_path / "copy")
+    said = command("teachers", folder / "tiny.toml", "--work", folder / "work", "--json", "--set", "ensemble.normalise=calibration")
+    measured = json.loads((folder / "work" / "tiny" / "ensemble" / "manifest.json").read_text(encoding="utf-8"))["result"]["held_out"]
+    found = json.loads(said.out)["teachers"]
+    assert found["ensemble"]["unit"] == "log_odds"
+    assert {name: one["mean"]["nDCG@10"] for name, one in found.items()} == pytest.approx(measured)
