@@ -20,7 +20,7 @@ from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
-from retriever.progress import Advance, Quiet, Reporter, bar_of_steps
+from retriever.progress import Advance, Quiet, Reporter
 from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
 from retriever.runs import Run
@@ -28,7 +28,8 @@ from retriever.search import SearchIndex, open_index, write_index
 from retriever.shards import ShardProblem
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
-from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, TeacherSettings
+from retriever.teach_step import teach
+from retriever.teacher_settings import EmbeddingSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
 from retriever.types import Query, Teacher, TeacherIdentity, Unit, Usage, usage_of
@@ -128,7 +129,8 @@ class Pipeline:
         return {split: self.collection.qrels(getattr(self.experiment.collection, split)) for split in ("train", "test")}
 
     @cached_property
-    def _judgements(self) -> str:
+    def judgements(self) -> str:
+        """The fingerprint of the train queries with their grades."""
         return self.collection.queries_fingerprint(self.experiment.collection.train)
 
     @cached_property
@@ -242,27 +244,6 @@ class Pipeline:
     def _train_pairs(self) -> Run:
         return with_positives(self.candidates["train"], self.qrels("train"))
 
-    def teach(self, settings: CrossEncoderSettings) -> CrossEncoderSettings:
-        """A teacher with `train` taught on the train qrels first; any other comes back as it is."""
-        if settings.train is None:
-            return settings
-        from retriever.training.cross_encoder import teach_cross_encoder, training_lists
-
-        teaching, seed = settings.train, self.experiment.seed
-        start = find_model(settings.model or self.experiment.student.model, settings.revision, f"teacher {settings.label}")
-        train, _ = self.held_out
-        candidates = self.candidates["train"]
-        inputs = {"model": start.identity, "candidates": candidates.fingerprint, "queries": fingerprint(train), "judgements": self._judgements}
-
-        def work(folder: Path) -> None:
-            lessons = {query_id: self.queries("train")[query_id] for query_id in train}
-            lists = training_lists(candidates, lessons, self.qrels("train"), self.collection, teaching, np.random.default_rng(seed))
-            with bar_of_steps(self.reporter, f"teaching {settings.label}") as progress:
-                teach_cross_encoder(start, lists, teaching, folder, seed, progress)
-
-        done = self.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
-        return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
-
     @cached_property
     def resources(self) -> Resources:
         """What teachers may use."""
@@ -271,7 +252,7 @@ class Pipeline:
     @cached_property
     def teachers(self) -> dict[str, Teacher]:
         """The teachers of the file, taught and loaded, by their names."""
-        taught: list[TeacherSettings] = [self.teach(one) if isinstance(one, CrossEncoderSettings) else one for one in self.experiment.teacher]
+        taught = [teach(self, settings) for settings in self.experiment.teacher]
         return {settings.label: load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources) for settings in taught}
 
     @cached_property
@@ -327,11 +308,11 @@ class Pipeline:
     @cached_property
     def _fitted(self) -> tuple[Done, Targets]:
         """The ensemble step: views and combination fitted on train queries, and what each target is worth on those held out."""
-        target_units(self.experiment, self.identities)  # refuses units that do not mix before anything is scored
         _, held = self.held_out
+        target_units(self.experiment, self.identities)  # refuses units that do not mix before anything is scored
         raw = self.scores["train"]
         inputs = {f"scores of {name}": run.fingerprint for name, run in raw.items()}
-        inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self._judgements}
+        inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self.judgements}
 
         def work(folder: Path) -> dict[str, Any]:
             queries = {query_id: self.queries("train")[query_id] for query_id in held}
@@ -389,8 +370,8 @@ class Pipeline:
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """A train step of that name with these settings: the experiment's own, or an ablation."""
-        check_target_units(self.experiment, training, target_units(self.experiment, self.identities))
         train, held = self.held_out
+        check_target_units(self.experiment, training, target_units(self.experiment, self.identities))
         target, quality = self.target
         check_target_units(self.experiment, training, self.units, target)
         lesson = Lesson(
@@ -407,7 +388,7 @@ class Pipeline:
             seed=self.experiment.seed,
         )
         inputs = {"start": self.start.identity, "target": lesson.target.run.fingerprint, "collection": self.collection.fingerprint}
-        inputs |= {"queries": fingerprint([train, held]), "judgements": self._judgements}
+        inputs |= {"queries": fingerprint([train, held]), "judgements": self.judgements}
 
         def work(folder: Path) -> dict[str, Any]:
             student = self.load_student(self.experiment.student)  # a fresh one: training changes the weights
