@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,14 @@ class Exported:
     texts: tuple[Path, ...] = ()
 
 
-def import_scores(path: Path, out: Path, format_name: str | None = None, unit: Unit | None = None, name: str | None = None) -> Imported:
+def import_scores(
+    path: Path,
+    out: Path,
+    format_name: str | None = None,
+    unit: Unit | None = None,
+    name: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Imported:
     """Writes a score file of any known format as a run of ours; nothing is written when a line is wrong.
 
     Args:
@@ -75,6 +82,7 @@ def import_scores(path: Path, out: Path, format_name: str | None = None, unit: U
         format_name: recognised from the content when left out.
         unit: what the scores mean; kept in the run.
         name: of the run; the file's when left out.
+        progress: called with the number of pairs read so far, now and then.
 
     Raises:
         ConfigError: there is no such format, a unit is given to a file without scores, or the file would be overwritten.
@@ -86,7 +94,7 @@ def import_scores(path: Path, out: Path, format_name: str | None = None, unit: U
     source = format_named(found)
     texts = out.with_name(f"{out.stem}-texts")
     with texts_folder(texts, wanted="texts" in source.HOLDS) as folder:
-        collected = collect(source, path, folder)
+        collected = collect(source, path, folder, progress)
         if not len(collected.scores):
             raise DataError(f"{path}: holds no pairs. Is it the right file?")
         if folder:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle  # noqa: TID251 (makes what other programs write; the package reads none with it)
+import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -136,6 +137,22 @@ def test_the_public_samples_are_read_and_written_again(file: str, name: str, tmp
     if "scores" in format_named(name).HOLDS:
         best = {(pair.query_id.split("::>")[1], pair.doc_id): pair.score for pair in pairs}
         assert best["2", "822086267_6698-7277-0-579"] == 22.761951
+
+
+IDS = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=6).filter(lambda text: text.split() == [text])
+RUNS = st.dictionaries(IDS, st.dictionaries(IDS, st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("name", ["trec_run", "colbert_scores", "colbert_run", "pylate", "disco"])
+@given(lists=RUNS)
+def test_any_ids_and_scores_come_back_exactly(name: str, lists: Lists) -> None:
+    pairs = [Pair("", query_id, doc_id, score) for query_id, documents in lists.items() for doc_id, score in documents.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        format_named(name).write(Path(folder) / "file", pairs, "a name")
+        again = list(format_named(name).read(Path(folder) / "file"))
+    assert [(pair.query_id, pair.doc_id, np.float32(pair.score or 0.0)) for pair in again] == [
+        (pair.query_id, pair.doc_id, np.float32(pair.score or 0.0)) for pair in pairs
+    ]
 
 
 # Telling formats apart
@@ -352,8 +369,6 @@ def test_a_pickle_of_scores_is_read_as_data(scores: object, protocol: int, tmp_p
 
 @given(st.dictionaries(st.integers(), st.dictionaries(st.integers(), st.floats(allow_nan=False, allow_infinity=False), min_size=1), min_size=1))
 def test_any_table_of_numbers_is_read_as_it_was_written(scores: dict[int, dict[int, float]]) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.pkl"
         path.write_bytes(pickle.dumps(scores))

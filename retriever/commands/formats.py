@@ -30,7 +30,7 @@ def import_(
 
     if unit is not None and unit not in get_args(Unit):
         raise ConfigError(f"--unit {unit}: unknown; known are {', '.join(get_args(Unit))}")
-    imported = import_scores(file, out, format_, cast(Unit | None, unit), name)
+    imported = import_scores(file, out, format_, cast(Unit | None, unit), name, lambda pairs: typer.echo(f"read {pairs:,} pairs", err=True))
     if as_json:
         print_json(_plain(imported))
     else:

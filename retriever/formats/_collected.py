@@ -47,14 +47,16 @@ class Collected:
     grades: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
-def collect(source: Format, path: Path, folder: Path | None) -> Collected:
-    """Reads the whole file; texts go to the folder on the way."""
+def collect(source: Format, path: Path, folder: Path | None, progress: Callable[[int], None] | None = None) -> Collected:
+    """Reads the whole file; texts go to the folder on the way. Progress is told after every million pairs."""
     collected = Collected()
     with TextWriter(folder) if folder else contextlib.nullcontext() as texts:
         for pair in source.read(path):
             _add(collected, pair)
             if texts:
                 texts.add(pair)
+            if progress and len(collected.scores) % 1_000_000 == 0:
+                progress(len(collected.scores))
     return collected
 
 
