@@ -304,6 +304,14 @@ def test_an_ensemble_above_its_members_is_not_said_to_fail() -> None:
     assert "is not above each" not in judge([GOOD, BAD, ensemble(0.72, 0.07, 0.001, 0.02, 0.12)]).reason
 
 
+def test_the_verdict_orders_the_single_teachers_whatever_is_distilled() -> None:
+    yes_or_no, likelihood = single("yes or no", 0.25, -0.3, 0.001), single("likelihood", 0.54, -0.01, 0.8)
+    between = [Comparison("yes or no", "likelihood", "nDCG@10", -0.29, (-0.35, -0.2), 0.00001, 0.00002, 81, 5, 60)]
+    reason = judge([yes_or_no, likelihood], between).reason.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+    assert reason.endswith("Of the single teachers likelihood ranks best, nDCG@10 0.540; yes or no -0.290 (p < 0.0001).")
+    assert "Of the single teachers" not in judge([GOOD]).reason
+
+
 # What is written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -104,8 +105,9 @@ def compare_all(material: Material) -> tuple[list[Comparison], list[Comparison]]
     against_start = [(name, material.start) for name in material.targets]
     against_bm25 = [(name, material.bm25) for name in material.targets]
     against_members = [(name, member) for name, members in material.members.items() for member in members]
+    between = list(itertools.combinations(material.teachers, 2))
     deciding = compare(material.evaluations, against_start, [first], material.seed)
-    others = compare(material.evaluations, [*against_bm25, *against_members], material.measures, material.seed)
+    others = compare(material.evaluations, [*against_bm25, *against_members, *between], material.measures, material.seed)
     others += compare(material.evaluations, against_start, rest, material.seed)
     corrected = holm([one.p_value for one in others])
     return deciding, [dataclasses.replace(one, p_value_corrected=p_value) for one, p_value in zip(others, corrected, strict=True)]

@@ -69,7 +69,7 @@ def make_audit(pipeline: Pipeline) -> Audit:
         comparisons=tuple(others),
         false_negatives=suspects[0],
         mislabelled=suspects[1],
-        verdict=judge(verdict_candidates(material, deciding, others)),
+        verdict=judge(verdict_candidates(material, deciding, others), between_teachers(material, others)),
         texts=texts(pipeline, teachers.values(), suspects),
         seed=material.seed,
         versions=versions(),
@@ -90,6 +90,11 @@ def verdict_candidates(material: Material, deciding: Sequence[Comparison], other
         )
         for one in deciding
     ]
+
+
+def between_teachers(material: Material, others: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of two single teachers in the first measure."""
+    return [one for one in others if {one.run, one.baseline} <= set(material.teachers) and one.measure == material.measures[0]]
 
 
 def costs_of(pipeline: Pipeline, material: Material) -> dict[str, Cost]:

@@ -29,7 +29,7 @@ class Candidate:
     against_members: Mapping[str, Comparison] = dataclasses.field(default_factory=dict)
 
 
-def judge(candidates: Sequence[Candidate]) -> AuditVerdict:
+def judge(candidates: Sequence[Candidate], between: Sequence[Comparison] = ()) -> AuditVerdict:
     """Distil the best of those that are above the starting student; nothing when none is.
 
     Above the start means: more in the mean, and significant after correction for all candidates. The best has the highest mean; of equal ones a
@@ -38,14 +38,14 @@ def judge(candidates: Sequence[Candidate]) -> AuditVerdict:
 
     Args:
         candidates: one at least.
+        between: every two single teachers in the first measure, for the sentence that orders them.
     """
     above = [one for one in candidates if one.against_start.difference > 0 and is_significant(one.against_start)]
     worth_it = [one for one in above if not _members_not_below(one)] or above
     if not worth_it:
-        return AuditVerdict((), " ".join([_why_none(candidates), *_failed_ensembles(candidates)]))
+        return AuditVerdict((), " ".join([_why_none(candidates), *_failed_ensembles(candidates), *_order(candidates, between)]))
     best = max(worth_it, key=lambda one: (one.mean, not one.members))
-    reasons = [_why(best), *_failed_ensembles(candidates)]
-    return AuditVerdict((best.name,), " ".join(reasons), best.members)
+    return AuditVerdict((best.name,), " ".join([_why(best), *_failed_ensembles(candidates), *_order(candidates, between)]), best.members)
 
 
 def _why(best: Candidate) -> str:
@@ -80,6 +80,16 @@ def _failed_ensembles(candidates: Sequence[Candidate]) -> list[str]:
             listed = ", ".join(f"{name} ({_difference(one.against_members[name])})" for name in failed)
             sentences.append(f"The ensemble {one.name} is not above each of its members: not above {listed}.")
     return sentences
+
+
+def _order(candidates: Sequence[Candidate], between: Sequence[Comparison]) -> list[str]:
+    """A sentence that holds every single teacher against the best of them; none where there is one."""
+    p_values = {frozenset((one.run, one.baseline)): one.p_value_corrected for one in between}
+    best, *others = sorted((one for one in candidates if not one.members), key=lambda one: -one.mean)
+    listed = [
+        f"{one.name} {signed(one.mean - best.mean)} ({p_value(p_values[pair])})" for one in others if (pair := frozenset((best.name, one.name))) in p_values
+    ]
+    return [f"Of the single teachers {best.name} ranks best, {best.against_start.measure} {best.mean:.3f}; {', '.join(listed)}."] if listed else []
 
 
 def _members_not_below(ensemble: Candidate) -> list[str]:
