@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever.collection import open_collection
@@ -144,6 +144,7 @@ RUNS = st.dictionaries(IDS, st.dictionaries(IDS, st.floats(width=32, allow_nan=F
 
 
 @pytest.mark.parametrize("name", ["trec_run", "colbert_scores", "colbert_run", "pylate", "disco"])
+@settings(max_examples=30, deadline=None)
 @given(lists=RUNS)
 def test_any_ids_and_scores_come_back_exactly(name: str, lists: Lists) -> None:
     pairs = [Pair("", query_id, doc_id, score) for query_id, documents in lists.items() for doc_id, score in documents.items()]
@@ -367,6 +368,7 @@ def test_a_pickle_of_scores_is_read_as_data(scores: object, protocol: int, tmp_p
     assert held(tmp_path / "scores.pkl.gz", tmp_path)[0] == {"7": {"8": 1.5, "9": -2.25}, "10": {"8": 0.5}}
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.integers(), st.dictionaries(st.integers(), st.floats(allow_nan=False, allow_infinity=False), min_size=1), min_size=1))
 def test_any_table_of_numbers_is_read_as_it_was_written(scores: dict[int, dict[int, float]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
