@@ -8,7 +8,7 @@ from retriever.commands.console import WORK, File, Json, Set, Work, pipeline_of,
 
 
 def teachers(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
-    """Say which teacher is worth copying, from held-out train queries."""
+    """Say which teacher is worth copying, and why."""
     from retriever.audit.step import audit_teachers
     from retriever.eval.audit_terminal import audit_table
 
