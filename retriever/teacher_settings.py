@@ -11,11 +11,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from retriever.engines.settings import EngineSettings, ServerSettings
 from retriever.settings import PositiveInt, Settings
-from retriever.types import Unit
+from retriever.types import Unit, ViewName
 
 
 class TeachingSettings(Settings):
-    """How a cross-encoder is taught on the train qrels before it scores."""
+    """How a teacher is taught on the train qrels before it scores: a cross-encoder on lists, a bi-encoder contrastively."""
 
     epochs: PositiveInt = 2
     batch_size: PositiveInt = 32
@@ -30,7 +30,11 @@ class TeacherSettings(Settings):
 
     kind: str
     name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
-    weight: float = Field(1.0, gt=0, description="in the ensemble")
+    normalise: ViewName | None = Field(None, description="as in [ensemble], for this teacher, also when it is distilled alone; raw alone when left out")
+    temperature: float | None = Field(
+        None, gt=0, description='divides its scores under normalise = "temperature" and combine = "softmax_mean"; fitted when left out'
+    )
+    weight: float | None = Field(None, gt=0, description='in the ensemble; 1 when left out, and fitted under combine = "weighted_mean"')
 
     @property
     def label(self) -> str:
@@ -67,6 +71,13 @@ class EmbeddingSettings(ModelTeacherSettings):
     kind: Literal["embedding"] = "embedding"
     family: Literal["dense", "sparse", "late_interaction"] = Field("dense", description="one vector, a sparse vector, or a vector for each token")
     store_vectors: Literal["pooled", "tokens"] | None = Field(None, description="of documents; when left out, those that the similarity needs")
+    train: TeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
+
+    @model_validator(mode="after")
+    def _dense_is_taught(self) -> EmbeddingSettings:
+        if self.train and self.family != "dense":
+            raise ValueError(f'train teaches the family "dense", not "{self.family}": give a ready model, or take the table "train" away')
+        return self
 
 
 class RunSettings(TeacherSettings):

@@ -186,6 +186,23 @@ def test_a_teacher_is_taught_once_on_the_train_queries_that_are_not_held_out(tmp
     assert noted.done == set()
 
 
+def test_a_bi_encoder_is_taught_before_it_teaches(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+    taught = 'kind = "embedding"\nmodel = "student"\ntrain = { epochs = 2, batch_size = 8, learning_rate = 2e-2, max_length = 64 }'
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder, {'kind = "embedding"\nmodel = "student"': taught})
+    noted = Noted()
+    pipeline = Pipeline(read_experiment(path), tmp_path / "work", noted)
+    teacher = pipeline.teachers["embedding-student"]
+    assert noted.done == {"candidates", "teach-embedding-student"}
+    assert {entry.name for entry in (tmp_path / "work" / "tiny" / "teach-embedding-student").iterdir()} == {"manifest.json", "model", "curve.json"}
+    assert teacher.identity.model != pipeline.start.identity  # other weights than those that it started from
+    quality = pipeline.target[1]
+    pipeline = Pipeline(read_experiment(path, ['teacher.1={kind="embedding", model="student"}']), tmp_path / "untaught")
+    assert quality["embedding-student"] > pipeline.target[1]["embedding-student"]
+    again = Pipeline(read_experiment(path), tmp_path / "work", noted := Noted())
+    assert again.teachers["embedding-student"].identity == teacher.identity
+    assert noted.done == set()
+
+
 # Damage
 
 

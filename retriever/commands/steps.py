@@ -9,7 +9,6 @@ import typer
 
 from retriever.commands.console import WORK, File, Json, Set, Work, duration, pipeline_of, show_report, tell, tell_next
 from retriever.errors import ConfigError
-from retriever.teacher_settings import CrossEncoderSettings
 
 
 def candidates(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
@@ -22,8 +21,9 @@ def candidates(file: File, set_: Set = None, work: Work = WORK, as_json: Json = 
 
 def teach(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
     """Teach the teachers that have a `train` table. They learn from the train qrels."""
-    pipeline = pipeline_of(file, set_, work)
-    taught = {one.label: pipeline.teach(one).model for one in pipeline.experiment.teacher if isinstance(one, CrossEncoderSettings) and one.train}
+    from retriever.teach_step import teach_all
+
+    taught = teach_all(pipeline_of(file, set_, work))
     if not taught:
         raise ConfigError(f'{file}: no teacher has a "train" table, so there is nothing to teach')
     tell(as_json, taught, "\n".join(f"{name}: {model}" for name, model in taught.items()))

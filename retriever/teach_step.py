@@ -1,0 +1,86 @@
+"""Teachers with a `train` table: taught on the train qrels first, each as a step of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retriever.config import StudentSettings, TrainingSettings
+from retriever.files import fingerprint
+from retriever.models import ModelFolder, find_model
+from retriever.plugins import load_kind
+from retriever.progress import bar_of_steps
+from retriever.store import TeacherScores
+from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
+from retriever.train_step import Lesson, teach_student
+from retriever.training.cross_encoder import teach_cross_encoder, training_lists
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
+
+
+def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
+    """The settings of a teacher that is ready to score: of the taught model where there is a `train` table, else the same."""
+    if not isinstance(settings, CrossEncoderSettings | EmbeddingSettings) or settings.train is None:
+        return settings
+    teaching = settings.train
+    name = settings.model if settings.model not in (None, "student") else pipeline.experiment.student.model
+    start = find_model(str(name), settings.revision, f"teacher {settings.label}")
+    inputs = {"model": start.identity, "candidates": pipeline.candidates["train"].fingerprint, "judgements": pipeline.judgements}
+    inputs |= {"queries": fingerprint(pipeline.held_out[0] if isinstance(settings, CrossEncoderSettings) else pipeline.held_out)}
+
+    def work(folder: Path) -> dict[str, Any]:
+        if isinstance(settings, CrossEncoderSettings):
+            return _cross_encoder(pipeline, settings.label, start, teaching, folder)
+        return _bi_encoder(pipeline, settings, start, teaching, folder)
+
+    done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
+    return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
+
+
+def teach_all(pipeline: Pipeline) -> dict[str, str]:
+    """Name -> folder of the taught model, for every teacher of the experiment that has a `train` table."""
+    taught = [teach(pipeline, one) for one in pipeline.experiment.teacher if getattr(one, "train", None)]
+    return {settings.label: str(settings.model) for settings in taught if isinstance(settings, ModelTeacherSettings)}
+
+
+def _cross_encoder(pipeline: Pipeline, label: str, start: ModelFolder, teaching: TeachingSettings, folder: Path) -> dict[str, Any]:
+    """Leaves a cross-encoder in `folder / "model"`, taught on lists of a positive and mined negatives."""
+    seed = pipeline.experiment.seed
+    lessons = {query_id: pipeline.queries("train")[query_id] for query_id in pipeline.held_out[0]}
+    generator = np.random.default_rng(seed)
+    lists = training_lists(pipeline.candidates["train"], lessons, pipeline.qrels("train"), pipeline.collection, teaching, generator)
+    with bar_of_steps(pipeline.reporter, f"teaching {label}") as progress:
+        teach_cross_encoder(start, lists, teaching, folder, seed, progress)
+    return {"lists": len(lists)}
+
+
+def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFolder, teaching: TeachingSettings, folder: Path) -> dict[str, Any]:
+    """Leaves a bi-encoder in `folder / "model"`, taught by the contrastive loss alone; the held-out queries pick its checkpoint.
+
+    Its negatives are drawn from the best candidates, and none is taken for a false one: no teacher has scored them yet.
+    """
+    experiment = pipeline.experiment
+    train, held = pipeline.held_out
+    own = experiment.training.model_dump(include={"validation_fraction", "validation_queries", "validation_depth", "checkpoint_steps", "precision"})
+    shared = teaching.model_dump(include={"epochs", "batch_size", "learning_rate", "max_length", "warmup"})
+    training = TrainingSettings(documents_per_query=1 + teaching.negatives_per_positive, losses={"contrastive": 1.0}, false_negatives="keep", **own, **shared)
+    student = load_kind("students", "dense", f"teacher {settings.label}").load(StudentSettings(model=str(start.folder), max_length=settings.max_length))
+    lesson = Lesson(
+        settings=training,
+        target=TeacherScores(pipeline.pairs("train"), "rank", "candidates", "candidates"),
+        queries=pipeline.queries("train"),
+        qrels=pipeline.qrels("train"),
+        train=train,
+        held=held,
+        pairs=pipeline.pairs("train"),
+        collection=pipeline.collection,
+        measure=experiment.evaluation.measures[0],
+        batch_size=settings.batch_size,
+        seed=experiment.seed,
+    )
+    result = teach_student(student, lesson, folder, pipeline.reporter, f"teach-{settings.label}")
+    (folder / "student").rename(folder / "model")
+    return result
