@@ -43,6 +43,7 @@ class ModelServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: ModelServer
+    body: dict[str, Any]
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
@@ -51,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.do_POST()
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+        self.body = body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
         with self.server.guard:
             self.server.seen.append(body)
             self.server.keys.append(self.headers.get("Authorization"))

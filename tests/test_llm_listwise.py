@@ -18,7 +18,9 @@ from retriever.teacher_settings import LlmListwiseSettings
 from retriever.teachers.llm_listwise import LlmListwiseTeacher, aggregate, load, parse_order, windows
 from retriever.types import Document, OrderedList, Query
 from tests.llm_material import FunctionEngine, save_tiny_model
+from tests.llm_server import Handler, running_server
 from tests.scoring_material import QUERIES, run_of, write_tiny_collection
+from tests.tiny_experiment import command, write_experiment
 
 Q = Query("q", "the larger number is the better document")
 
@@ -257,3 +259,41 @@ def test_a_real_model_is_asked_and_its_babble_refused(tmp_path: Path) -> None:
     teacher = load(LlmListwiseSettings(model=str(folder), answer_tokens=8, passes=3, prompt="{query} {documents}", chat=False), None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="none of the first 3 answers holds a number"):
         teacher.order([(Q, documents_of([1, 2]))])
+
+
+TEACHERS = """[[teacher]]
+kind = "llm"
+name = "judge"
+model = "{model}"
+form = "query_likelihood"
+
+[[teacher]]
+kind = "llm_listwise"
+name = "sorter"
+model = "served"
+window = 4
+stride = 2
+passes = 2
+server = {{ url = "{url}", prompt_price = 5.0, concurrency = 2 }}
+
+[student]"""
+
+
+def test_both_kinds_score_an_experiment_and_say_what_it_cost(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+    def backwards(handler: Handler) -> None:
+        count = len(re.findall(r"^\[\d+\] ", handler.body["prompt"], re.MULTILINE))
+        answer = {"choices": [{"text": written(list(range(count))[::-1])}], "usage": {"prompt_tokens": 1000, "completion_tokens": 9}}
+        handler.send(200, answer)
+
+    folder = save_tiny_model(tmp_path / "tiny-llm")
+    with running_server(folder) as server:
+        server.faults = [backwards] * 10_000
+        changes = {"[student]": TEACHERS.format(model=folder, url=server.url), "depth = 10": "depth = 5"}
+        path = write_experiment(tmp_path, shared_beir_folder, encoder_folder, changes)
+        done = command("score", path, "--work", tmp_path / "work", "--json")
+        asked = len(server.seen)
+        again = command("score", path, "--work", tmp_path / "work", "--json")
+    assert (done.status, again.status) == (0, 0), done.err
+    assert len(server.seen) == asked
+    assert re.search(r"scoring test pairs \(judge\).* [\d,]+ tokens", done.err)
+    assert re.search(rf"scoring test pairs \(sorter\).* {1009 * asked:,} tokens, cost {asked / 200:.4f}", done.err)
