@@ -1,6 +1,7 @@
 """Language models: numbers against the plainest loop over one unpadded prompt at a time, and servers against the model on this machine."""
 
 import importlib.util
+import math
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -241,13 +242,19 @@ def test_with_the_models_tokenizer_texts_are_counted_exactly_and_chats_are_put_i
         connect(server, tokenizer="/nowhere")
 
 
-def test_a_token_that_is_not_listed_gets_the_most_that_it_can_have(server: ModelServer, local: LocalEngine) -> None:
-    tokens = [" yes", "Yes", " no"]
-    exact = local.next_token_logits(PROMPTS, tokens)
-    listed = connect(server, top_logprobs=3).next_token_logits(PROMPTS, tokens)
-    third = np.sort(connect(server).next_token_logits(PROMPTS, local.single_tokens([local.tokenizer.decode([t]) for t in range(340)])), axis=1)[:, -3]
-    assert (listed >= exact - 1e-4).all()
-    assert (listed <= np.maximum(third[:, None], exact) + 1e-4).all()
+def test_tokens_that_are_not_listed_share_the_most_that_one_of_them_can_have(server: ModelServer) -> None:
+    told = {"yes": math.log(0.6), "The": math.log(0.2), "I": math.log(0.15)}
+    server.faults = [lambda handler: handler.send(200, {"choices": [{"logprobs": {"top_logprobs": [told]}}]})]
+    (found,) = connect(server).next_token_logits(["x"], ["yes", " yes", "no"])
+    assert np.exp(found) == pytest.approx([0.6, 0.025, 0.025])  # the three leave 0.05
+    told["Maybe"] = math.log(0.01)
+    server.faults = [lambda handler: handler.send(200, {"choices": [{"logprobs": {"content": [{"top_logprobs": as_list(told)}]}}]})]
+    (found,) = connect(server).next_token_logits(["x"], ["yes", "no"])
+    assert np.exp(found) == pytest.approx([0.6, 0.01])  # the least likely one has less than the 0.04 that all leave
+
+
+def as_list(told: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": value} for token, value in told.items()]
 
 
 def refuse(status: int, **headers: str) -> Any:

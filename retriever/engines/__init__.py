@@ -98,8 +98,8 @@ class Engine(Protocol):
     def next_token_logits(self, prompts: Sequence[Prompt], tokens: Sequence[str]) -> NDArray[np.float32]:
         """[n, T], log-probabilities of T tokens after each of n prompts; their differences are those of the logits.
 
-        A token is named by its text, which is what every server tells. One that a server does not list gets the highest
-        value that it can have.
+        A token is named by its text, which is what every server tells. Those that a server does not list share the highest
+        probability that one of them can have.
         """
         ...
 

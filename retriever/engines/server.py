@@ -96,14 +96,15 @@ class ServerEngine:
         """[n, T], log-probabilities of T tokens after each prompt.
 
         A server lists the likeliest tokens only. One that it does not list can have neither more than the least likely listed
-        one nor more than what all listed ones leave: it gets the lower of the two.
+        one nor more than what all listed ones leave. The tokens that are asked for and not listed share the lower of the two,
+        so that many spellings of a word do not add up to what nobody said.
         """
         listed = {"logprobs": True, "top_logprobs": self.server.top_logprobs} if self.server.endpoint == "chat" else {"logprobs": self.server.top_logprobs}
         answers = self._ask(prompts, {"max_tokens": 1, "temperature": 0.0, **listed})
         found = [_first_tokens(choice) for choice in answers]
         if not all(found):
             raise self._lacks("log-probabilities of the answer's first token", "Start it with them allowed, or choose another endpoint")
-        return np.array([_listed_or_bound(one, tokens) for one in found], dtype=np.float32).reshape(len(prompts), len(tokens))
+        return np.array([_listed_or_share(one, tokens) for one in found], dtype=np.float32).reshape(len(prompts), len(tokens))
 
     def log_likelihood(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> Likelihoods:
         """The sum of the log-probabilities of each continuation's tokens, and their number."""
@@ -157,10 +158,11 @@ def _first_tokens(choice: Mapping[str, Any]) -> dict[str, float]:
     return {str(token): float(value) for token, value in first.items()}
 
 
-def _listed_or_bound(listed: Mapping[str, float], tokens: Sequence[str]) -> list[float]:
+def _listed_or_share(listed: Mapping[str, float], tokens: Sequence[str]) -> list[float]:
     left = 1.0 - sum(math.exp(value) for value in listed.values())
     bound = min(*listed.values(), math.log(max(left, 1e-7)))  # 1e-7: what rounding leaves of 1
-    return [listed.get(token, bound) for token in tokens]
+    share = bound - math.log(max(sum(token not in listed for token in tokens), 1))
+    return [listed.get(token, share) for token in tokens]
 
 
 def _likelihood(told: Mapping[str, Any] | None, n_characters: int) -> tuple[float, int] | None:
