@@ -11,7 +11,7 @@ from retriever.engines import Engine, Prompt, open_engine, prompt_text
 from retriever.errors import ConfigError, StoreError
 from retriever.resources import Resources
 from retriever.teacher_settings import LlmSettings
-from retriever.teachers._probe import Pairs, probe
+from retriever.teachers._probe import ENOUGH_CANDIDATES, Pairs, probe
 from retriever.teachers._prompts import Template, check_chat, cut_documents, fill, query_text, template_of
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity, Unit, Usage
 
@@ -67,7 +67,7 @@ class LlmTeacher:
         """
         if self.unchecked and pairs:
             self._check(pairs)
-            self.unchecked = False
+            self.unchecked = len(pairs) < ENOUGH_CANDIDATES  # so few say little: the next ones are looked at again
         prompts, continuations, truncated = self._prompts(list(pairs))
         scores = self._likelihoods(prompts, continuations) if self.settings.form == "query_likelihood" else _log_odds(*self._masses(prompts))
         texts = [prompt_text(prompt) + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
@@ -164,7 +164,7 @@ def load(settings: LlmSettings, resources: Resources) -> LlmTeacher:
     return LlmTeacher(settings, open_engine(settings.engine, where), some_documents(resources), where)
 
 
-def some_documents(resources: Resources, count: int = 3) -> list[Document]:
+def some_documents(resources: Resources, count: int = 8) -> list[Document]:
     """A few documents from all over the collection."""
     rows = np.unique(np.linspace(0, len(resources.collection) - 1, count, dtype=np.int64))
     return list(resources.collection.documents_by_row(rows.tolist()))

@@ -54,10 +54,11 @@ def resources(collection: Collection) -> Resources:
 EXPERIMENT: dict[str, Any] = {"name": "x", "collection": {"path": "c"}, "teacher": [{"kind": "lexical"}], "student": {"model": "m"}}
 
 
-def length_judge(prompt: str) -> dict[str, float]:
-    """A judge that reads: its odds change with the first and the last word of the document."""
-    words = re.findall("Document: (.*)\nQuery", prompt)[0].split()
-    yes = 0.1 + 0.7 * ((len(words[0]) * 7 + len(words[-1])) % 10) / 10
+def reading_judge(prompt: str) -> dict[str, float]:
+    """A judge that reads: its odds change with the first and the last word of the document, and rise with the first three documents."""
+    text = re.findall("Document: (.*)\nQuery", prompt)[0]
+    words = text.split()
+    yes = 0.1 + 0.2 * ((len(words[0]) * 7 + len(words[-1])) % 10) / 10 + 0.4 * (text in {document.full_text for document in DOCUMENTS[:3]})
     return {"yes": yes, "no": 0.9 - yes}
 
 
@@ -97,7 +98,7 @@ def test_query_likelihood_is_the_mean_over_the_querys_tokens() -> None:
 
 def test_a_real_model_gives_the_log_odds_of_its_own_probabilities(folder: Path) -> None:
     engine = load_local(LlmSettings(model=str(folder)).engine, "x")
-    teacher = teacher_of(engine, model=str(folder))
+    teacher = teacher_of(engine, model=str(folder), probe=False)
     scored = teacher.score(PAIRS)
     for (query, document), score, count in zip(PAIRS, scored.scores, scored.n_tokens, strict=True):
         prompt = (
@@ -258,11 +259,12 @@ def test_a_table_with_an_unknown_key_is_refused_by_name() -> None:
 
 
 def test_a_judge_that_reads_passes_the_probe_once() -> None:
-    engine = FunctionEngine(length_judge)
+    engine = FunctionEngine(reading_judge)
     teacher = teacher_of(engine)
     teacher.score(PAIRS)
     probed = len(engine.prompts) - len(PAIRS)
-    assert probed == 3 * (1 + 1 + 3) + 3  # three distinct queries: own document, shuffled, three others; and the own one again
+    # Three distinct queries with 4, 3 and 3 candidates, each with two others (d4 has the text of d2), and one again and shuffled.
+    assert probed == 10 + 3 * 2 + 3 * 2
     teacher.score(PAIRS)
     assert len(engine.prompts) == probed + 2 * len(PAIRS)
 
@@ -270,10 +272,14 @@ def test_a_judge_that_reads_passes_the_probe_once() -> None:
 @pytest.mark.parametrize(
     ("judge", "message"),
     [
+        (
+            lambda prompt: {"yes": reading_judge(prompt)["no"], "no": reading_judge(prompt)["yes"]},
+            "candidates are scored above any other documents of the collection in 0% of the comparisons, which is no better than chance",
+        ),
         (lambda prompt: {"yes": 0.7, "no": 0.1}, "the scores of different documents for the same query differ by 0, and those of the same pair by 0"),
         (lambda prompt: {"yes": 0.7, "no": 0.01 * len(prompt)}, "shuffling a document's words changes its score by 0"),
         (
-            lambda prompt: {token: value / 1000 for token, value in length_judge(prompt).items()},
+            lambda prompt: {token: value / 1000 for token, value in reading_judge(prompt).items()},
             'where "yes" or "no" should stand, both together have a probability of',
         ),
     ],
@@ -296,9 +302,27 @@ def test_answers_that_change_from_call_to_call_are_noise() -> None:
     assert "of the same pair by" in found.problem
 
 
+def test_how_often_candidates_are_preferred_is_counted_by_hand() -> None:
+    candidates = [(Q, Document(f"c{number}", f"c{number}")) for number in range(8)]
+    worth = {**{f"c{number}": float(number) for number in range(8)}, "x": 3.0, "y": 6.5}
+    found = probe(lambda pairs: np.array([worth[d.text] for _, d in pairs], dtype=np.float32), candidates, [Document("x", "x"), Document("y", "y")])
+    assert found.preferred == (4 + 0.5 + 1) / 16  # above x are 4, 5, 6 and 7, equal to it is 3; above y is 7
+    few = probe(lambda pairs: np.array([worth[d.text] for _, d in pairs], dtype=np.float32), candidates[:7], [Document("x", "x")])
+    assert few.preferred is None
+
+
+def test_few_pairs_are_probed_and_the_next_ones_again() -> None:
+    engine = FunctionEngine(reading_judge)
+    teacher = teacher_of(engine)
+    teacher.score(PAIRS[:2])
+    assert teacher.unchecked
+    teacher.score(PAIRS)
+    assert not teacher.unchecked
+
+
 def test_documents_of_few_words_are_not_shuffled() -> None:
     found = probe(lambda pairs: np.array([len(d.text) for _, d in pairs], dtype=np.float32), [(Q, Document("d", "owl owl"))], [Document("e", "a")])
-    assert (found.shuffled, found.spread, found.noise, found.problem) == (None, 6.0, 0.0, None)
+    assert (found.shuffled, found.spread, found.noise, found.preferred, found.problem) == (None, 6.0, 0.0, None, None)
     assert sorted(shuffle_words(DOCUMENTS[0]).text.split()) == sorted(DOCUMENTS[0].full_text.split())
     assert shuffle_words(DOCUMENTS[0]).text != DOCUMENTS[0].full_text
 
@@ -307,7 +331,7 @@ def test_documents_of_few_words_are_not_shuffled() -> None:
 
 
 def test_scores_of_a_model_in_a_folder_go_into_the_store_and_come_back(folder: Path, resources: Resources, tmp_path: Path) -> None:
-    teacher = llm.load(LlmSettings(model=str(folder)), resources)
+    teacher = llm.load(LlmSettings(model=str(folder), probe=False), resources)
     store = ScoreStore.open(tmp_path / "store", resources.collection)
     candidates = run_of({"q1": ["d1", "d2"], "q2": ["d5"]})
     store.score(teacher, candidates, QUERIES)

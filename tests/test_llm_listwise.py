@@ -266,6 +266,7 @@ kind = "llm"
 name = "judge"
 model = "{model}"
 form = "query_likelihood"
+probe = false # a model of random weights does not pass it
 
 [[teacher]]
 kind = "llm_listwise"
