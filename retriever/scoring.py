@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ from retriever.errors import StoreError
 from retriever.files import sha256_file, text_hash
 from retriever.runs import Run
 from retriever.shards import ListColumns, PairColumns
-from retriever.types import Document, ListTeacher, OrderedList, Query, ScoredPairs, Teacher
+from retriever.types import Document, ListTeacher, OrderedList, Query, ScoredPairs, Teacher, Usage, usage_of
 
 if TYPE_CHECKING:
     from retriever.collection import Collection
@@ -191,6 +191,45 @@ def list_variants(candidates: Run, query_variants: NDArray[np.uint64], document_
         digest = hashlib.sha256(np.concatenate([query_variants[number : number + 1], documents]).astype("<u8").tobytes()).digest()
         found[number] = int.from_bytes(digest[:8], "big")
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredShard:
+    """What a teacher says of a shard's pairs, the lists of one that orders lists, and what its language model was asked for."""
+
+    scored: ScoredPairs
+    lists: ListColumns | None
+    usage: Usage
+
+
+ScoringEngine = Callable[[Teacher | ListTeacher, CandidatePairs, Sequence[NDArray[np.int64]]], Iterator[ScoredShard]]
+"""Asks a teacher for shards of pairs, given by their positions, and yields what it said in their order."""
+
+
+def local_engine(teacher: Teacher | ListTeacher, pairs: CandidatePairs, shards: Sequence[NDArray[np.int64]]) -> Iterator[ScoredShard]:
+    """Asks the teacher in this process, one shard after the other."""
+    return (scored_shard(teacher, pairs, positions) for positions in shards)
+
+
+def scored_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, positions: NDArray[np.int64]) -> ScoredShard:
+    """One shard with what it took.
+
+    Raises:
+        StoreError: as `score_pairs` and `order_lists` say.
+    """
+    before = usage_of(teacher)
+    scored, lists = score_shard(teacher, pairs, positions)
+    return ScoredShard(scored, lists, usage_of(teacher) - before)
+
+
+def part_of(candidates: Run, number: int, parts: int) -> Run:
+    """The lists of part `number`, 1 to `parts`: every `parts`-th of the queries that have documents, counted in their order.
+
+    It depends on the candidates alone, and lists stay whole. The other queries stay without documents. Queries with
+    equal texts may come to different parts, and are scored in each.
+    """
+    turn = np.cumsum(candidates.counts > 0) - 1
+    return candidates.keep((turn % parts == number - 1)[candidates.query_numbers])
 
 
 def score_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, positions: NDArray[np.int64]) -> tuple[ScoredPairs, ListColumns | None]:

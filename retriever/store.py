@@ -11,43 +11,37 @@ and two stores of a collection are merged by copying the folders under `scores`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from retriever.errors import StoreError
-from retriever.files import fingerprint, lock, write_json
+from retriever.files import lock, write_json
 from retriever.runs import Run
-from retriever.scoring import CandidatePairs, PairKeys, estimate_seconds, score_shard
+from retriever.scoring import CandidatePairs, PairKeys, ScoringEngine, estimate_seconds, local_engine
 from retriever.shards import (
     DamagedShardError,
     PairColumns,
     ShardProblem,
-    check_shard,
     encode_shard,
     free_numbers,
     list_shards,
-    not_redone,
     read_shard,
     remove_temporaries,
     scores_in,
     set_aside,
-    teacher_of,
     write_shard,
 )
-from retriever.types import ListTeacher, Query, ScoredPairs, Teacher, TeacherIdentity, Unit, Usage, usage_of
+from retriever.store_files import FORMAT, StoreFiles
+from retriever.types import ListTeacher, Query, ScoredPairs, Teacher, TeacherIdentity, Unit
 
 if TYPE_CHECKING:
     from retriever.collection import Collection
 
-FORMAT = 1
 SAMPLE_SHARD = 10_000
 """Pairs of the sample shard that a plan's bytes are measured on."""
 
@@ -86,29 +80,13 @@ class ScoringPlan:
     damaged: tuple[ShardProblem, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Of a teacher's stored scores: pairs, mean, standard deviation, truncated share, tokens in all.
-
-    `mended` is the share of the pairs whose status is not "ok", `usage` what a language model was asked for.
-    """
-
-    pairs: int
-    mean: float
-    std: float
-    truncated: float
-    tokens: int
-    mended: float = 0.0
-    usage: Usage = dataclasses.field(default_factory=Usage)
-
-
 def warn_of_damage(problem: ShardProblem) -> None:
     """Issues a warning that names the shard."""
     warnings.warn(f"{problem}. It was renamed to *.damaged, and its pairs are scored again", stacklevel=2)
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreStore:
+class ScoreStore(StoreFiles):
     """The scores that teachers gave to pairs of one collection; made by `ScoreStore.open`.
 
     The key of a pair is (query variant, document variant, teacher fingerprint): the same texts under other ids are
@@ -116,7 +94,6 @@ class ScoreStore:
     documents' texts is another one; how the candidates order them does not matter once they are stored.
     """
 
-    folder: Path
     collection: Collection
 
     @classmethod
@@ -133,11 +110,7 @@ class ScoreStore:
                 write_json(path, wanted)
             except OSError as error:
                 raise StoreError(f"{folder}: no store can be made here ({error}). Name another folder") from error
-        found = _read_json(path)
-        if found.get("format") != FORMAT:
-            raise StoreError(
-                f"{path}: the store has format {found.get('format')!r}, this version reads {FORMAT}. Use another folder, or the version that wrote it"
-            )
+        found = StoreFiles(folder).facts()
         if found.get("collection") != collection.fingerprint:
             raise StoreError(
                 f'{folder}: the scores belong to the collection "{found.get("name")}" ({found.get("collection")}), '
@@ -165,6 +138,7 @@ class ScoreStore:
         queries: Mapping[str, Query],
         progress: Callable[[int], None] | None = None,
         on_damage: Callable[[ShardProblem], None] = warn_of_damage,
+        engine: ScoringEngine = local_engine,
     ) -> None:
         """Scores the pairs that are not stored yet, in the order of the candidates, `teacher.shard_pairs` at a time.
 
@@ -178,6 +152,7 @@ class ScoreStore:
             queries: at least those of the candidates.
             progress: called with the number of pairs of each shard when it is on the disk.
             on_damage: called with each damaged shard.
+            engine: who asks the teacher, here or on other machines; writing is done here, in the same order and bytes.
 
         Raises:
             StoreError: the teacher gave a wrong number of scores or one that is not finite, or the candidates name an
@@ -187,7 +162,7 @@ class ScoreStore:
         identity = teacher.identity
         if teacher.shard_pairs < 1:
             raise StoreError(f'teacher "{identity.name}": shard_pairs is {teacher.shard_pairs}; it must be at least 1')
-        folder = self._folder(identity.fingerprint)
+        folder = self.folder_of(identity.fingerprint)
         with lock(folder / ".lock", f'scoring with "{identity.name}"'):
             remove_temporaries(folder)
             pairs = self._pairs(identity, candidates, queries)
@@ -196,16 +171,20 @@ class ScoreStore:
                 set_aside(problem.path)
                 on_damage(problem)
             numbers = free_numbers(folder)
-            for positions in pairs.cut(pending, teacher.shard_pairs):
-                before = usage_of(teacher)
-                scored, lists = score_shard(teacher, pairs, positions)
-                self._introduce(identity)
-                write_shard(folder, next(numbers), encode_shard(pairs.columns(positions), scored, identity.fingerprint, lists))
-                self._add_usage(identity.fingerprint, usage_of(teacher) - before)
+            shards = list(pairs.cut(pending, teacher.shard_pairs))
+            for positions, shard in zip(shards, engine(teacher, pairs, shards), strict=True):
+                self.introduce(identity)
+                write_shard(folder, next(numbers), encode_shard(pairs.columns(positions), shard.scored, identity.fingerprint, shard.lists))
+                self.add_usage(identity.fingerprint, shard.usage)
                 if progress is not None:
                     progress(len(positions))
-            self._introduce(identity)
-            self._summarise(identity.fingerprint)
+            self.introduce(identity)
+            self.summarise(identity.fingerprint)
+
+    def missing(self, teacher: TeacherIdentity, candidates: Run, queries: Mapping[str, Query]) -> Run:
+        """The candidates without the pairs that are stored; every query stays, perhaps without documents."""
+        scores, _ = self._stored_scores(teacher.fingerprint, self._pairs(teacher, candidates, queries))
+        return candidates.keep(~np.isfinite(scores))
 
     def _pairs(self, teacher: TeacherIdentity, candidates: Run, queries: Mapping[str, Query]) -> CandidatePairs:
         return CandidatePairs.of(candidates, queries, self.collection, lists=teacher.orders_lists)
@@ -223,7 +202,7 @@ class ScoreStore:
         """Shows the places and scores of the stored pairs that are among the keys; returns the damaged shards."""
         damaged = []
         asked = "query_variant" if pairs.list_variants is None else "list_id"
-        for path in list_shards(self._folder(teacher)):
+        for path in list_shards(self.folder_of(teacher)):
             try:
                 table = read_shard(path, [asked, "doc_variant", "score", "rank"])
             except DamagedShardError as error:
@@ -247,7 +226,7 @@ class ScoreStore:
         Raises:
             StoreError: pairs are missing, or the store does not know the fingerprint.
         """
-        identity = teacher if isinstance(teacher, TeacherIdentity) else self._identity(teacher)
+        identity = teacher if isinstance(teacher, TeacherIdentity) else self.identity(teacher)
         scores, damaged = self._stored_scores(identity.fingerprint, self._pairs(identity, candidates, queries))
         stored = np.isfinite(scores)
         if not (allow_missing or stored.all()):
@@ -266,101 +245,6 @@ class ScoreStore:
         damaged = self._visit(teacher, pairs, keys, found.__setitem__)
         return keys.spread(found), damaged
 
-    def teachers(self) -> list[TeacherIdentity]:
-        """The teachers whose scores are here, by fingerprint."""
-        return [self._identity(teacher_of(path.parent)) for path in sorted(self.folder.glob("scores/teacher=*/teacher.json"))]
-
-    def statistics(self, teacher: str) -> Statistics:
-        """Numbers about all scores of the teacher with this fingerprint; of merged stores, a pair may count twice.
-
-        Raises:
-            StoreError: the store does not know the fingerprint.
-        """
-        self._identity(teacher)
-        entry = _read_json(self._folder(teacher) / "teacher.json")
-        known, usage = entry.get("statistics", {}), Usage(**entry.get("usage", {}))
-        if known.pop("content", None) == self.content(teacher):
-            return Statistics(**known, usage=usage)
-        return dataclasses.replace(_statistics(self._folder(teacher)), usage=usage)
-
-    def content(self, teacher: str) -> str:
-        """A fingerprint of everything a teacher said here: of the checksums of its shards."""
-        return fingerprint([path.name for path in list_shards(self._folder(teacher))])
-
-    def verify(self) -> list[ShardProblem]:
-        """What is wrong in the store, nothing changed; empty when all is well."""
-        problems = []
-        for folder in sorted(self.folder.glob("scores/teacher=*")):
-            shards = list_shards(folder)
-            problems += [problem for path in shards if (problem := check_shard(path)) is not None]
-            problems += [ShardProblem(path, "was set aside as damaged, and its pairs are not scored again yet") for path in not_redone(folder)]
-            try:
-                if shards:
-                    self._identity(teacher_of(folder))
-            except StoreError as error:
-                problems.append(ShardProblem(folder / "teacher.json", str(error)))
-        return problems
-
-    # Who the teachers are
-
-    def _folder(self, teacher: str) -> Path:
-        return self.folder / "scores" / f"teacher={teacher}"
-
-    def _identity(self, teacher: str) -> TeacherIdentity:
-        path = self._folder(teacher) / "teacher.json"
-        if not path.exists():
-            known = ", ".join(f"{identity.name} ({identity.fingerprint})" for identity in self.teachers()) or "none"
-            raise StoreError(f'{self.folder}: no teacher has the fingerprint "{teacher}"; there are scores by: {known}. Run "retriever score" first')
-        entry = _read_json(path)
-        fields = [field.name for field in dataclasses.fields(TeacherIdentity)]
-        if any(field not in entry for field in fields) or (identity := TeacherIdentity(**{field: entry[field] for field in fields})).fingerprint != teacher:
-            raise StoreError(f'{path}: this is not the teacher of the folder. Run "retriever score" with that teacher: it writes the file anew')
-        return identity
-
-    def _introduce(self, identity: TeacherIdentity) -> None:
-        """Writes who the teacher is, unless its folder says so already."""
-        try:
-            self._identity(identity.fingerprint)
-        except StoreError:
-            entry = {"name": identity.name, "kind": identity.kind, "model": identity.model, "unit": identity.unit, "settings": dict(identity.settings)}
-            write_json(self._folder(identity.fingerprint) / "teacher.json", {**entry, "fingerprint": identity.fingerprint})
-
-    def _summarise(self, teacher: str) -> None:
-        """Adds the statistics of the shards that are there to teacher.json."""
-        path = self._folder(teacher) / "teacher.json"
-        entry, content = _read_json(path), self.content(teacher)
-        if entry.get("statistics", {}).get("content") != content:
-            numbers = dataclasses.asdict(_statistics(path.parent))
-            del numbers["usage"]  # has an entry of its own, which scores cannot tell
-            write_json(path, {**entry, "statistics": {"content": content, **numbers}})
-
-    def _add_usage(self, teacher: str, usage: Usage) -> None:
-        """Adds to teacher.json what a shard took; what a shard took that was never written is not known to it."""
-        if usage != Usage():
-            path = self._folder(teacher) / "teacher.json"
-            entry = _read_json(path)
-            write_json(path, {**entry, "usage": dataclasses.asdict(Usage(**entry.get("usage", {})) + usage)})
-
-
-def _statistics(folder: Path) -> Statistics:
-    """Statistics of the good shards, accumulated in float64 (Chan, Golub and LeVeque's update for mean and variance)."""
-    pairs, mean, squares, truncated, tokens, mended = 0, 0.0, 0.0, 0, 0, 0
-    for path in list_shards(folder):
-        try:
-            table = read_shard(path, ["score", "rank", "n_tokens", "truncated", "status"])
-        except DamagedShardError:
-            continue
-        scores = scores_in(table).astype(np.float64)
-        difference = float(scores.mean()) - mean
-        total = pairs + len(scores)
-        squares += float(((scores - scores.mean()) ** 2).sum()) + difference**2 * pairs * len(scores) / total
-        mean += difference * len(scores) / total
-        pairs = total
-        truncated += int(table["truncated"].to_numpy().sum())
-        tokens += int(table["n_tokens"].to_numpy().sum(dtype=np.int64))
-        mended += pc.sum(pc.not_equal(table["status"].cast(pa.string()), "ok")).as_py()
-    return Statistics(pairs, mean, float(np.sqrt(squares / max(pairs, 1))), truncated / max(pairs, 1), tokens, mended / max(pairs, 1))
-
 
 def _estimate_bytes(sample: PairColumns, pending: int) -> int:
     """Bytes that the pending pairs will take: those of a sample shard with random scores, scaled."""
@@ -370,13 +254,3 @@ def _estimate_bytes(sample: PairColumns, pending: int) -> int:
     generator = np.random.default_rng(0)
     scored = ScoredPairs(generator.standard_normal(count, dtype=np.float32), generator.integers(0, 512, count, dtype=np.int32), np.zeros(count, dtype=np.bool_))
     return round(len(encode_shard(sample, scored, "0" * 16)) * pending / count)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}). Restore it, or remove it and run the same command again") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path}: not a JSON object. Restore it, or remove it and run the same command again")
-    return value

@@ -17,7 +17,8 @@ FOUNDATION = frozenset(
         *("types", "errors", "files", "resources", "settings", "teacher_settings", "config", "plugins", "models"),
         *("collection", "document_table", "readers", "runs", "bm25", "encodings", "ragged_encodings"),
         "engines",
-        *("store", "shards", "scoring"),
+        *("store", "store_files", "shards", "scoring"),
+        *("units", "views", "calibration"),
     ]
 )
 RUN_CODE_WHEN_READ = frozenset({"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"})

@@ -15,7 +15,8 @@ from retriever.errors import RetrieverError, StoreError
 from retriever.files import lock, sha256_file, text_hash
 from retriever.scoring import query_variant
 from retriever.shards import ShardProblem
-from retriever.store import ScoreStore, Statistics
+from retriever.store import ScoreStore
+from retriever.store_files import Statistics
 from retriever.types import Document, Query, ScoredPairs, Turn
 from tests.scoring_material import ALL_PAIRS, DISTINCT_PAIRS, DOCUMENTS, QUERIES, LoggingTeacher, expected_run, run_of, shard_bytes, write_tiny_collection
 
