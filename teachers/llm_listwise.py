@@ -82,30 +82,26 @@ class LlmListwiseTeacher:
             ConfigError: not one of the first answers has a valid number: this model cannot order lists, or not with this prompt.
             StoreError: a query leaves no room for documents.
         """
-        passes = [_Pass(number, order) for number, (query, documents) in enumerate(lists) for order in self._starts(query, documents)]
         texts = [self._texts(query, documents) for query, documents in lists]
-        n_tokens = [0] * len(lists)
-        for step in range(max((len(windows(len(one.order), *self._sizes)) for one in passes), default=0)):
-            asked = [(one, span[step]) for one in passes if step < len(span := windows(len(one.order), *self._sizes))]
-            prompts = [self._prompt(lists[one.number][0], [texts[one.number][0][place] for place in one.order[slice(*window)]]) for one, window in asked]
+        passes = [self._passes(query, documents) for query, documents in lists]
+        every = [(number, one) for number, of_list in enumerate(passes) for one in of_list]
+        for step in range(max((len(one.windows) for _, one in every), default=0)):
+            asked = [(number, one) for number, one in every if step < len(one.windows)]
+            prompts = [self._prompt(lists[number][0], [texts[number][0][place] for place in one.inside(step)]) for number, one in asked]
             answers = self.engine.generate(prompts, self.answer_tokens)
             lengths = self.engine.count_tokens([prompt_text(prompt) for prompt in prompts]) if self.engine.counts_exactly else [0] * len(prompts)
-            for (one, window), answer, length in zip(asked, answers, lengths, strict=True):
-                one.take(window, answer)
-                n_tokens[one.number] += int(length)
-            self._check(passes, answers)
-        return [_ordered([one for one in passes if one.number == number], n_tokens[number], texts[number][1]) for number in range(len(lists))]
+            for (_, one), answer, length in zip(asked, answers, lengths, strict=True):
+                one.take(step, answer, int(length))
+            self._check([one for _, one in every], answers)
+        return [_ordered(of_list, truncated) for of_list, (_, truncated) in zip(passes, texts, strict=True)]
 
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        return self.settings.window, self.settings.stride
-
-    def _starts(self, query: Query, documents: Sequence[Document]) -> list[list[int]]:
-        """The order that each pass begins with; what the list says decides the shuffles."""
+    def _passes(self, query: Query, documents: Sequence[Document]) -> list[_Pass]:
+        """The passes over a list, each in the order that it begins with; what the list says decides the shuffles."""
         key = text_hash("\n".join([query_text(query), *(document.full_text for document in documents)]))
         generator = np.random.default_rng([self.settings.seed, key])
-        given = list(range(len(documents)))
-        return [given, *(generator.permutation(len(documents)).tolist() for _ in range(self.settings.passes - 1))]
+        spans = windows(len(documents), self.settings.window, self.settings.stride)
+        shuffles = [generator.permutation(len(documents)).tolist() for _ in range(self.settings.passes - 1)]
+        return [_Pass(order, spans) for order in (list(range(len(documents))), *shuffles)]
 
     def _texts(self, query: Query, documents: Sequence[Document]) -> tuple[list[str], list[bool]]:
         """The documents' texts, all cut to the same share of the room, and whether each was."""
@@ -138,17 +134,21 @@ class LlmListwiseTeacher:
 class _Pass:
     """One order of one list while windows move over it."""
 
-    def __init__(self, number: int, order: list[int]) -> None:
-        self.number = number
+    def __init__(self, order: list[int], spans: list[Window]) -> None:
         self.order = order
-        self.answers = self.repaired = self.understood = 0
+        self.windows = spans
+        self.n_tokens = self.repaired = self.understood = 0
 
-    def take(self, window: Window, answer: str) -> None:
-        """Puts a window's documents into the order of the answer."""
-        inside = self.order[slice(*window)]
+    def inside(self, step: int) -> list[int]:
+        """The documents of a window, in their present order."""
+        return self.order[slice(*self.windows[step])]
+
+    def take(self, step: int, answer: str, n_tokens: int) -> None:
+        """Puts a window's documents into the order of the answer to a prompt of so many tokens."""
+        inside = self.inside(step)
         places, well_formed = parse_order(answer, len(inside))
-        self.order[slice(*window)] = [inside[place] for place in places]
-        self.answers += 1
+        self.order[slice(*self.windows[step])] = [inside[place] for place in places]
+        self.n_tokens += n_tokens
         self.repaired += not well_formed
         self.understood += any(0 < int(number) <= len(inside) for number in NUMBER.findall(answer))
 
@@ -178,9 +178,9 @@ def aggregate(orders: Sequence[Sequence[int]]) -> NDArray[np.int32]:
     return (np.argsort(best_first) + 1).astype(np.int32)
 
 
-def _ordered(passes: Sequence[_Pass], n_tokens: int, truncated: list[bool]) -> OrderedList:
-    count, answers, repaired = len(passes[0].order), sum(one.answers for one in passes), sum(one.repaired for one in passes)
-    share, rest = divmod(n_tokens, count)
+def _ordered(passes: Sequence[_Pass], truncated: list[bool]) -> OrderedList:
+    count, answers, repaired = len(passes[0].order), sum(len(one.windows) for one in passes), sum(one.repaired for one in passes)
+    share, rest = divmod(sum(one.n_tokens for one in passes), count)
     shares = np.full(count, share, dtype=np.int32)
     shares[:rest] += 1
     status = f"repaired {repaired} of {answers}" if repaired else "ok"
