@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import formats, search, setup, steps, teachers
+from retriever.commands import formats, search, setup, steps, store, teachers
 from retriever.errors import RetrieverError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(formats.import_)
+app.add_typer(store.app, name="store")
 
 PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO)
 """What the operating system says of a work folder that is a file, write-protected, full or broken."""

@@ -75,7 +75,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     except FileExistsError as error:
         raise RetrieverError(f"{folder}: is a file, and a folder is needed in its place. Move it away, or name another folder") from error
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -88,9 +88,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         with explain_full_disk(path):
             make_folder(path.parent)
             write(temporary)
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -113,14 +113,14 @@ def replace_folder(new: Path, final: Path) -> None:
     leave empty files under the final name.
     """
     for path in (new, *new.rglob("*")):
-        _sync(path)
+        sync(path)
     aside = final.with_name(f".{final.name}.old")
     if aside.exists():
         shutil.rmtree(aside)
     if final.exists():
         os.replace(final, aside)
     os.replace(new, final)
-    _sync(final.parent)
+    sync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -155,7 +155,8 @@ def lock(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns when the bytes of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -222,14 +222,16 @@ def scored_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, position
     return ScoredShard(scored, lists, usage_of(teacher) - before)
 
 
-def part_of(candidates: Run, number: int, parts: int) -> Run:
-    """The lists of part `number`, 1 to `parts`: every `parts`-th of the queries that have documents, counted in their order.
+def part_of(candidates: Run, queries: Mapping[str, Query], number: int, parts: int) -> Run:
+    """The lists of part `number`, 1 to `parts`: those of every `parts`-th query text, counted in the order of the candidates.
 
-    It depends on the candidates alone, and lists stay whole. The other queries stay without documents. Queries with
-    equal texts may come to different parts, and are scored in each.
+    It depends on the candidates and not on what is stored. Lists stay whole, and queries of equal texts come to the same
+    part, so that no pair is scored in two. The other queries stay without documents.
     """
-    turn = np.cumsum(candidates.counts > 0) - 1
-    return candidates.keep((turn % parts == number - 1)[candidates.query_numbers])
+    turns: dict[int, int] = {}
+    asked = [query_id for query_id, count in zip(candidates, candidates.counts.tolist(), strict=True) if count]
+    mine = {query_id for query_id in asked if turns.setdefault(query_variant(queries[query_id]), len(turns)) % parts == number - 1}
+    return candidates.keep(np.array([query_id in mine for query_id in candidates], dtype=np.bool_)[candidates.query_numbers])
 
 
 def score_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, positions: NDArray[np.int64]) -> tuple[ScoredPairs, ListColumns | None]:

@@ -24,6 +24,10 @@ SHARD_NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.parquet")
 """Number and the first 16 hexadecimal digits of the SHA-256 of the file's bytes."""
 
 
+COLUMNS = ("query_id", "doc_id", "query_variant", "doc_variant", "score", "rank", "list_id", "pass_id", "n_tokens", "truncated", "status")
+TEXTS = ("query_id", "doc_id", "status")
+
+
 @dataclasses.dataclass(frozen=True)
 class ShardProblem:
     """A file of the store that cannot be trusted, and why."""
@@ -103,6 +107,12 @@ def encode_shard(pairs: PairColumns, scored: ScoredPairs, teacher: str, lists: L
         },
         metadata={"teacher": teacher},
     )
+    return encode_table(table)
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """The Parquet bytes of a table with a shard's columns and metadata."""
+    count = table.num_rows
     sink = pa.BufferOutputStream()
     repeating = ["query_id", "doc_id", "query_variant", "rank", "list_id", "pass_id", "n_tokens", "status"]
     pq.write_table(table, sink, compression="zstd", compression_level=3, use_dictionary=repeating, write_statistics=False, row_group_size=max(count, 1))
@@ -135,6 +145,23 @@ def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
         raise DamagedShardError(f"{path}: cannot be read ({error})") from error
 
 
+def joined_shards(paths: Sequence[Path], teacher: str) -> pa.Table:
+    """All columns of a teacher's shards in one table of strings and numbers, one chunk a column.
+
+    Raises:
+        DamagedShardError: a shard is not what was written.
+    """
+    tables = [read_shard(path, COLUMNS) for path in paths]
+    plain = [pa.table({name: table[name].cast(pa.string()) if name in TEXTS else table[name] for name in COLUMNS}) for table in tables]
+    return pa.concat_tables(plain).combine_chunks().replace_schema_metadata({"teacher": teacher})
+
+
+def with_dictionaries(table: pa.Table) -> pa.Table:
+    """The rows as `encode_shard` keeps them: each distinct text once, in the order of the rows."""
+    columns = {name: table[name].combine_chunks().dictionary_encode() if name in TEXTS else table[name] for name in COLUMNS}
+    return pa.table(columns, metadata=table.schema.metadata)
+
+
 def scores_in(table: pa.Table) -> NDArray[np.float32]:
     """[n], the scores of a table with the columns `score` and `rank`; minus the rank where a teacher ordered lists."""
     scores = table["score"] if table["score"].null_count == 0 else pc.negate(table["rank"]).cast(pa.float32())
@@ -155,9 +182,15 @@ def list_shards(folder: Path) -> list[Path]:
 def check_shard(path: Path) -> ShardProblem | None:
     """What is wrong with a shard, None for a good one."""
     try:
-        scores = scores_in(read_shard(path, ["score", "rank"]))
+        table = read_shard(path, COLUMNS)
+        if table.column_names != list(COLUMNS):
+            return ShardProblem(path, f"its columns are {', '.join(table.column_names)}; a shard has {', '.join(COLUMNS)}")
+        scores = scores_in(table)
     except DamagedShardError as error:
         return ShardProblem(path, str(error).removeprefix(f"{path}: "))
+    for name in ("query_id", "doc_id"):
+        if table[name].null_count or "" in table[name].cast(pa.string()).unique().to_pylist():
+            return ShardProblem(path, f"a pair in it has no {name}")
     return None if np.isfinite(scores).all() else ShardProblem(path, "a score in it is not a finite number")
 
 
@@ -184,6 +217,16 @@ def free_numbers(folder: Path) -> Iterator[int]:
     lost = {_number(path) for path in not_redone(folder)}
     following = max(taken | lost, default=-1) + 1
     return itertools.chain((number for number in range(following) if number not in taken), itertools.count(following))
+
+
+def next_number(folder: Path) -> int:
+    """The number after those of all shards, the lost ones included."""
+    return max((_number(path) for path in [*list_shards(folder), *folder.glob("*.parquet.damaged")]), default=-1) + 1
+
+
+def checksum_of(path: Path) -> str:
+    """The part of a shard's name that proves its bytes."""
+    return path.name.split("-", 1)[1].split(".", 1)[0]
 
 
 def remove_temporaries(folder: Path) -> None:
