@@ -118,6 +118,15 @@ class TrainingSettings(Settings):
         return losses
 
 
+class ScoringSettings(Settings):
+    """Where the teachers score."""
+
+    engine: Literal["local", "ray"] = Field("local", description='"local": in this process; "ray": by workers on a Ray cluster, extra [ray]')
+    workers: PositiveInt = Field(2, description="Ray: how many hold the teacher's model at the same time")
+    gpus_per_worker: float = Field(0.0, ge=0, description="Ray: such as 1, or 0.5 for two workers on each")
+    address: str | None = Field(None, description='Ray: of a cluster, such as "auto"; one is started on this machine when left out')
+
+
 class IndexSettings(Settings):
     """The index that the student's vectors go into."""
 
@@ -143,6 +152,7 @@ class Experiment(Settings):
     collection: CollectionSettings
     candidates: CandidateSettings = CandidateSettings()
     teacher: tuple[AnyTeacherSettings, ...] = Field(strict=False, min_length=1)
+    scoring: ScoringSettings = ScoringSettings()
     ensemble: EnsembleSettings = EnsembleSettings()
     student: StudentSettings
     training: TrainingSettings = TrainingSettings()

@@ -20,19 +20,19 @@ from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
-from retriever.progress import Advance, Quiet, Reporter
+from retriever.progress import Quiet, Reporter
 from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
 from retriever.runs import Run
+from retriever.score_step import score_pairs_of
 from retriever.search import SearchIndex, open_index, write_index
-from retriever.shards import ShardProblem
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
 from retriever.teach_step import teach
-from retriever.teacher_settings import EmbeddingSettings
+from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
-from retriever.types import Query, Teacher, TeacherIdentity, Unit, Usage, usage_of
+from retriever.types import Query, Teacher, TeacherIdentity, Unit
 
 Opened = TypeVar("Opened")
 
@@ -250,10 +250,19 @@ class Pipeline:
         return Resources(self.collection, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.ragged_vectors)
 
     @cached_property
+    def taught(self) -> dict[str, TeacherSettings]:
+        """The settings of the file's teachers by their names, those of taught models where there is a `train` table."""
+        return {one.label: one for one in (teach(self, settings) for settings in self.experiment.teacher)}
+
+    def load_teacher(self, settings: TeacherSettings) -> Teacher:
+        """A teacher that is ready to score."""
+        teacher: Teacher = load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources)
+        return teacher
+
+    @cached_property
     def teachers(self) -> dict[str, Teacher]:
         """The teachers of the file, taught and loaded, by their names."""
-        taught = [teach(self, settings) for settings in self.experiment.teacher]
-        return {settings.label: load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources) for settings in taught}
+        return {name: self.load_teacher(settings) for name, settings in self.taught.items()}
 
     @cached_property
     def store(self) -> ScoreStore:
@@ -267,11 +276,7 @@ class Pipeline:
         inputs |= {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}
 
         def work(folder: Path) -> dict[str, Any]:
-            for name, teacher in self.teachers.items():
-                for split in ("train", "test"):
-                    pending = self.store.plan(teacher.identity, self.pairs(split), self.queries(split)).pending
-                    with self.reporter.bar(f"scoring {split} pairs ({name})", pending) as advance:
-                        self.store.score(teacher, self.pairs(split), self.queries(split), self._advancing(advance, teacher), self._tell_damage)
+            score_pairs_of(self)
             return {"teachers": {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}}
 
         done = self.step("score", inputs, {}, work, in_place=True)
@@ -280,19 +285,6 @@ class Pipeline:
         except StoreError:  # a shard was damaged or removed since
             work(done.folder)
             return self._stored_scores()
-
-    def _advancing(self, advance: Advance, teacher: Teacher) -> Advance:
-        """Moves the bar, and writes beside it what a language model was asked for so far."""
-
-        def moved(count: int) -> None:
-            advance(count)
-            if (usage := usage_of(teacher)) != Usage():
-                self.reporter.update(str(usage))
-
-        return moved
-
-    def _tell_damage(self, problem: ShardProblem) -> None:
-        self.reporter.say(f"score: {problem}; it was renamed to *.damaged, and its pairs are scored again")
 
     def _stored_scores(self) -> dict[str, dict[str, Run]]:
         return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from typing import Annotated
 
 import typer
@@ -36,12 +38,24 @@ def score(
     work: Work = WORK,
     as_json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many pairs, bytes and minutes; score nothing.")] = False,
+    shard: Annotated[str | None, typer.Option("--shard", help="Score only part i of n, into a store of its own.", metavar="i/n")] = None,
 ) -> None:
     """Let the teachers score the candidates, once for each pair."""
     from retriever.eval.wording import size
     from retriever.scoring_plan import estimate
 
+    number, parts = _part(shard) if shard else (1, 1)
+    if shard and dry_run:
+        raise ConfigError("--shard and --dry-run: the plan is made for all parts together. Leave one of the two out")
     pipeline = pipeline_of(file, set_, work)
+    if shard:
+        from retriever.score_step import score_part
+
+        store = score_part(pipeline, number, parts)
+        tell(as_json, {"store": str(store), "part": number, "parts": parts}, str(store))
+        stores = [str(pipeline.folder / f"score-{one}-of-{parts}") for one in range(1, parts + 1)]
+        typer.echo(f"next, when all parts are done: {shlex.join(['retriever', 'store', 'merge', *stores, str(pipeline.folder)])}", err=True)
+        return
     if dry_run:
         plans = estimate(pipeline)
         words = [
@@ -53,6 +67,14 @@ def score(
     scored = {name: {split: runs[name].n_pairs for split, runs in pipeline.scores.items()} for name in pipeline.teachers}
     tell(as_json, scored, "\n".join(f"{name}: {counts['train']:,} train and {counts['test']:,} test pairs" for name, counts in scored.items()))
     tell_next("train", file, set_, work)
+
+
+def _part(shard: str) -> tuple[int, int]:
+    """The two numbers of "i/n"."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", shard)
+    if not found or int(found[1]) > int(found[2]):
+        raise ConfigError(f"--shard {shard}: expected the number of a part and the count of parts, for example 1/4 to 4/4")
+    return int(found[1]), int(found[2])
 
 
 def train(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:

@@ -1,0 +1,115 @@
+"""Scoring an experiment's pairs: all of them into its store, or one of several parts into a store of its own; here or by Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retriever.config import Experiment
+from retriever.errors import ConfigError
+from retriever.progress import Advance
+from retriever.runs import Run
+from retriever.scoring import ScoringEngine, local_engine, part_of
+from retriever.shards import ShardProblem
+from retriever.store import ScoreStore
+from retriever.teacher_settings import TeacherSettings
+from retriever.types import Teacher, Usage, usage_of
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
+
+SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherLoader:
+    """Loads one teacher of an experiment in another process, from its files.
+
+    Attributes:
+        experiment: the checked file.
+        work: the folder that holds the experiment's folder; other machines must see it under the same name.
+        settings: the teacher's, already taught.
+    """
+
+    experiment: Experiment
+    work: Path
+    settings: TeacherSettings
+
+    def __call__(self) -> Teacher:
+        """The loaded teacher."""
+        from retriever.pipeline import Pipeline
+
+        return Pipeline(self.experiment, self.work).load_teacher(self.settings)
+
+
+@contextlib.contextmanager
+def engine_of(pipeline: Pipeline, name: str) -> Iterator[ScoringEngine]:
+    """Who asks the teacher of that name, as the section [scoring] says."""
+    scoring = pipeline.experiment.scoring
+    if scoring.engine == "local":
+        yield local_engine
+        return
+    from retriever.ray_engine import ray_engine
+
+    with ray_engine(scoring, TeacherLoader(pipeline.experiment, pipeline.folder.parent.resolve(), pipeline.taught[name])) as engine:
+        yield engine
+
+
+def score_pairs_of(pipeline: Pipeline) -> None:
+    """Scores what is missing in the experiment's store."""
+    for name, teacher in pipeline.teachers.items():
+        with engine_of(pipeline, name) as engine:
+            for split in SPLITS:
+                _score(pipeline, pipeline.store, teacher, split, pipeline.pairs(split), engine)
+
+
+def score_part(pipeline: Pipeline, number: int, parts: int) -> Path:
+    """Scores a part of each teacher's pairs, those left out that the experiment's store has, into a store of its own.
+
+    A store for each part needs no agreement between processes: `retriever store merge` copies their shards together.
+
+    Args:
+        pipeline: the experiment; its candidates are made first where they are missing.
+        number: which part, 1 to `parts`.
+        parts: how many there are.
+
+    Returns:
+        The part's store, beside the experiment's.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    if not 1 <= number <= parts:
+        raise ConfigError(f"part {number} of {parts}: parts are numbered from 1 to their count, for example --shard 1/{max(parts, 1)}")
+    store = ScoreStore.open(pipeline.folder / f"score-{number}-of-{parts}", pipeline.collection)
+    for name, teacher in pipeline.teachers.items():
+        with engine_of(pipeline, name) as engine:
+            for split in SPLITS:
+                mine = part_of(pipeline.pairs(split), pipeline.queries(split), number, parts)
+                _score(pipeline, store, teacher, split, pipeline.store.missing(teacher.identity, mine, pipeline.queries(split)), engine)
+    return store.folder
+
+
+def _score(pipeline: Pipeline, store: ScoreStore, teacher: Teacher, split: str, pairs: Run, engine: ScoringEngine) -> None:
+    queries, reporter = pipeline.queries(split), pipeline.reporter
+
+    def tell_damage(problem: ShardProblem) -> None:
+        reporter.say(f"score: {problem}; it was renamed to *.damaged, and its pairs are scored again")
+
+    pending = store.plan(teacher.identity, pairs, queries).pending
+    with reporter.bar(f"scoring {split} pairs ({teacher.identity.name})", pending) as advance:
+        store.score(teacher, pairs, queries, _advancing(pipeline, advance, teacher), tell_damage, engine)
+
+
+def _advancing(pipeline: Pipeline, advance: Advance, teacher: Teacher) -> Advance:
+    """Moves the bar, and writes beside it what a language model was asked for so far."""
+
+    def moved(count: int) -> None:
+        advance(count)
+        if (usage := usage_of(teacher)) != Usage():
+            pipeline.reporter.update(str(usage))
+
+    return moved
