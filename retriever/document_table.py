@@ -175,10 +175,20 @@ class DocumentTable:
 
     def rows_of(self, doc_ids: Sequence[str] | Strings) -> NDArray[np.int64]:
         """The rows of document ids, int64 in their order; -1 for an id that the collection lacks."""
-        hashes = np.array([text_hash(doc_id) for doc_id in doc_ids], dtype=np.uint64)
-        places = np.searchsorted(self._hashes, hashes)
-        found = (self._row_of(doc_id, value, place) for doc_id, value, place in zip(doc_ids, hashes, places.tolist(), strict=True))
-        return np.fromiter(found, dtype=np.int64, count=len(hashes))
+        wanted = list(doc_ids)
+        hashes = np.array([text_hash(doc_id) for doc_id in wanted], dtype=np.uint64)
+        rows = np.full(len(hashes), -1, dtype=np.int64)
+        missing, places = np.arange(len(hashes)), np.searchsorted(self._hashes, hashes)
+        while len(missing):  # once, but for different ids that share a hash: then the next place of the hash is looked at
+            inside = places < len(self._hashes)
+            missing, places = missing[inside], places[inside]
+            here = self._hashes[places] == hashes[missing]
+            missing, places = missing[here], places[here]
+            found = np.asarray(self._rows[places]).astype(np.int64)
+            same = np.array([doc_id == wanted[place] for doc_id, place in zip(self._ids_of(found), missing.tolist(), strict=True)], dtype=np.bool_)
+            rows[missing[same]] = found[same]
+            missing, places = missing[~same], places[~same] + 1
+        return rows
 
     @cached_property
     def doc_ids(self) -> Strings:
@@ -215,16 +225,14 @@ class DocumentTable:
         return zip(batches.tolist(), (wanted - self._offsets[batches]).tolist(), strict=True)
 
     def _ids_of(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        return [self._columns[batch][0][place].as_py() for batch, place in self._places(rows)]
-
-    def _row_of(self, doc_id: str, value: np.uint64, place: int) -> int:
-        """The row of an id, looked for from the first place of its hash on; different ids may share a hash, so the id decides."""
-        while place < len(self._hashes) and self._hashes[place] == value:
-            row = int(self._rows[place])
-            if self._ids_of([row]) == [doc_id]:
-                return row
-            place += 1
-        return -1
+        """The ids of rows, those of a batch in one go."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        batches = np.searchsorted(self._offsets, wanted, side="right") - 1
+        ids = np.empty(len(wanted), dtype=np.object_)
+        for batch in np.unique(batches).tolist():
+            here = np.flatnonzero(batches == batch)
+            ids[here] = self._columns[batch][0].take(pa.array(wanted[here] - self._offsets[batch])).to_pylist()
+        return list(ids)
 
 
 def _save(path: Path, shape: tuple[int, ...], *parts: NDArray[np.uint64]) -> None:

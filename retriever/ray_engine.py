@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,7 @@ def connect(settings: ScoringSettings) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an actor without GPUs does not change what it sees of them
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise MissingExtraError("ray", "ray") from error
     if not ray.is_initialized():
@@ -114,8 +115,7 @@ def _start(ray: Any, settings: ScoringSettings, load: TeacherLoad) -> list[Any]:
 
 
 def _stop(workers: Sequence[Any]) -> None:
-    import ray
-
+    ray: Any = importlib.import_module("ray")
     if ray.is_initialized():
         for worker in workers:
             ray.kill(worker)
