@@ -18,6 +18,7 @@ from retriever.ensemble_step import Targets, check_target_units, choose_target, 
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
+from retriever.generation.step import generated_collection
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
@@ -78,18 +79,23 @@ class Pipeline:
     # What is searched
 
     @cached_property
-    def collection(self) -> Collection:
-        """The prepared collection."""
+    def documents(self) -> Collection:
+        """The prepared collection as its source has it: all that encoders, BM25 and teachers need."""
         return open_collection(self.experiment.collection, self.folder / "collection")
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The same, with generated queries where the file has a section [generation]."""
+        return generated_collection(self) if self.experiment.generation else self.documents
 
     @cached_property
     def bm25(self) -> BM25:
         """The BM25 index, in memory."""
         settings = self.experiment.candidates
-        with self.reporter.bar("BM25 index", len(self.collection)) as advance:
+        with self.reporter.bar("BM25 index", len(self.documents)) as advance:
 
             def texts() -> Any:
-                for document in self.collection.documents():
+                for document in self.documents.documents():
                     yield document.full_text
                     advance(1)
 
@@ -154,16 +160,16 @@ class Pipeline:
     def vectors(self, encoder: Encoder, what: str) -> Vectors:
         """An encoder's vectors of all documents, made once for every encoder."""
         if encoder.identity not in self._vectors:
-            folder = self.folder / "encodings" / f"{encoder.identity}-{self.collection.fingerprint}"
-            with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
-                self._vectors[encoder.identity] = encode_collection(encoder, self.collection, folder, advance)
+            folder = self.folder / "encodings" / f"{encoder.identity}-{self.documents.fingerprint}"
+            with self.reporter.bar(f"encoding documents ({what})", len(self.documents)) as advance:
+                self._vectors[encoder.identity] = encode_collection(encoder, self.documents, folder, advance)
         return self._vectors[encoder.identity]
 
     def ragged_vectors(self, encoder: RaggedEncoder, what: str) -> RaggedVectors:
         """An encoder's token or sparse vectors of all documents, made once for every encoder."""
-        folder = self.folder / "encodings" / f"{encoder.identity}-{self.collection.fingerprint}"
-        with self.reporter.bar(f"encoding documents ({what})", len(self.collection)) as advance:
-            return encode_ragged(encoder, self.collection, folder, advance)
+        folder = self.folder / "encodings" / f"{encoder.identity}-{self.documents.fingerprint}"
+        with self.reporter.bar(f"encoding documents ({what})", len(self.documents)) as advance:
+            return encode_ragged(encoder, self.documents, folder, advance)
 
     def encoder_of(self, settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
         """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
@@ -247,7 +253,7 @@ class Pipeline:
     @cached_property
     def resources(self) -> Resources:
         """What teachers may use."""
-        return Resources(self.collection, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.ragged_vectors)
+        return Resources(self.documents, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.ragged_vectors)
 
     @cached_property
     def taught(self) -> dict[str, TeacherSettings]:
@@ -257,6 +263,8 @@ class Pipeline:
     def load_teacher(self, settings: TeacherSettings) -> Teacher:
         """A teacher that is ready to score."""
         teacher: Teacher = load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources)
+        for note in getattr(teacher, "notes", ()):
+            self.reporter.say(note)
         return teacher
 
     @cached_property
@@ -267,7 +275,7 @@ class Pipeline:
     @cached_property
     def store(self) -> ScoreStore:
         """The store of teacher scores."""
-        return ScoreStore.open(self.folder / "score", self.collection)
+        return ScoreStore.open(self.folder / "score", self.documents)
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Run]]:

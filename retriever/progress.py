@@ -94,6 +94,12 @@ def quiet_libraries() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def _rate(done: float, seconds: float) -> str:
+    """How many a second, as a bar shows it; nothing before the first."""
+    rate = done / seconds if seconds > 0 else 0.0
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s" if rate else ""
+
+
 class Terminal:
     """Lines and bars on standard error; bars only where a person looks on."""
 
@@ -120,19 +126,25 @@ class Terminal:
 
     @contextlib.contextmanager
     def _drawn(self, description: str, total: int) -> Iterator[Advance]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
         from rich.table import Column
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> str:
+                return _rate(task.completed, task.elapsed or 0.0)
 
         wide = self.console.width >= 100
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}", table_column=Column(width=36 if wide else 30, overflow="ellipsis", no_wrap=True)),
             BarColumn(bar_width=24 if wide else 8),
             MofNCompleteColumn(),
+            *([Rate()] if wide else []),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("{task.fields[note]}", table_column=Column(overflow="ellipsis", no_wrap=True)),
         ]
-        with Progress(*columns, console=self.console) as progress:
+        with Progress(*columns, console=self.console, speed_estimate_period=600) as progress:  # a shard of pairs takes a minute, or more
             task = progress.add_task(description, total=total, note="")
+            progress.advance(task, 0)  # from here on there is a speed
             self._note = lambda text: progress.update(task, note=text)
             yield lambda count: progress.advance(task, count)
         self._note = lambda text: None
@@ -148,7 +160,9 @@ class Terminal:
             done += count
             if time.monotonic() - told >= 60:
                 told = time.monotonic()
-                self.say(f"{description}: {done:,} of {total:,}  {note}".rstrip())
+                passed = told - start
+                left = passed * (total - done) / done if done else 0.0
+                self.say(f"{description}: {done:,} of {total:,}, {_rate(done, passed)}, {left / 60:.0f} min left  {note}".rstrip())
 
         def remember(text: str) -> None:
             nonlocal note

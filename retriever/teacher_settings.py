@@ -58,10 +58,23 @@ class LexicalSettings(TeacherSettings):
     kind: Literal["lexical"] = "lexical"
 
 
+class LabelSettings(Settings):
+    """Which labels of a classifier of pairs mean that the document is relevant."""
+
+    relevant: tuple[str, ...] = Field(strict=False, min_length=1, description="labels that mean relevant")
+    other: tuple[str, ...] = Field((), strict=False, description="labels that do not; all others when left out")
+
+
 class CrossEncoderSettings(ModelTeacherSettings):
-    """Reads query and document together; one raw logit a pair."""
+    """Reads query and document together; one raw logit a pair, or the log-odds of its labels."""
 
     kind: Literal["cross_encoder"] = "cross_encoder"
+    batch_size: PositiveInt = Field(1024, description="pairs of a batch at most; batch_tokens is the other limit")
+    batch_tokens: PositiveInt | None = Field(None, description="tokens of a batch, padding included; chosen by the device when left out")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto is half precision on a GPU, fp32 elsewhere")
+    backend: Literal["torch", "onnx", "openvino"] = Field("torch", description="onnx and openvino need the extra export and run on the processor")
+    int8: bool = Field(False, description="8-bit products: faster, other scores; how much they differ is said before scoring")
+    labels: LabelSettings | None = Field(None, description="of a model with several: which mean relevant")
     train: TeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
 
 

@@ -14,9 +14,10 @@ SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
-        *("types", "errors", "files", "resources", "settings", "teacher_settings", "config", "plugins", "models"),
+        *("types", "errors", "files", "resources", "settings", "teacher_settings", "generation_settings", "config", "plugins", "models"),
         *("collection", "document_table", "readers", "runs", "bm25", "encodings", "ragged_encodings"),
         "engines",
+        *("token_batches", "backends"),
         *("store", "store_files", "shards", "scoring"),
         *("units", "views", "calibration"),
     ]

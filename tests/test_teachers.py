@@ -229,8 +229,8 @@ def test_a_cross_encoder_without_a_model_is_one_clear_line(resources: Resources,
     assert str(refusal.value).startswith(message)
 
 
-def test_a_classifier_of_several_labels_is_refused(resources: Resources, three_labels_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="three-labels has 3 labels; a cross-encoder with one is needed"):
+def test_a_classifier_whose_labels_say_nothing_is_refused(resources: Resources, three_labels_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the model has the labels LABEL_0, LABEL_1, LABEL_2\. Say which mean relevant"):
         load("cross_encoder", resources, model=str(three_labels_folder))
 
 
