@@ -107,6 +107,31 @@ def write_collection(
     return _write(folder, contents, missing_documents)
 
 
+def with_queries(documents: Collection, folder: Path, queries: Iterable[Query], qrels: Mapping[str, Qrels], source: Mapping[str, Any]) -> Collection:
+    """The documents of a collection with other queries and qrels, in `folder`. Both share the documents' files where the disk has hard links.
+
+    Args:
+        documents: a prepared collection; it stays as it is.
+        folder: where the new one is kept; one that was there is replaced.
+        queries: all of them.
+        qrels: split -> query -> document -> grade.
+        source: where the queries come from, kept in `Collection.source`.
+    """
+    contents = _Contents(
+        name=documents.name,
+        documents=lambda: iter(()),
+        queries=lambda: ((f"query {number}", query) for number, query in enumerate(queries, 1)),
+        qrels={split: partial(_judgements, split, judged) for split, judged in qrels.items()},
+        source=source,
+        where=lambda row: f"document {row + 1}",
+    )
+    with _new_folder(folder, "preparing the collection", replaces="collection.json") as new:
+        for path in (path for path in documents.folder.iterdir() if path.suffix in (".arrow", ".npy")):
+            _link(path, new / path.name)
+        _write_judgements(new, contents, DocumentTable(new), "error", documents.fingerprint, documents.counts["empty_texts"])
+    return Collection(folder)
+
+
 class Collection(DocumentTable):
     """Documents, queries and qrels in a prepared folder. Documents are memory-mapped; queries and qrels are read when asked for.
 
@@ -223,17 +248,30 @@ def _write(folder: Path, contents: _Contents, missing_documents: MissingDocument
             raise DataError(f"{contents.source.get('location', folder)}: the collection is empty: it has no documents")
         table = DocumentTable(new)
         _refuse_repeated_documents(table, contents)
-        query_ids = _write_queries(new / "queries.parquet", contents.queries())
-        pairs, dropped = {}, {}
-        for split, judgements in contents.qrels.items():
-            qrels = _checked_qrels(judgements(), query_ids)
-            dropped[split] = _drop_missing_documents(qrels, table, missing_documents)
-            pairs[split] = sum(map(len, qrels.values()))
-            _write_qrels(_qrels_path(new, split), {query_id: {d: j.grade for d, j in judged.items()} for query_id, judged in qrels.items()})
-        counts = {"documents": len(writer), "empty_texts": writer.empty_texts, "queries": len(query_ids), "pairs": pairs, "dropped_pairs": dropped}
-        facts = {"layout": _LAYOUT, "name": contents.name, "fingerprint": writer.fingerprint, "counts": counts, "source": contents.source}
-        write_json(new / "collection.json", facts)
+        _write_judgements(new, contents, table, missing_documents, writer.fingerprint, writer.empty_texts)
     return Collection(folder)
+
+
+def _write_judgements(folder: Path, contents: _Contents, table: DocumentTable, missing_documents: MissingDocuments, fingerprint: str, empty_texts: int) -> None:
+    """Writes queries, qrels and what the collection is, to a folder that holds the documents."""
+    query_ids = _write_queries(folder / "queries.parquet", contents.queries())
+    pairs, dropped = {}, {}
+    for split, judgements in contents.qrels.items():
+        qrels = _checked_qrels(judgements(), query_ids)
+        dropped[split] = _drop_missing_documents(qrels, table, missing_documents)
+        pairs[split] = sum(map(len, qrels.values()))
+        _write_qrels(_qrels_path(folder, split), {query_id: {d: j.grade for d, j in judged.items()} for query_id, judged in qrels.items()})
+    counts = {"documents": len(table), "empty_texts": empty_texts, "queries": len(query_ids), "pairs": pairs, "dropped_pairs": dropped}
+    facts = {"layout": _LAYOUT, "name": contents.name, "fingerprint": fingerprint, "counts": counts, "source": contents.source}
+    write_json(folder / "collection.json", facts)
+
+
+def _link(path: Path, link: Path) -> None:
+    """A second name for a file; a copy where the disk has no hard links."""
+    try:
+        link.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, link)
 
 
 @contextlib.contextmanager

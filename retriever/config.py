@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from retriever.errors import ConfigError
+from retriever.generation_settings import GenerationSettings
 from retriever.settings import Fraction, PositiveInt, Settings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
 from retriever.types import ViewName
@@ -150,6 +151,7 @@ class Experiment(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its folder's name under the work folder")
     seed: int = Field(1, ge=0)
     collection: CollectionSettings
+    generation: GenerationSettings | None = None
     candidates: CandidateSettings = CandidateSettings()
     teacher: tuple[AnyTeacherSettings, ...] = Field(strict=False, min_length=1)
     scoring: ScoringSettings = ScoringSettings()
@@ -167,6 +169,20 @@ class Experiment(Settings):
                 raise ValueError(f'teacher: the name "{label}" is {"reserved" if label == "ensemble" else "given twice"}; set teacher.name')
         if self.ensemble.select not in ("auto", "all", *labels):
             raise ValueError(f'ensemble.select: "{self.ensemble.select}" is none of auto, all, {", ".join(labels)}')
+        return self
+
+    @model_validator(mode="after")
+    def _critic(self) -> Experiment:
+        """The teacher that judges generated queries must be able to, before there are any."""
+        name = self.generation.teacher if self.generation else None
+        if name is None:
+            return self
+        found = next((teacher for teacher in self.teacher if teacher.label == name), None)
+        if found is None:
+            raise ValueError(f'generation.teacher: "{name}" is none of {", ".join(teacher.label for teacher in self.teacher)}')
+        if found.kind in ("run", "llm_listwise") or getattr(found, "train", None):
+            why = "it is taught on them" if getattr(found, "train", None) else f"the kind {found.kind} scores no new pairs"
+            raise ValueError(f'generation.teacher: "{name}" cannot judge generated queries: {why}. Name another teacher, or none')
         return self
 
     @model_validator(mode="after")
@@ -238,7 +254,9 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
         source if source in NAMED_SOURCES or not (base / source).exists() else str((base / source).resolve()) for source in experiment.candidates.sources
     ]
     candidates = experiment.candidates.model_copy(update={"sources": tuple(sources)})
-    return experiment.model_copy(update={"collection": collection, "candidates": candidates, "student": student, "teacher": teachers})
+    generation = experiment.generation and experiment.generation.model_copy(update={"model": model(experiment.generation.model)})
+    changed = {"collection": collection, "generation": generation, "candidates": candidates, "student": student, "teacher": teachers}
+    return experiment.model_copy(update=changed)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -14,6 +14,7 @@ from retriever.eval.latency import measure_latency
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
 from retriever.eval.significance import compare
+from retriever.generation.step import generation_note
 from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
@@ -196,6 +197,7 @@ def _summary(pipeline: Pipeline) -> str:
     queries = {split: len(pipeline.queries(split)) for split in ("train", "test")}
     return (
         f"{pipeline.collection.name}: {len(pipeline.collection):,} documents, {queries['train']:,} train and {queries['test']:,} test queries. "
+        f"{generation_note(pipeline.collection)}"
         f"Distilled from {name}: {pipeline.target_reason.removesuffix('.')}. {measure} of the teachers on {len(held)} held-out train queries: {listed}."
     )
 

@@ -34,7 +34,7 @@ def _keys(section: BaseModel, explain: bool) -> Iterator[str]:
     """One line for each plain key of a section."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(section, Experiment) and (isinstance(value, BaseModel) or _is_table_list(value)):
+        if isinstance(section, Experiment) and (value is None or isinstance(value, BaseModel) or _is_table_list(value)):
             continue
         line = f"# {name} =" if value is None else f"{name} = {_toml(value)}"
         yield f"{line}  # {field.description}" if explain and field.description else line

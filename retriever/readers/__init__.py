@@ -98,6 +98,8 @@ def recognise(path: Path) -> str:
     if not path.exists():
         raise DataError(f"{path}: there is no such folder or file")
     found = [name for name in formats() if reader(name).recognises(path)]
+    if len(found) > 1 and "files" in found:
+        found.remove("files")  # texts beside another format's files belong to it, or are a read-me
     if len(found) == 1:
         return found[0]
     if found:

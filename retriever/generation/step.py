@@ -1,0 +1,251 @@
+"""The generate step: queries.parquet with every written query and its lineage, and a collection that has the kept ones as its queries."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retriever.candidates import bm25_run, dense_run, with_positives
+from retriever.collection import Collection, with_queries
+from retriever.engines.settings import EngineSettings
+from retriever.errors import ConfigError, DataError
+from retriever.files import fingerprint, text_hash, write_atomic
+from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
+from retriever.generation.generators import Generator, GeneratorIdentity, open_generator
+from retriever.generation.samples import Plan, pending, plan_samples, write_samples
+from retriever.generation_settings import GenerationSettings
+from retriever.plugins import load_kind
+from retriever.runs import Run
+from retriever.steps import Done
+from retriever.types import Document, Qrels, Query
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
+
+QUERIES = "queries.parquet"
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("query_id", "doc_id")),
+        *((name, pa.uint64()) for name in ("variant_id", "doc_variant")),  # text hashes, as in the store of scores
+        ("sample", pa.int32()),
+        *((name, pa.string()) for name in ("kind", "text", "raw", "verdict", "split")),
+        *((name, pa.float32()) for name in ("critic_score", "copied_share")),
+        *((name, pa.int32()) for name in ("rank_bm25", "rank_student", "teacher_rank")),
+        *((name, pa.float32()) for name in ("teacher_score", "teacher_margin")),
+        *((name, pa.string()) for name in ("generator", "parameters")),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prospect:
+    """What generating would do: documents asked about, samples in all, and those that are written already."""
+
+    documents: int
+    samples: int
+    done: int
+
+
+def generation_of(pipeline: Pipeline) -> GenerationSettings:
+    """The section [generation].
+
+    Raises:
+        ConfigError: the file has none.
+    """
+    if pipeline.experiment.generation is None:
+        raise ConfigError('the experiment file has no section [generation]. Write one, for example with: method = "first_sentence"')
+    return pipeline.experiment.generation
+
+
+def prospect(pipeline: Pipeline) -> Prospect:
+    """What `generate` would do, without asking the generator."""
+    settings = generation_of(pipeline)
+    plan = _plan(pipeline, settings)
+    folder = _samples_folder(pipeline, open_generator(settings, pipeline.experiment.seed).identity)
+    return Prospect(len(plan.rows), len(plan), len(plan) - pending(plan, folder))
+
+
+def generate(pipeline: Pipeline) -> Done:
+    """The finished step: `queries.parquet` with all that was written, and `collection` with the kept queries.
+
+    A kept query is judged relevant (grade 1) for the document that it was written for. The kept ones are the train split.
+    A collection that has the test split of the file keeps it; else the queries of a part of the documents are the test split,
+    and no document has queries in both.
+
+    Raises:
+        ConfigError: there is no section [generation], or no such model.
+        DataError: the critic kept too few queries for two splits.
+    """
+    settings, experiment = generation_of(pipeline), pipeline.experiment
+    generator = open_generator(settings, experiment.seed)
+    inputs = {"documents": pipeline.documents.fingerprint, "generator": generator.identity.fingerprint}
+    if experiment.collection.test in pipeline.documents.splits:
+        inputs["test"] = pipeline.documents.queries_fingerprint(experiment.collection.test)
+    if "student" in settings.round_trip:
+        inputs["student"] = pipeline.start.identity
+    kept_settings = settings.model_dump(mode="json", exclude=set(EngineSettings.model_fields))
+    kept_settings |= experiment.collection.model_dump(include={"train", "test"})
+    kept_settings |= experiment.candidates.model_dump(include={"k1", "b", "language"})
+    if settings.teacher:
+        kept_settings["critic"] = next(teacher for teacher in experiment.teacher if teacher.label == settings.teacher).model_dump(mode="json")
+    return pipeline.step("generate", inputs, kept_settings, lambda folder: _work(pipeline, settings, generator, folder))
+
+
+def generated_collection(pipeline: Pipeline) -> Collection:
+    """The experiment's documents with the generated queries; generated now unless they lie there already."""
+    _, collection = pipeline.open_step(lambda: generate(pipeline), lambda folder: Collection(folder / "collection"))
+    return collection
+
+
+def generation_note(collection: Collection) -> str:
+    """What a report says of generated queries, with a space at its end; "" for a collection without them."""
+    source = collection.source
+    if source.get("format") != "generated":
+        return ""
+    if source["test"] != "generated":
+        return f"Train queries are generated ({source['method']}). "
+    return (
+        f"Train queries are generated ({source['method']}); test queries are generated, too, from other documents: "
+        "the measures say how well the document that a query was made from is found, not how well people's questions are answered. "
+    )
+
+
+def read_generated(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the queries.parquet that the step left."""
+    rows: list[dict[str, Any]] = pq.read_table(folder / QUERIES).to_pylist()
+    return rows
+
+
+def _plan(pipeline: Pipeline, settings: GenerationSettings) -> Plan:
+    return plan_samples(pipeline.documents, settings.queries, settings.samples_per_document, settings.over_generation, pipeline.experiment.seed)
+
+
+def _samples_folder(pipeline: Pipeline, identity: GeneratorIdentity) -> Path:
+    return pipeline.folder / "generated" / fingerprint([identity.fingerprint, pipeline.documents.fingerprint])
+
+
+def _work(pipeline: Pipeline, settings: GenerationSettings, generator: Generator, folder: Path) -> dict[str, Any]:
+    plan = _plan(pipeline, settings)
+    samples = _samples_folder(pipeline, generator.identity)
+    with pipeline.reporter.bar(f"generating queries ({settings.method})", pending(plan, samples)) as advance:
+        answers = write_samples(plan, generator, samples, advance, pipeline.reporter.update)
+    documents = {document.doc_id: document for _, shard in plan.shards() for document in shard}
+    judged = criticise(answers, documents, settings, _Retrievers(pipeline, settings), _Scorer(pipeline, settings) if settings.teacher else None)
+    test = _test_documents(pipeline, settings, judged)
+    queries = _split(pipeline, judged, test)
+    _write_lineage(folder / QUERIES, judged, documents, generator.identity, queries)
+    splits = {name: {one.query.query_id: {one.doc_id: 1} for one in listed} for name, listed in queries.items()}
+    return {**_write_collection(pipeline, settings, folder, queries, splits), **_counts(judged, documents), "usage": dataclasses.asdict(generator.usage)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Retrievers:
+    """The round trip's retrievers over the experiment's documents."""
+
+    pipeline: Pipeline
+    settings: GenerationSettings
+
+    def __call__(self, queries: Mapping[str, Query]) -> dict[str, Run]:
+        pipeline, depth, runs = self.pipeline, self.settings.rank, {}
+        if "bm25" in self.settings.round_trip:
+            runs["bm25"] = bm25_run("round trip, BM25", pipeline.bm25, pipeline.documents, queries, depth, pipeline.reporter)
+        if "student" in self.settings.round_trip:
+            index = load_kind("indexing", "flat", "generation").of_vectors(pipeline.vectors(pipeline.start, "start"))
+            runs["student"] = dense_run("round trip, student", pipeline.start, index, pipeline.documents, queries, depth)
+        return runs
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """The critic's teacher. Its scores go into the experiment's store, where the score step finds them again."""
+
+    pipeline: Pipeline
+    settings: GenerationSettings
+
+    def __call__(self, queries: Mapping[str, Query], qrels: Qrels) -> Run:
+        pipeline = self.pipeline
+        settings = next(teacher for teacher in pipeline.experiment.teacher if teacher.label == self.settings.teacher)
+        teacher, store = pipeline.load_teacher(settings), pipeline.store
+        run = bm25_run("candidates of generated queries", pipeline.bm25, pipeline.documents, queries, self.settings.teacher_depth, pipeline.reporter)
+        pairs = with_positives(run, qrels)
+        with pipeline.reporter.bar(f"scoring generated queries ({settings.label})", store.plan(teacher.identity, pairs, queries).pending) as advance:
+            store.score(teacher, pairs, queries, advance)
+        return store.read(teacher.identity, pairs, queries).run
+
+
+def _test_documents(pipeline: Pipeline, settings: GenerationSettings, judged: Sequence[Criticised]) -> frozenset[str]:
+    """The documents whose queries are the test split: the first of the drawn order; none where the collection has one.
+
+    Raises:
+        DataError: too few documents have a kept query.
+    """
+    doc_ids = list(dict.fromkeys(query.doc_id for query in kept_of(judged)))
+    judged_test = pipeline.experiment.collection.test in pipeline.documents.splits
+    needed = 1 if judged_test else 2
+    if len(doc_ids) < needed:
+        dropped = ", ".join(f"{rule} {count}" for rule, count in counts_of(judged).items() if count and rule != "kept") or "none was written"
+        raise DataError(
+            f"generation: queries of {len(doc_ids)} documents were kept, and {needed} are needed at least; dropped: {dropped}. "
+            "Loosen the rule that dropped most in [generation], or write other queries with another method, model or prompt"
+        )
+    return frozenset() if judged_test else frozenset(doc_ids[: min(max(1, round(settings.test_fraction * len(doc_ids))), len(doc_ids) - 1)])
+
+
+def _split(pipeline: Pipeline, judged: Sequence[Criticised], test: frozenset[str]) -> dict[str, list[Criticised]]:
+    """Split -> the generated queries in it."""
+    names = pipeline.experiment.collection
+    queries = {names.train: [one for one in kept_of(judged) if one.doc_id not in test]}
+    return queries | ({names.test: [one for one in kept_of(judged) if one.doc_id in test]} if test else {})
+
+
+def _write_collection(
+    pipeline: Pipeline, settings: GenerationSettings, folder: Path, queries: Mapping[str, Sequence[Criticised]], qrels: Mapping[str, Qrels]
+) -> dict[str, Any]:
+    """Writes `collection`; returns how many queries each split has and where the test split is from."""
+    test = pipeline.experiment.collection.test
+    listed, splits = [one.query for split in queries.values() for one in split], dict(qrels)
+    if test not in splits:
+        listed += pipeline.documents.queries(test).values()
+        splits[test] = pipeline.documents.qrels(test)
+    source = {"format": "generated", "method": settings.method, "test": "generated" if test in queries else "judged", "of": pipeline.documents.source}
+    with_queries(pipeline.documents, folder / "collection", listed, splits, source)
+    return {"splits": {name: len(split) for name, split in splits.items()}, "test": source["test"]}
+
+
+def _counts(judged: Sequence[Criticised], documents: Mapping[str, Document]) -> dict[str, Any]:
+    verdicts = counts_of(judged)
+    return {"documents": len(documents), "written": len(judged), "verdicts": verdicts, "yield": verdicts["kept"] / max(len(judged), 1)}
+
+
+def _write_lineage(
+    path: Path,
+    judged: Sequence[Criticised],
+    documents: Mapping[str, Document],
+    identity: GeneratorIdentity,
+    queries: Mapping[str, Sequence[Criticised]],
+) -> None:
+    """One row for each written query: the document, the generator, the raw answer, the critic's values, verdict and split."""
+    split_of = {one.query.query_id: name for name, split in queries.items() for one in split}
+    shared = {"kind": "synthetic_query", "generator": identity.fingerprint, "seed": identity.seed, "parameters": json.dumps(dataclasses.asdict(identity))}
+    rows = [
+        {
+            **dataclasses.asdict(one),
+            **shared,
+            "query_id": one.query.query_id,
+            "variant_id": text_hash(one.text),
+            "doc_variant": text_hash(documents[one.doc_id].full_text),
+            "split": split_of.get(one.query.query_id),
+            "critic_score": one.quality,
+            "rank_bm25": one.ranks.get("bm25"),
+            "rank_student": one.ranks.get("student"),
+        }
+        for one in judged
+    ]
+    write_atomic(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary))
