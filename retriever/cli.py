@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import formats, search, setup, steps, store, teachers
+from retriever.commands import formats, generate, search, setup, steps, store, teachers
 from retriever.errors import RetrieverError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for command in (
     setup.doctor,
     setup.init,
     setup.check,
+    generate.generate,
     steps.candidates,
     steps.teach,
     steps.score,

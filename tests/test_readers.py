@@ -19,7 +19,7 @@ from retriever import readers
 from retriever.collection import Collection, open_collection
 from retriever.config import CollectionSettings
 from retriever.errors import ConfigError, DataError
-from retriever.readers import Reader, Source, beir, hugging_face, jsonl, msmarco, parquet, trec
+from retriever.readers import Reader, Source, beir, files, hugging_face, jsonl, msmarco, parquet, trec
 from retriever.readers import ir_datasets as ir_datasets_reader
 from retriever.types import Document, Query, Turn
 
@@ -426,11 +426,48 @@ def test_a_folder_of_no_format_is_refused_with_what_was_found_and_what_is_allowe
     (tmp_path / "photos").mkdir()
     (tmp_path / "notes.md").touch()
     with pytest.raises(
-        DataError, match=r"holds notes\.md, photos/, which is no collection\. Allowed layouts are beir: corpus\.jsonl.*; msmarco: .*; trec: "
+        DataError, match=r"holds notes\.md, photos/, which is no collection\. Allowed layouts are beir: corpus\.jsonl.*; files: .*; msmarco: .*; trec: "
     ) as caught:
         readers.recognise(tmp_path)
     assert "\n" not in str(caught.value)
     assert "ir_datasets" not in str(caught.value)
+
+
+def test_texts_and_markdown_become_documents_with_titles_and_parts(tmp_path: Path) -> None:
+    source = tmp_path / "notes"
+    (source / "my garden").mkdir(parents=True)
+    (source / ".hidden").mkdir()
+    (source / ".hidden" / "secret.md").write_text("secret", encoding="utf-8")
+    (source / "my garden" / "bees.md").write_text("# Bees\n\nThey make *honey*.\n", encoding="utf-8")
+    (source / "list.txt").write_bytes("\ufeff# no heading\nmilk".encode())
+    (source / "empty.txt").touch()
+    (source / "photo.png").write_bytes(b"x")
+    paragraphs = [" ".join(f"{letter}{number}" for number in range(90)) for letter in "abc"]
+    (source / "long.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    assert readers.recognise(source) == "files"
+    collection = opened(source, tmp_path / "prepared")
+    assert list(collection.documents()) == [
+        Document("list.txt", "# no heading\nmilk", "list"),
+        Document("long.txt#1", "\n\n".join(paragraphs[:2]), "long"),
+        Document("long.txt#2", paragraphs[2], "long"),
+        Document("my_garden/bees.md", "They make *honey*.", "Bees"),
+    ]
+    assert (collection.splits, list(collection.all_queries())) == ((), [])
+    (source / "latin.txt").write_bytes("café".encode("latin1"))
+    with pytest.raises(DataError, match=r"latin\.txt: byte 4 is not UTF-8"):
+        opened(source, tmp_path / "prepared")
+
+
+def test_a_paragraph_longer_than_a_part_is_cut_between_words() -> None:
+    words = [str(number) for number in range(450)]
+    assert [len(part.split()) for part in files.parts(" ".join(words))] == [200, 200, 50]
+    assert " ".join(files.parts(" ".join(words))).split() == words
+
+
+def test_a_read_me_beside_the_files_of_a_format_is_no_collection(tmp_path: Path) -> None:
+    make_trec(tmp_path)
+    (tmp_path / "README.md").write_text("How this was made.", encoding="utf-8")
+    assert readers.recognise(tmp_path) == "trec"
 
 
 def test_an_empty_folder_is_called_empty(tmp_path: Path) -> None:
@@ -453,7 +490,9 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'collection\.format = "bier" is unknown; allowed: beir, hugging_face, ir_datasets, jsonl, msmarco, parquet, trec'):
+    with pytest.raises(
+        ConfigError, match=r'collection\.format = "bier" is unknown; allowed: beir, files, hugging_face, ir_datasets, jsonl, msmarco, parquet, trec'
+    ):
         opened(tmp_path, tmp_path / "p", format="bier")
 
 
@@ -466,7 +505,7 @@ def test_a_format_that_the_folder_lacks_names_the_missing_file(name: str, file: 
 
 
 def test_every_file_is_a_whole_reader() -> None:
-    every: tuple[Reader, ...] = (beir, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)  # mypy compares the signatures
+    every: tuple[Reader, ...] = (beir, files, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)  # mypy compares the signatures
     assert {module.__name__.rpartition(".")[2] for module in every if isinstance(module, ModuleType)} == set(readers.formats())
 
 

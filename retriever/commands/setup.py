@@ -33,11 +33,16 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder for the experiment; its name is the experiment's.", metavar="FOLDER")],
     collection: Annotated[str, typer.Option("--collection", help="Folder of the collection, or ir_datasets:ID.", metavar="FOLDER")],
     student: Annotated[str, typer.Option("--student", help="Starting checkpoint of the student.", metavar="MODEL")] = "sentence-transformers/all-MiniLM-L6-v2",
+    generator: Annotated[
+        str | None,
+        typer.Option("--generator", help="Language model that writes queries for a collection without any; left out, its first sentences are taken."),
+    ] = None,
 ) -> None:
     """Write a new experiment file with every key explained."""
     from retriever.config import experiment_from
     from retriever.experiment_file import as_toml
     from retriever.files import write_text
+    from retriever.readers import has_queries
 
     path = folder / "experiment.toml"
     if path.exists():
@@ -53,6 +58,10 @@ def init(
         "candidates": {"sources": ["bm25", "student"]},
     }
     values["training"] = {"losses": {"kl_divergence": 1.0, "contrastive": 0.2}}
+    if generator:
+        values["generation"] = {"method": "llm", "model": generator}
+    elif "path" in source and not has_queries(Path(source["path"])):
+        values["generation"] = {"method": "first_sentence"}
     write_text(path, as_toml(experiment_from(values, str(path)), explain=True))
     typer.echo(f"wrote {path}; next: retriever check {path}", err=True)
     typer.echo(path)
@@ -65,14 +74,18 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
 
     pipeline = pipeline_of(file, set_, work)
     settings = pipeline.experiment.collection
-    report = check_collection(pipeline.collection, settings.train, settings.test)
-    pipeline.queries("train"), pipeline.queries("test")
+    report = check_collection(pipeline.documents, settings.train, settings.test)
+    generation = pipeline.experiment.generation
+    if generation is None:
+        pipeline.queries("train"), pipeline.queries("test")
     if as_json:
         print_json({"experiment": pipeline.experiment.model_dump(mode="json"), "collection": dataclasses.asdict(report)})
         return
     typer.echo(as_toml(pipeline.experiment))
     splits = ", ".join(f"{name}: {split.queries:,} queries with {split.judged_pairs:,} judged pairs" for name, split in report.splits.items())
-    typer.echo(f"{report.documents:,} documents; {splits}", err=True)
+    typer.echo(f"{report.documents:,} documents; {splits or 'no queries'}", err=True)
+    if generation:
+        typer.echo(f"train queries are generated ({generation.method}): retriever generate {file} --dry-run", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     tell_next("distill", file, set_, work)

@@ -118,8 +118,15 @@ def generation_note(collection: Collection) -> str:
 
 
 def read_generated(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the queries.parquet that the step left."""
-    rows: list[dict[str, Any]] = pq.read_table(folder / QUERIES).to_pylist()
+    """The rows of the queries.parquet that the step left.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(folder / QUERIES, schema=SCHEMA).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{folder / QUERIES}: cannot be read ({error}). Remove {folder} and run the step again") from error
     return rows
 
 

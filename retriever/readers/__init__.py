@@ -108,6 +108,14 @@ def recognise(path: Path) -> str:
     raise DataError(f"{path}: {_contents(path)}, which is no collection. Allowed layouts are {layouts}")
 
 
+def has_queries(path: Path) -> bool:
+    """Whether the files at a path have qrels of any split; also where they are of no known format, which opening them will say."""
+    try:
+        return bool(reader(recognise(path)).splits(Source(str(path))))
+    except DataError:
+        return True
+
+
 def _contents(path: Path) -> str:
     if path.is_file():
         return f"is the file {path.name}"
