@@ -19,7 +19,7 @@ def generate(
     as_json: Json = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many queries would be written; write none.")] = False,
 ) -> None:
-    """Write queries for a collection that has none, and keep the good ones."""
+    """Write queries for a collection, and keep the good ones."""
     from retriever.generation import step
 
     pipeline = pipeline_of(file, set_, work)

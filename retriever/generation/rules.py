@@ -6,13 +6,16 @@ import math
 import re
 from collections.abc import Sequence
 
+from retriever.near_duplicates import shingles
+
 COPIED_RUN = 6
 """A shorter run of a document's words is how people search, whatever its share of the query."""
 
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|okay|ok|yes)(?:\s*[:!.,]\s*|\s+(?=here\b)))?"
     r"(?:here(?:'s| is| are)\b[^:\n]{0,80}:\s*)?"
-    r"(?:(?:the |a |my )?(?:search |possible |generated )?(?:question|query|keywords?|answer|output)\s*(?:\d+\s*)?:\s*)?",
+    r"(?:(?:the |a |my )?(?:search |possible |generated )?(?:question|query|keywords?|answer|output|search|[qa])\s*"
+    r"(?:\d+\s*|\b(?:for|about|of)\b[^:\n]{0,80})?:\s*)?",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"^(?:[-*•#>]+|\(?\d{1,2}[.)])\s+")
@@ -72,8 +75,10 @@ def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:
 
 def copied_share(query: str, document: str) -> float:
     """The share of the query's words that is one run of the document's; 0 for a run of fewer than `COPIED_RUN` words."""
-    asked = words(query)
-    run = longest_common_run(asked, words(document))
+    asked, there = words(query), words(document)
+    if not shingles(asked, COPIED_RUN) & shingles(there, COPIED_RUN):  # most queries: the table is not needed
+        return 0.0
+    run = longest_common_run(asked, there)
     return run / len(asked) if run >= COPIED_RUN else 0.0
 
 
