@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ from retriever.generation.prompts import PRESETS, template_of
 from retriever.generation.samples import SHARD_DOCUMENTS, pending, plan_samples, write_samples
 from retriever.generation_settings import GenerationSettings
 from retriever.runs import Run
-from retriever.types import Document, Query
+from retriever.types import Document, Qrels, Query
 from tests.forked_commands import ForkedCommands
 from tests.llm_material import FunctionEngine, save_tiny_model
 from tests.tiny_experiment import command, write_experiment
@@ -158,8 +159,8 @@ def test_each_rule_is_asked_of_what_those_before_it_kept_and_every_answer_has_on
     ranks = {"generated:owl:0": 1, "generated:owl:1": 2, "generated:bee:1": 2, "generated:bee:2": 3, "generated:ant:0": None}
     asked: list[set[str]] = []
 
-    def retrieve(queries: object) -> dict[str, Run]:
-        asked.append(set(queries))  # type: ignore[call-overload]
+    def retrieve(queries: Mapping[str, Query]) -> dict[str, Run]:
+        asked.append(set(queries))
         listed = {}
         for query_id, rank in ranks.items():
             others = [f"other{number}" for number in range(3)]
@@ -168,8 +169,8 @@ def test_each_rule_is_asked_of_what_those_before_it_kept_and_every_answer_has_on
             listed[query_id] = {doc: 10.0 - place for place, doc in enumerate(order)}
         return {"bm25": Run.from_dict("bm25", listed)}
 
-    def score(queries: object, qrels: object) -> Run:
-        asked.append(set(queries))  # type: ignore[call-overload]
+    def score(queries: Mapping[str, Query], _: Qrels) -> Run:
+        asked.append(set(queries))
         return Run.from_dict(
             "teacher",
             {
