@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from retriever.store_files import StoreFiles
 from retriever.store_maintenance import compact_store, drop_teacher, list_teachers, merge_stores, verify_store
 from retriever.types import Document, OrderedList, Query, ScoredPairs, TeacherIdentity
 from tests.scoring_material import ALL_PAIRS, DISTINCT_PAIRS, DOCUMENTS, QUERIES, LoggingTeacher, expected_run, run_of, shard_bytes, write_tiny_collection
-from tests.tiny_experiment import command
+from tests.tiny_experiment import ROOT, command, process_environment
 
 FEW = {"q1": ["d1", "d3"], "q2": ["d5", "d7", "d2"]}
 
@@ -282,3 +285,32 @@ def test_a_name_that_two_teachers_have_needs_the_fingerprint(folder: Path) -> No
     with pytest.raises(StoreError, match='several teachers are named "logging"'):
         drop_teacher(folder, "logging")
     assert len(StoreFiles.at(folder).teachers()) == 2
+
+
+# Faults
+
+
+def test_a_clock_that_was_set_back_changes_nothing(folder: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(_: int) -> None:
+        raise Stop
+
+    store, again = ScoreStore.open(folder / "score", Collection(folder / "collection")), LoggingTeacher()
+    with pytest.raises(Stop):
+        store.score(LoggingTeacher(), run_of(ALL_PAIRS), QUERIES, progress=stop)
+    for number, path in enumerate(sorted(folder.rglob("*"))):
+        os.utime(path, ((0, 4_102_444_800)[number % 2],) * 2)
+    store.score(again, run_of(ALL_PAIRS), QUERIES)
+    assert len(again.asked) == DISTINCT_PAIRS - 5
+    assert store.read(again.identity, run_of(ALL_PAIRS), QUERIES).run.to_dict() == expected_run(ALL_PAIRS)
+    assert verify_store(folder) == []
+
+
+@pytest.mark.slow
+def test_under_every_fault_nothing_is_lost_and_nothing_stands_twice() -> None:
+    line = [sys.executable, ROOT / "benchmarks" / "store_faults.py", "--kills", "1", "--queries", "40", "--no-results"]
+    done = subprocess.run(line, capture_output=True, text=True, env=process_environment(), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 2 + 8
