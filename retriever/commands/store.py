@@ -10,7 +10,7 @@ import typer
 
 from retriever.commands.console import Json, print_json, print_table, table_of, tell
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Verify, list, merge, compact the stored scores of teachers, or drop a teacher.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Care for stored scores: verify, list, merge, compact, drop.")
 
 Folder = Annotated[Path, typer.Argument(help="Folder of an experiment, or its folder score.", metavar="FOLDER")]
 
