@@ -142,7 +142,7 @@ def no_vectors(settings: object) -> Any:
 
 
 def search_predict(stock: CrossEncoder, pairs: list[tuple[Query, Document]], few: int) -> tuple[Score, int]:
-    """predict at its fastest batch size."""
+    """The speed of `predict` at its fastest batch size."""
     texts = [(query.text, document.full_text) for query, document in pairs]
 
     def at(size: int) -> Score:
