@@ -151,7 +151,7 @@ def load(settings: CrossEncoderSettings, resources: Resources) -> CrossEncoderTe
 
 def _open(found: ModelFolder, settings: CrossEncoderSettings, where: str) -> CrossEncoder:
     arguments = {"use_safetensors": True, "dtype": torch.float32}
-    model = CrossEncoder(str(found.folder), max_length=settings.max_length, local_files_only=True, model_kwargs=arguments, device="cpu")
+    model: CrossEncoder = CrossEncoder(str(found.folder), max_length=settings.max_length, local_files_only=True, model_kwargs=arguments, device="cpu")
     check_length(settings.max_length, model.config, f"{where}: max_length")
     if missing := _missing_head(model, found.folder):
         raise ConfigError(
