@@ -18,6 +18,7 @@ from retriever.generation.step import generation_note
 from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
+from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import SearchIndex
 from retriever.steps import Done, versions
 from retriever.train_step import read_curve
@@ -116,11 +117,13 @@ def _of_teacher(pipeline: Pipeline) -> System:
     """The chosen teacher re-ranking the candidates; its latency is that of scoring one query's candidates."""
     name, _ = pipeline.target
     used = list(pipeline.teachers.values()) if name == "ensemble" else [pipeline.teachers[name]]
-    candidates = pipeline.candidates["test"]
+    candidates, queries = pipeline.candidates["test"], pipeline.queries("test")
+    asked = [(teacher, CandidatePairs.of(candidates, queries, pipeline.collection, lists=teacher.identity.orders_lists)) for teacher in used]
+    place_of = {query_id: candidates.pairs_of(number) for number, query_id in enumerate(candidates)}
 
     def answer(query: Query) -> object:
-        documents = pipeline.collection.documents_by_row(pipeline.collection.rows_of([doc_id for doc_id, _ in candidates[query.query_id]]))
-        return [teacher.score([(query, document) for document in documents]) for teacher in used] if documents else None
+        positions = np.arange(candidates.n_pairs)[place_of[query.query_id]]
+        return [score_shard(teacher, pairs, positions) for teacher, pairs in asked] if len(positions) else None
 
     return System(
         "teacher", f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates", lambda: pipeline.target_run("test").rename("teacher"), answer, None

@@ -7,32 +7,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from retriever import distill
 from retriever.collection import Collection
 from retriever.errors import StoreError
 from retriever.files import text_hash
 from retriever.store import ScoreStore
-from retriever.types import Document, OrderedList, Query, TeacherIdentity, Usage
+from retriever.types import Document, OrderedList, Query, Usage
+from tests.alphabetic_teacher import AlphabeticTeacher
 from tests.scoring_material import QUERIES, run_of, shard_bytes, write_tiny_collection
+from tests.tiny_experiment import write_experiment
 
 LISTS = {"q1": ["d3", "d1", "d2"], "q2": ["d5", "d2", "d4", "d7"], "q4": ["d6", "d3"]}  # d4 has the text of d2
-
-
-class AlphabeticTeacher:
-    """Orders documents by their text; remembers the lists it was asked for."""
-
-    def __init__(self, shard_pairs: int = 100, status: str = "ok") -> None:
-        self.identity = TeacherIdentity("alphabetic", "alphabetic", "", "rank")
-        self.shard_pairs = shard_pairs
-        self.status = status
-        self.asked: list[tuple[str, list[str]]] = []
-
-    def order(self, lists: Sequence[tuple[Query, Sequence[Document]]]) -> list[OrderedList]:
-        self.asked += [(query.text, [document.full_text for document in documents]) for query, documents in lists]
-        return [self._order([document.full_text for document in documents]) for _, documents in lists]
-
-    def _order(self, texts: list[str]) -> OrderedList:
-        ranks = np.array([1 + sorted(texts).index(text) for text in texts], dtype=np.int32)
-        return OrderedList(ranks, 2, np.full(len(texts), 7, dtype=np.int32), np.array([len(text) > 25 for text in texts]), self.status)
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +137,14 @@ def test_what_a_language_model_was_asked_for_adds_up_over_stops_and_processes(st
     store.score(Paid(), run_of(LISTS), QUERIES)  # three other lists in one shard, by a process that knows nothing of the first
     assert store.statistics(teacher.identity.fingerprint).usage == Usage(5, 300, 30, 0.75)
     assert str(Usage(5, 300, 30, 0.75)) == "330 tokens, cost 0.7500"
+
+
+def test_a_list_teacher_is_distilled_and_timed_to_the_end(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+    changes = {
+        'kind = "lexical"\n\n[[teacher]]\nkind = "embedding"\nmodel = "student"': 'kind = "tests.alphabetic_teacher"\nname = "alphabetic"',
+        "{ kl_divergence = 1.0, contrastive = 0.5 }": "{ contrastive = 1.0 }",
+    }
+    report = distill(write_experiment(tmp_path, shared_beir_folder, encoder_folder, changes), tmp_path / "work").report
+    (teacher,) = (run for run in report.runs if run.name == "teacher")
+    assert teacher.latency is not None
+    assert teacher.latency.queries > 0
