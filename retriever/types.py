@@ -114,6 +114,11 @@ class ScoredPairs:
     n_tokens: NDArray[np.int32]
     truncated: NDArray[np.bool_]
 
+    @classmethod
+    def without_tokens(cls, scores: NDArray[np.float32]) -> ScoredPairs:
+        """Of a teacher that reads no tokens pair by pair, and so cuts none."""
+        return cls(scores, np.zeros(len(scores), dtype=np.int32), np.zeros(len(scores), dtype=np.bool_))
+
 
 class Teacher(Protocol):
     """A ranker that scores query-document pairs offline."""

@@ -41,7 +41,7 @@ class EmbeddingTeacher:
         place_of = {text: place for place, text in enumerate(distinct)}
         places = np.array([place_of[query.text] for query, _ in pairs])
         documents = self.vectors.rows(self.resources.collection.rows_of([document.doc_id for _, document in pairs]))
-        return _scored(np.einsum("nd,nd->n", queries[places], documents, dtype=np.float32))
+        return ScoredPairs.without_tokens(np.einsum("nd,nd->n", queries[places], documents, dtype=np.float32))
 
 
 class PairEncoder(Protocol):
@@ -85,7 +85,7 @@ class RaggedTeacher:
         scores = np.empty(len(pairs), dtype=np.float32)
         for text, part in _by_query(pairs):
             scores[part] = self.encoder.similarity(encoded[text], self.vectors.rows(rows[part]))
-        return _scored(scores)
+        return ScoredPairs.without_tokens(scores)
 
 
 def load(settings: EmbeddingSettings, resources: Resources) -> Teacher:
@@ -137,7 +137,3 @@ def _by_query(pairs: Pairs) -> Iterator[tuple[str, slice]]:
         if end == len(pairs) or pairs[end][0].text != pairs[start][0].text:
             yield pairs[start][0].text, slice(start, end)
             start = end
-
-
-def _scored(scores: NDArray[np.float32]) -> ScoredPairs:
-    return ScoredPairs(scores, np.zeros(len(scores), dtype=np.int32), np.zeros(len(scores), dtype=np.bool_))

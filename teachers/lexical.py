@@ -32,7 +32,7 @@ class LexicalTeacher:
             if of_query is None or query.text != last_text:  # pairs come query by query
                 last_text, of_query = query.text, self.resources.bm25().scores(query.text)
             scores[place] = of_query[rows[place]]
-        return ScoredPairs(scores, np.zeros(len(pairs), dtype=np.int32), np.zeros(len(pairs), dtype=np.bool_))
+        return ScoredPairs.without_tokens(scores)
 
 
 def load(settings: LexicalSettings, resources: Resources) -> LexicalTeacher:

@@ -43,7 +43,7 @@ class RunTeacher:
             lowest = min(found.values(), default=np.nan) if self.settings.missing == "lowest" and document.doc_id not in found else np.nan
             scores[place] = found.get(document.doc_id, lowest)
         self._refuse_missing(pairs, scores)
-        return ScoredPairs(scores, np.zeros(len(pairs), dtype=np.int32), np.zeros(len(pairs), dtype=np.bool_))
+        return ScoredPairs.without_tokens(scores)
 
     def _refuse_missing(self, pairs: Sequence[tuple[Query, Document]], scores: NDArray[np.float32]) -> None:
         missing = np.flatnonzero(np.isnan(scores)).tolist()

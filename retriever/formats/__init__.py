@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib
 import json
-import pkgutil
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from retriever.errors import ConfigError, DataError
+from retriever.plugins import kinds
 from retriever.readers import _text
 from retriever.types import Document
 
@@ -118,7 +118,7 @@ class Format(Protocol):
 @functools.cache
 def formats() -> tuple[str, ...]:
     """The names of all formats."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return tuple(kinds("formats"))
 
 
 def format_named(name: str) -> Format:

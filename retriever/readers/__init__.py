@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from retriever.errors import ConfigError, DataError
+from retriever.plugins import kinds
 from retriever.types import Document, Query
 
 
@@ -75,7 +75,7 @@ class Reader(Protocol):
 @functools.cache
 def formats() -> tuple[str, ...]:
     """The names of all readers."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
+    return tuple(kinds("readers"))
 
 
 def reader(name: str) -> Reader:
