@@ -54,17 +54,16 @@ def main() -> None:
 def evaluations(pipeline: Pipeline) -> Iterator[tuple[str, Evaluation]]:
     """Each teacher, then each combination of each view, re-ranking the candidates of the held-out queries."""
     _, held = pipeline.held_out
-    queries = {query_id: pipeline.queries("train")[query_id] for query_id in held}
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
-    retrieved, raw = pipeline.candidates["train"].select(held), pipeline.scores["train"]
+    retrieved = pipeline.candidates["train"].select(held)
     measures = [pipeline.experiment.evaluation.measures[0]]
-    for name, run in raw.items():
+    for name, run in pipeline.scores["train"].items():
         yield name, evaluate(keep_pairs(run.select(held), retrieved), qrels, measures)
     for combine, view in [*itertools.product(COMBINATIONS, VIEWS), ("reciprocal_rank", "none")]:
         settings = EnsembleSettings(combine=combine, normalise=view)
         experiment = pipeline.experiment.model_copy(update={"ensemble": settings})
         try:
-            run = ensemble_on_held_out(experiment, pipeline.identities, raw, queries, qrels, retrieved)
+            run = ensemble_on_held_out(experiment, pipeline.identities, pipeline.judged_lists)
         except ConfigError:  # units that do not mix
             continue
         if run is not None:

@@ -131,31 +131,36 @@ def step_settings(experiment: Experiment, identities: Mapping[str, TeacherIdenti
     }
 
 
-def fit_targets(
-    experiment: Experiment,
-    identities: Mapping[str, TeacherIdentity],
-    raw: Mapping[str, Run],
-    queries: Mapping[str, Query],
-    qrels: Qrels,
-    retrieved: Run,
-) -> tuple[Targets, dict[str, Any]]:
-    """The targets, fitted, with what each is worth on the held-out queries and notes on the fits.
-
-    Nothing but train queries comes in. What reads qrels is fitted on the held-out ones, because a teacher that was
-    taught on the others is surer of them than it is of new ones; an ensemble that was fitted so is measured by
-    fitting it again without a fifth of them, and measuring on that fifth.
+def judged_lists(experiment: Experiment, raw: Mapping[str, Run], queries: Mapping[str, Query], qrels: Qrels, retrieved: Run) -> JudgedLists:
+    """The held-out lists that targets are fitted on and measured by. Nothing but train queries comes in.
 
     Args:
         experiment: the checked file.
-        identities: teacher -> what decides its scores.
         raw: teacher -> its scores of all pairs of the train queries.
         queries: the held-out ones, by id.
         qrels: grades of these at least.
         retrieved: the candidates they had; positives that were added to them are scored, and not measured.
     """
-    lists = _judged_lists(experiment, raw, queries, qrels, retrieved)
+    aligned = AlignedScores.of([run.select(queries) for run in raw.values()])
+    return JudgedLists(
+        aligned=aligned,
+        every=[run.scores for run in raw.values()],
+        relevant=relevant_pairs(aligned.pairs, qrels),
+        queries=queries,
+        folds=_folds(len(queries), experiment.seed),
+        measure=_measure(aligned.pairs, retrieved, qrels, experiment.evaluation.measures[0]),
+    )
+
+
+def fit_targets(experiment: Experiment, identities: Mapping[str, TeacherIdentity], lists: JudgedLists) -> tuple[Targets, dict[str, Any]]:
+    """The targets, fitted, with what each is worth on the held-out queries and notes on the fits.
+
+    What reads qrels is fitted on the held-out queries, because a teacher that was taught on the others is surer of them
+    than it is of new ones; an ensemble that was fitted so is measured by fitting it again without a fifth of them, and
+    measuring on that fifth.
+    """
     aligned = lists.aligned
-    everyone = np.ones(len(queries), dtype=np.bool_)
+    everyone = np.ones(len(lists.queries), dtype=np.bool_)
     quality, notes, alone, ensemble = {}, {}, {}, None
     for member, own, every in zip(members(experiment, identities, alone=True), aligned.scores, lists.every, strict=True):
         view = alone[member.name] = fit_member(member, every, lists.judged(own, everyone))
@@ -166,21 +171,10 @@ def fit_targets(
     return Targets(alone, ensemble), {"held_out": quality, "fit": notes}
 
 
-def ensemble_on_held_out(
-    experiment: Experiment,
-    identities: Mapping[str, TeacherIdentity],
-    raw: Mapping[str, Run],
-    queries: Mapping[str, Query],
-    qrels: Qrels,
-    retrieved: Run,
-) -> Run | None:
-    """The ensemble's scores of the held-out lists as they are fair to measure: none by a fit that saw the list's qrels; None without an ensemble.
-
-    The arguments are those of `fit_targets`.
-    """
+def ensemble_on_held_out(experiment: Experiment, identities: Mapping[str, TeacherIdentity], lists: JudgedLists) -> Run | None:
+    """The ensemble's scores of the held-out lists as they are fair to measure: none by a fit that saw the list's qrels; None without an ensemble."""
     if "ensemble" not in target_units(experiment, identities):
         return None
-    lists = _judged_lists(experiment, raw, queries, qrels, retrieved)
     return lists.aligned.pairs.with_scores("ensemble", fit_ensemble(experiment.ensemble.combine, members(experiment, identities), lists).scores)
 
 
@@ -213,19 +207,6 @@ def pairs_in(run: Run, wanted: Run) -> NDArray[np.bool_]:
     """[n], whether `wanted` has each pair of `run` too."""
     kept = {query_id: dict(wanted[query_id]) for query_id in run}
     return np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
-
-
-def _judged_lists(experiment: Experiment, raw: Mapping[str, Run], queries: Mapping[str, Query], qrels: Qrels, retrieved: Run) -> JudgedLists:
-    """What targets are fitted on; the arguments are those of `fit_targets`."""
-    aligned = AlignedScores.of([run.select(queries) for run in raw.values()])
-    return JudgedLists(
-        aligned=aligned,
-        every=[run.scores for run in raw.values()],
-        relevant=relevant_pairs(aligned.pairs, qrels),
-        queries=queries,
-        folds=_folds(len(queries), experiment.seed),
-        measure=_measure(aligned.pairs, retrieved, qrels, experiment.evaluation.measures[0]),
-    )
 
 
 def _measure(pairs: Run, wanted: Run, qrels: Qrels, name: str) -> Callable[[Floats], Floats]:

@@ -14,7 +14,7 @@ from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
-from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, fit_targets, pairs_in, step_settings, target_units
+from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint, sha256_file
@@ -31,6 +31,7 @@ from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
+from retriever.teachers._fitting import JudgedLists
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
 from retriever.types import Query, Teacher, TeacherIdentity, Unit
@@ -281,13 +282,13 @@ class Pipeline:
     def scores(self) -> dict[str, dict[str, Run]]:
         """Split -> teacher -> the pairs of the split with its raw scores."""
         inputs = {split: self.pairs(split).fingerprint for split in ("train", "test")}
-        inputs |= {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}
+        fingerprints = {name: identity.fingerprint for name, identity in self.identities.items()}
 
         def work(folder: Path) -> dict[str, Any]:
             score_pairs_of(self)
-            return {"teachers": {name: teacher.identity.fingerprint for name, teacher in self.teachers.items()}}
+            return {"teachers": fingerprints}
 
-        done = self.step("score", inputs, {}, work, in_place=True)
+        done = self.step("score", inputs | fingerprints, {}, work, in_place=True)
         try:
             return self._stored_scores()
         except StoreError:  # a shard was damaged or removed since
@@ -296,7 +297,7 @@ class Pipeline:
 
     def _stored_scores(self) -> dict[str, dict[str, Run]]:
         return {
-            split: {name: self.store.read(teacher.identity, self.pairs(split), self.queries(split)).run.rename(name) for name, teacher in self.teachers.items()}
+            split: {name: self.store.read(identity, self.pairs(split), self.queries(split)).run.rename(name) for name, identity in self.identities.items()}
             for split in ("train", "test")
         }
 
@@ -304,6 +305,13 @@ class Pipeline:
     def identities(self) -> dict[str, TeacherIdentity]:
         """What decides each teacher's scores, by its name."""
         return {name: teacher.identity for name, teacher in self.teachers.items()}
+
+    @cached_property
+    def judged_lists(self) -> JudgedLists:
+        """The held-out train queries' lists with every teacher's scores: what targets are fitted on and measured by."""
+        _, held = self.held_out
+        queries = {query_id: self.queries("train")[query_id] for query_id in held}
+        return judged_lists(self.experiment, self.scores["train"], queries, self.qrels("train"), self.candidates["train"].select(held))
 
     @cached_property
     def _fitted(self) -> tuple[Done, Targets]:
@@ -315,8 +323,7 @@ class Pipeline:
         inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self.judgements}
 
         def work(folder: Path) -> dict[str, Any]:
-            queries = {query_id: self.queries("train")[query_id] for query_id in held}
-            targets, found = fit_targets(self.experiment, self.identities, raw, queries, self.qrels("train"), self.candidates["train"].select(held))
+            targets, found = fit_targets(self.experiment, self.identities, self.judged_lists)
             targets.write(folder)
             return found
 

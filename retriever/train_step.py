@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from retriever.calibration import relevant_pairs
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.eval.measures import evaluate
@@ -134,5 +135,4 @@ def _validation(lesson: Lesson) -> Callable[[SentenceTransformer], float]:
 def _pool(pairs: Run, qrels: Mapping[str, Mapping[str, int]], depth: int) -> Run:
     """The best `depth` candidates of each query and all its positives."""
     ranks = np.arange(pairs.n_pairs) - np.repeat(pairs.offsets[:-1], pairs.counts)
-    positive = np.array([qrels[query_id].get(doc_id, 0) > 0 for query_id in pairs for doc_id, _ in pairs[query_id]], dtype=np.bool_)
-    return pairs.keep((ranks < depth) | positive)
+    return pairs.keep((ranks < depth) | relevant_pairs(pairs, qrels))

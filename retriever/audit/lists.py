@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.ensemble_step import pairs_in
 from retriever.errors import StoreError
 from retriever.eval.audit import Spread
 from retriever.runs import Run
@@ -40,12 +41,10 @@ class ScoredLists:
         Raises:
             StoreError: a run lacks a pair.
         """
-        found = {query_id: {doc_id for doc_id, _ in candidates[query_id]} for query_id in pairs}
         named = [(query_id, doc_id) for query_id in pairs for doc_id, _ in pairs[query_id]]
         grades = [max(grade, 0) if (grade := qrels.get(query_id, {}).get(doc_id)) is not None else UNJUDGED for query_id, doc_id in named]
-        retrieved = [doc_id in found[query_id] for query_id, doc_id in named]
         scores = {name: _aligned(pairs, run) for name, run in runs.items()}
-        return cls(pairs, np.array(grades, dtype=np.int64), np.array(retrieved, dtype=np.bool_), scores)
+        return cls(pairs, np.array(grades, dtype=np.int64), pairs_in(pairs, candidates), scores)
 
     def run(self, name: str) -> Run:
         """The retrieved candidates in the order of that teacher: added positives would make any re-ranker look better than it is."""

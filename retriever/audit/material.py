@@ -17,7 +17,6 @@ from retriever.plugins import load_kind
 from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_pairs
 from retriever.teacher_settings import EmbeddingSettings, LexicalSettings, TeacherSettings
-from retriever.types import Qrels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ def gather(pipeline: Pipeline) -> Material:
     _, held = pipeline.held_out
     pairs, retrieved = pipeline.pairs("train").select(held), pipeline.candidates["train"].select(held)
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
-    targets = {name: run.select(held) for name, run in pipeline.targets("train").items()} | fair_ensemble(pipeline, qrels)
+    targets = {name: run.select(held) for name, run in pipeline.targets("train").items()} | fair_ensemble(pipeline)
     bm25, start = (name if name not in targets else f"{name} (baseline)" for name in ("bm25", "student_before"))
     baselines = {bm25: LexicalSettings(name=bm25), start: EmbeddingSettings(name=start, model="student")}
     targets |= {name: scored_by(pipeline, settings, pairs) for name, settings in baselines.items()}
@@ -80,12 +79,9 @@ def gather(pipeline: Pipeline) -> Material:
     )
 
 
-def fair_ensemble(pipeline: Pipeline, qrels: Qrels) -> dict[str, Run]:
+def fair_ensemble(pipeline: Pipeline) -> dict[str, Run]:
     """The ensemble on the held-out queries, each by a fit to others of them: the one that is distilled was fitted to all, and would look too good."""
-    _, held = pipeline.held_out
-    queries = {query_id: pipeline.queries("train")[query_id] for query_id in held}
-    retrieved = pipeline.candidates["train"].select(held)
-    run = ensemble_on_held_out(pipeline.experiment, pipeline.identities, pipeline.scores["train"], queries, qrels, retrieved)
+    run = ensemble_on_held_out(pipeline.experiment, pipeline.identities, pipeline.judged_lists)
     return {run.name: run} if run else {}
 
 

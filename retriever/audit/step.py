@@ -36,9 +36,9 @@ def audit_teachers(pipeline: Pipeline) -> tuple[Done, Audit]:
     _, held = pipeline.held_out
     targets = pipeline.targets("train")
     inputs = {f"scores of {name}": run.fingerprint for name, run in targets.items()}
-    inputs |= {f"teacher {name}": teacher.identity.fingerprint for name, teacher in pipeline.teachers.items()}
+    inputs |= {f"teacher {name}": identity.fingerprint for name, identity in pipeline.identities.items()}
     inputs |= {"start": pipeline.start.identity, "collection": pipeline.collection.fingerprint, "candidates": pipeline.candidates["train"].fingerprint}
-    inputs |= {"queries": fingerprint(held), "judgements": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.train)}
+    inputs |= {"queries": fingerprint(held), "judgements": pipeline.judgements}
     candidates = pipeline.experiment.candidates
     settings = {"measures": list(pipeline.experiment.evaluation.measures), **candidates.model_dump(mode="json", include={"k1", "b", "language"})}
 
