@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retriever.bm25 import BM25, build_bm25
-from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_fusion, run_file, with_positives
+from retriever.candidate_step import find_candidates
+from retriever.candidates import with_positives
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, StudentSettings, TrainingSettings
 from retriever.encodings import Encoder, Vectors, encode_collection
 from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
-from retriever.files import fingerprint, sha256_file
+from retriever.files import fingerprint
 from retriever.generation.step import generated_collection
-from retriever.models import find_model
 from retriever.plugins import load_kind
-from retriever.progress import Quiet, Reporter
+from retriever.progress import Advance, Quiet, Reporter
 from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
 from retriever.runs import Run
@@ -37,6 +37,8 @@ from retriever.training.samples import hold_out
 from retriever.types import Query, Teacher, TeacherIdentity, Unit
 
 Opened = TypeVar("Opened")
+Encoded = TypeVar("Encoded")
+AnEncoder = TypeVar("AnEncoder", Encoder, RaggedEncoder)
 
 
 def check_names(experiment: Experiment) -> None:
@@ -74,7 +76,7 @@ class Pipeline:
         self.experiment = experiment
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
-        self._vectors: dict[str, Vectors] = {}
+        self._vectors: dict[str, Any] = {}
         self._targets: dict[str, dict[str, Run]] = {}
 
     # What is searched
@@ -160,17 +162,19 @@ class Pipeline:
 
     def vectors(self, encoder: Encoder, what: str) -> Vectors:
         """An encoder's vectors of all documents, made once for every encoder."""
+        return self._encoded(encode_collection, encoder, what)
+
+    def ragged_vectors(self, encoder: RaggedEncoder, what: str) -> RaggedVectors:
+        """An encoder's token or sparse vectors of all documents, likewise."""
+        return self._encoded(encode_ragged, encoder, what)
+
+    def _encoded(self, encode: Callable[[AnEncoder, Collection, Path, Advance], Encoded], encoder: AnEncoder, what: str) -> Encoded:
         if encoder.identity not in self._vectors:
             folder = self.folder / "encodings" / f"{encoder.identity}-{self.documents.fingerprint}"
             with self.reporter.bar(f"encoding documents ({what})", len(self.documents)) as advance:
-                self._vectors[encoder.identity] = encode_collection(encoder, self.documents, folder, advance)
-        return self._vectors[encoder.identity]
-
-    def ragged_vectors(self, encoder: RaggedEncoder, what: str) -> RaggedVectors:
-        """An encoder's token or sparse vectors of all documents, made once for every encoder."""
-        folder = self.folder / "encodings" / f"{encoder.identity}-{self.documents.fingerprint}"
-        with self.reporter.bar(f"encoding documents ({what})", len(self.documents)) as advance:
-            return encode_ragged(encoder, self.documents, folder, advance)
+                self._vectors[encoder.identity] = encode(encoder, self.documents, folder, advance)
+        found: Encoded = self._vectors[encoder.identity]
+        return found
 
     def encoder_of(self, settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
         """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
@@ -208,40 +212,7 @@ class Pipeline:
     def candidates(self) -> dict[str, Run]:
         """The retrieved candidates of the train and the test queries, without added positives."""
         _ = self.store  # one of another collection is refused before the candidates are replaced
-        settings = self.experiment.candidates
-        inputs = {"collection": self.collection.fingerprint}
-        inputs |= {split: self.collection.queries_fingerprint(getattr(self.experiment.collection, split)) for split in ("train", "test")}
-        inputs |= {source: self._source_identity(source) for source in settings.sources if source not in ("bm25", "lucene")}
-
-        def work(folder: Path) -> None:
-            for split in ("train", "test"):
-                runs = [self._candidates_of(source, split) for source in settings.sources]
-                reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
-
-        _, runs = self.open_step(
-            lambda: self.step("candidates", inputs, settings.model_dump(mode="json"), work),
-            lambda folder: {split: Run.read_parquet(folder / f"{split}.parquet") for split in ("train", "test")},
-        )
-        return runs
-
-    def _source_identity(self, source: str) -> str:
-        if run := run_file(source):
-            return sha256_file(run)
-        return str(self.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
-
-    def _candidates_of(self, source: str, split: str) -> Run:
-        queries, depth = self.queries(split), self.experiment.candidates.depth
-        if source == "bm25":
-            return bm25_run(f"BM25, {split}", self.bm25, self.collection, queries, depth, self.reporter)
-        if source == "lucene":
-            from retriever.lucene import lucene_run
-
-            return lucene_run(self.collection, self.folder / "lucene", queries, depth, self.experiment.candidates, self.reporter)
-        if run := run_file(source):
-            return file_run(run, self.collection, queries, depth, self.reporter)
-        encoder, vectors = self.encoder_of(EmbeddingSettings(model=source))
-        index = load_kind("indexing", "flat", "candidates").of_vectors(vectors)
-        return dense_run(f"{source}, {split}", encoder, index, self.collection, queries, depth)
+        return find_candidates(self)
 
     def pairs(self, split: str) -> Run:
         """The pairs that teachers score: the candidates, and for train queries the judged positives too."""
@@ -264,8 +235,6 @@ class Pipeline:
     def load_teacher(self, settings: TeacherSettings) -> Teacher:
         """A teacher that is ready to score."""
         teacher: Teacher = load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources)
-        for note in getattr(teacher, "notes", ()):
-            self.reporter.say(note)
         return teacher
 
     @cached_property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retriever.candidate_step import SPLITS
 from retriever.config import Experiment
 from retriever.errors import ConfigError
 from retriever.progress import Advance
@@ -20,8 +21,6 @@ from retriever.types import Teacher, Usage, usage_of
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
-
-SPLITS = ("train", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +59,14 @@ def engine_of(pipeline: Pipeline, name: str) -> Iterator[ScoringEngine]:
 
 def score_pairs_of(pipeline: Pipeline) -> None:
     """Scores what is missing in the experiment's store."""
-    for name, teacher in pipeline.teachers.items():
-        with engine_of(pipeline, name) as engine:
-            for split in SPLITS:
-                _score(pipeline, pipeline.store, teacher, split, pipeline.pairs(split), engine)
+    for name in pipeline.teachers:
+        _score(pipeline, pipeline.store, name, {split: pipeline.pairs(split) for split in SPLITS})
+
+
+def tell_notes(pipeline: Pipeline, teacher: Teacher) -> None:
+    """What a teacher wants to be known before it scores, such as what rounding to 8 bits costs."""
+    for note in getattr(teacher, "notes", ()):
+        pipeline.reporter.say(note)
 
 
 def score_part(pipeline: Pipeline, number: int, parts: int) -> Path:
@@ -86,22 +89,26 @@ def score_part(pipeline: Pipeline, number: int, parts: int) -> Path:
         raise ConfigError(f"part {number} of {parts}: parts are numbered from 1 to their count, for example --shard 1/{max(parts, 1)}")
     store = ScoreStore.open(pipeline.folder / f"score-{number}-of-{parts}", pipeline.collection)
     for name, teacher in pipeline.teachers.items():
-        with engine_of(pipeline, name) as engine:
-            for split in SPLITS:
-                mine = part_of(pipeline.pairs(split), pipeline.queries(split), number, parts)
-                _score(pipeline, store, teacher, split, pipeline.store.missing(teacher.identity, mine, pipeline.queries(split)), engine)
+        mine = {split: part_of(pipeline.pairs(split), pipeline.queries(split), number, parts) for split in SPLITS}
+        missing = {split: pipeline.store.missing(teacher.identity, pairs, pipeline.queries(split)) for split, pairs in mine.items()}
+        _score(pipeline, store, name, missing)
     return store.folder
 
 
-def _score(pipeline: Pipeline, store: ScoreStore, teacher: Teacher, split: str, pairs: Run, engine: ScoringEngine) -> None:
-    queries, reporter = pipeline.queries(split), pipeline.reporter
+def _score(pipeline: Pipeline, store: ScoreStore, name: str, pairs: Mapping[str, Run]) -> None:
+    """Scores each split's pairs with one teacher."""
+    teacher, reporter = pipeline.teachers[name], pipeline.reporter
 
     def tell_damage(problem: ShardProblem) -> None:
         reporter.say(f"score: {problem}; it was renamed to *.damaged, and its pairs are scored again")
 
-    pending = store.plan(teacher.identity, pairs, queries).pending
-    with reporter.bar(f"scoring {split} pairs ({teacher.identity.name})", pending) as advance:
-        store.score(teacher, pairs, queries, _advancing(pipeline, advance, teacher), tell_damage, engine)
+    pending = {split: store.plan(teacher.identity, of_split, pipeline.queries(split)).pending for split, of_split in pairs.items()}
+    if any(pending.values()):
+        tell_notes(pipeline, teacher)
+    with engine_of(pipeline, name) as engine:
+        for split, of_split in pairs.items():
+            with reporter.bar(f"scoring {split} pairs ({teacher.identity.name})", pending[split]) as advance:
+                store.score(teacher, of_split, pipeline.queries(split), _advancing(pipeline, advance, teacher), tell_damage, engine)
 
 
 def _advancing(pipeline: Pipeline, advance: Advance, teacher: Teacher) -> Advance:

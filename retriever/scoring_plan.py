@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from retriever.pipeline import Pipeline
+from retriever.score_step import tell_notes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ def estimate(pipeline: Pipeline) -> list[TeacherPlan]:
     """One plan a teacher. Teachers are loaded, and taught if they must be, because only a measured speed is an estimate."""
     plans = []
     for name, teacher in pipeline.teachers.items():
+        tell_notes(pipeline, teacher)
         parts = [(pipeline.pairs(split), pipeline.queries(split)) for split in ("train", "test")]
         counts = [pipeline.store.plan(teacher.identity, *part) for part in parts]
         seconds = sum(pipeline.store.estimate_seconds(teacher, *part) for part in parts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class CrossEncoderTeacher:
     Attributes:
         identity: what decides the scores.
         shard_pairs: the window across which lengths are sorted.
-        notes: lines for the user, to be told before scoring.
+        measure_cost: says what rounding to 8 bits does to the ranking; None where nothing is rounded.
     """
 
     def __init__(self, model: CrossEncoder, backend: Backend, template: PairTemplate | None, identity: TeacherIdentity, settings: CrossEncoderSettings) -> None:
@@ -51,7 +52,12 @@ class CrossEncoderTeacher:
         self.batch_tokens = settings.batch_tokens or (4096 if on_cpu else 65_536)
         self.multiple = 1 if on_cpu else 8  # GPUs multiply by tiles
         self.shard_pairs = 1024 if on_cpu else 8192
-        self.notes: list[str] = []
+        self.measure_cost: Callable[[], str] | None = None
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """Lines for the user, to be told before scoring. They are measured when they are asked for, because most loads score nothing."""
+        return [self.measure_cost()] if self.measure_cost else []
 
     def score(self, pairs: Sequence[tuple[Query, Document]]) -> ScoredPairs:
         """The raw score of each pair; the longer of two texts is cut to the model's length, and that is counted."""
@@ -145,7 +151,7 @@ def load(settings: CrossEncoderSettings, resources: Resources) -> CrossEncoderTe
     backend = open_backend(plan, model, exports, _probe_batches(model, template), where)
     teacher = CrossEncoderTeacher(model, backend, template, _identity(settings, found, model, plan, rule), settings)
     if plan.int8:
-        teacher.notes.append(_cost_of_int8(teacher, settings, resources))
+        teacher.measure_cost = lambda: _cost_of_int8(teacher, settings, resources)
     return teacher
 
 

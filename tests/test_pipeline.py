@@ -203,6 +203,15 @@ def test_a_bi_encoder_is_taught_before_it_teaches(tmp_path: Path, shared_beir_fo
     assert noted.done == set()
 
 
+def test_what_a_teacher_wants_known_is_told_once_and_only_where_it_scores(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
+    for told in (1, 0):
+        pipeline = Pipeline(read_experiment(path), tmp_path / "work", noted := Noted())
+        vars(pipeline.teachers["lexical"])["notes"] = ["rounding costs a little"]
+        _ = pipeline.scores
+        assert noted.said.count("rounding costs a little") == told
+
+
 # Damage
 
 

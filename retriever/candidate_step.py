@@ -1,0 +1,60 @@
+"""Finding the candidates of an experiment: the best documents of every source, fused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_fusion, run_file
+from retriever.files import sha256_file
+from retriever.models import find_model
+from retriever.plugins import load_kind
+from retriever.runs import Run
+from retriever.teacher_settings import EmbeddingSettings
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
+
+SPLITS = ("train", "test")
+
+
+def find_candidates(pipeline: Pipeline) -> dict[str, Run]:
+    """Split -> the retrieved candidates of its queries, without added positives; found now unless they lie there already."""
+    settings, collection = pipeline.experiment.candidates, pipeline.collection
+    inputs = {"collection": collection.fingerprint}
+    inputs |= {split: collection.queries_fingerprint(getattr(pipeline.experiment.collection, split)) for split in SPLITS}
+    inputs |= {source: _identity_of(pipeline, source) for source in settings.sources if source not in ("bm25", "lucene")}
+
+    def work(folder: Path) -> None:
+        for split in SPLITS:
+            runs = [_run_of(pipeline, source, split) for source in settings.sources]
+            reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
+
+    _, runs = pipeline.open_step(
+        lambda: pipeline.step("candidates", inputs, settings.model_dump(mode="json"), work),
+        lambda folder: {split: Run.read_parquet(folder / f"{split}.parquet") for split in SPLITS},
+    )
+    return runs
+
+
+def _identity_of(pipeline: Pipeline, source: str) -> str:
+    """What decides the candidates of a file or a model."""
+    if run := run_file(source):
+        return sha256_file(run)
+    return str(pipeline.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
+
+
+def _run_of(pipeline: Pipeline, source: str, split: str) -> Run:
+    """One source's candidates."""
+    queries, settings = pipeline.queries(split), pipeline.experiment.candidates
+    if source == "bm25":
+        return bm25_run(f"BM25, {split}", pipeline.bm25, pipeline.collection, queries, settings.depth, pipeline.reporter)
+    if source == "lucene":
+        from retriever.lucene import lucene_run
+
+        return lucene_run(pipeline.collection, pipeline.folder / "lucene", queries, settings.depth, settings, pipeline.reporter)
+    if run := run_file(source):
+        return file_run(run, pipeline.collection, queries, settings.depth, pipeline.reporter)
+    encoder, vectors = pipeline.encoder_of(EmbeddingSettings(model=source))
+    index = load_kind("indexing", "flat", "candidates").of_vectors(vectors)
+    return dense_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth)
