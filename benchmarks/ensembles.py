@@ -16,15 +16,13 @@ import argparse
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from record import keep
+from record import against, keep
 
 from retriever.config import EnsembleSettings, read_experiment
 from retriever.ensemble_step import ensemble_on_held_out
 from retriever.errors import ConfigError
 from retriever.eval.measures import Evaluation, evaluate
-from retriever.eval.significance import compare
 from retriever.pipeline import Pipeline, keep_pairs
 from retriever.progress import Terminal
 
@@ -45,7 +43,9 @@ def main() -> None:
     larger = f', {{kind="embedding", name="larger", model="{arguments.larger}", batch_size=16}}' if arguments.larger else ""
     teachers = [] if arguments.experiment else [f'teacher=[{{kind="lexical"}}, {CROSS_ENCODER}{larger}]']
     pipeline = Pipeline(read_experiment(arguments.experiment or SCIFACT, [*teachers, *arguments.set]), arguments.work, Terminal())
-    results = rows(pipeline, dict(evaluations(pipeline)))
+    found, measure = dict(evaluations(pipeline)), pipeline.experiment.evaluation.measures[0]
+    best = max(pipeline.teachers, key=lambda name: found[name].means[measure])
+    results = against(found, best, measure, pipeline.experiment.seed)
     keep("ensembles", {f"{pipeline.experiment.name}: {', '.join(pipeline.teachers)}": results})
     for name, row in results.items():
         print(f"{name:<32} {row['mean']:.4f}  against the best teacher {row['difference']:+.4f} (p = {row['p_value']:.3f})")
@@ -68,22 +68,6 @@ def evaluations(pipeline: Pipeline) -> Iterator[tuple[str, Evaluation]]:
             continue
         if run is not None:
             yield f"{combine}, {view}", evaluate(keep_pairs(run, retrieved).rename(f"{combine}, {view}"), qrels, measures)
-
-
-def rows(pipeline: Pipeline, found: dict[str, Evaluation]) -> dict[str, Any]:
-    """Mean and the paired test against the best single teacher."""
-    measure = pipeline.experiment.evaluation.measures[0]
-    best = max(pipeline.teachers, key=lambda name: found[name].means[measure])
-    tests = {one.run: one for one in compare(found, [(name, best) for name in found if name != best], [measure], pipeline.experiment.seed)}
-    return {
-        name: {
-            "mean": evaluation.means[measure],
-            "difference": tests[name].difference if name in tests else 0.0,
-            "p_value": tests[name].p_value if name in tests else 1.0,
-            "queries": len(evaluation),
-        }
-        for name, evaluation in found.items()
-    }
 
 
 if __name__ == "__main__":

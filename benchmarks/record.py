@@ -1,4 +1,4 @@
-"""What a benchmark measured, kept in benchmarks/results beside what its other calls measured."""
+"""What a benchmark measured: compared in one way, and kept in benchmarks/results beside what its other calls measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from retriever.eval.measures import Evaluation
+from retriever.eval.significance import bootstrap_interval, compare, generator_for
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MACHINE = f"{os.cpu_count()} cores, {platform.machine()}"
@@ -19,3 +22,18 @@ def keep(name: str, results: Mapping[str, Any]) -> None:
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**kept, **results}, indent=2) + "\n", encoding="utf-8")
+
+
+def against(found: Mapping[str, Evaluation], baseline: str, measure: str, seed: int) -> dict[str, dict[str, Any]]:
+    """Name -> mean and interval, with the difference to the baseline and the paired test's p-value."""
+    tests = {one.run: one for one in compare(found, [(name, baseline) for name in found if name != baseline], [measure], seed)}
+    return {
+        name: {
+            "mean": evaluation.means[measure],
+            "interval": bootstrap_interval(evaluation.values[measure], generator_for(seed, "interval", name, measure)),
+            "difference": tests[name].difference if name in tests else 0.0,
+            "p_value": tests[name].p_value if name in tests else 1.0,
+            "queries": len(evaluation),
+        }
+        for name, evaluation in found.items()
+    }

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from record import keep
+from record import against, keep
 
 from retriever.config import read_experiment
 from retriever.eval.measures import Evaluation, evaluate
-from retriever.eval.significance import bootstrap_interval, compare, generator_for
 from retriever.pipeline import Pipeline, keep_pairs
 from retriever.progress import Terminal
 from retriever.runs import Run
@@ -45,7 +43,7 @@ def main() -> None:
     added = [TEACHER[name].replace("EPOCHS", str(arguments.epochs)).replace("LARGER", arguments.larger) for name in arguments.teachers if name in TEACHER]
     teachers = ", ".join(['{kind="lexical"}', '{kind="embedding", model="student"}', *added])
     pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact.toml", [f"teacher=[{teachers}]"]), arguments.work, Terminal())
-    results = rows(pipeline, evaluations(pipeline))
+    results = against(evaluations(pipeline), "fusion", MEASURE, pipeline.experiment.seed)
     keep("scifact_teachers", results)
     for name, row in results.items():
         low, high = row["interval"]
@@ -69,22 +67,6 @@ def evaluations(pipeline: Pipeline) -> dict[str, Evaluation]:
     for name, run in further.items():
         runs[f"fusion + {name}"] = mean_of_z_scores(f"fusion + {name}", [*base, run], [1.0, 1.0, 1.0])
     return {name: evaluate(run.rename(name), qrels, [MEASURE]) for name, run in runs.items()}
-
-
-def rows(pipeline: Pipeline, found: dict[str, Evaluation]) -> dict[str, Any]:
-    """Mean, interval and the paired test against the fusion."""
-    seed = pipeline.experiment.seed
-    tests = {one.run: one for one in compare(found, [(name, "fusion") for name in found if name != "fusion"], [MEASURE], seed)}
-    return {
-        name: {
-            "mean": evaluation.means[MEASURE],
-            "interval": bootstrap_interval(evaluation.values[MEASURE], generator_for(seed, "interval", name, MEASURE)),
-            "difference": tests[name].difference if name in tests else 0.0,
-            "p_value": tests[name].p_value if name in tests else 1.0,
-            "queries": len(evaluation),
-        }
-        for name, evaluation in found.items()
-    }
 
 
 if __name__ == "__main__":
