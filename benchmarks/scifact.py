@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,19 @@ def main() -> None:
     names = [arguments.only] if arguments.only else list(VARIANTS) if arguments.variants else list(VARIANTS)[:1]
     results: dict[str, Any] = {}
     for name in names:
+        begun = (arguments.work / folder_of(name)).exists()
         results[name] = run_variant(name, arguments.work, [*VARIANTS[name], *arguments.overrides])
-        keep("scifact", results)
+        if begun:
+            print(f"{name}: the work folder held steps already, so its minutes say nothing and benchmarks/results keeps what it has", file=sys.stderr)
+        else:
+            keep("scifact", results)
     print(table(results))
 
 
 def run_variant(name: str, work: Path, overrides: list[str]) -> dict[str, Any]:
     """Means, intervals and p-values of one variant, with the minutes it took (what others made before it not counted)."""
     first = name == next(iter(VARIANTS))
-    folder_name = "scifact" if first else f"scifact-{name.replace(' ', '-').replace('+', '-').lower()}"
+    folder_name = folder_of(name)
     if not first:
         share(work / "scifact", work / folder_name)
     experiment = read_experiment(EXPERIMENT, [*overrides, f'name="{folder_name}"'])
@@ -79,6 +84,11 @@ def run_variant(name: str, work: Path, overrides: list[str]) -> dict[str, Any]:
         "seed": experiment.seed,
         "machine": MACHINE,
     }
+
+
+def folder_of(name: str) -> str:
+    """The experiment's name for a variant."""
+    return "scifact" if name == next(iter(VARIANTS)) else f"scifact-{name.replace(' ', '-').replace('+', '-').lower()}"
 
 
 def share(source: Path, target: Path) -> None:

@@ -58,3 +58,10 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     assert first.startswith("Distilled(work/animals; nDCG@10: bm25 ")
     assert len(hits) == 3
     assert "beaver" in hits[0].lower()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_every_section_that_a_page_shows_is_valid(path: Path) -> None:
+    least = {"name": "shown", "collection": {"path": "data"}, "student": {"model": "m"}, "teacher": [{"kind": "lexical", "name": "judge"}]}
+    for shown in re.findall(r"```toml\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL):
+        assert experiment_from({**least, **tomllib.loads(shown)}).name

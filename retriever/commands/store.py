@@ -50,7 +50,7 @@ def merge(
     folders: Annotated[list[Path], typer.Argument(help="Stores to copy from, then the one to copy into.", metavar="SOURCE... TARGET")],
     as_json: Json = False,
 ) -> None:
-    """Copy the scores of stores into another one of the same collection. Doing it again changes nothing."""
+    """Copy stores of a collection into another one. Doing it again changes nothing."""
     from retriever.errors import ConfigError
     from retriever.store_maintenance import merge_stores
 
