@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retriever.candidates import bm25_run, dense_run, file_run, reciprocal_rank_fusion, run_file
+from retriever.candidates import bm25_run, file_run, index_run, reciprocal_rank_fusion, run_file
 from retriever.files import sha256_file
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.runs import Run
+from retriever.student_settings import INDEX_OF
 from retriever.teacher_settings import EmbeddingSettings
 
 if TYPE_CHECKING:
@@ -55,6 +56,6 @@ def _run_of(pipeline: Pipeline, source: str, split: str) -> Run:
         return lucene_run(pipeline.collection, pipeline.folder / "lucene", queries, settings.depth, settings, pipeline.reporter)
     if run := run_file(source):
         return file_run(run, pipeline.collection, queries, settings.depth, pipeline.reporter)
-    encoder, vectors = pipeline.encoder_of(EmbeddingSettings(model=source))
-    index = load_kind("indexing", "flat", "candidates").of_vectors(vectors)
-    return dense_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth)
+    encoder, encodings = pipeline.encoder_of(EmbeddingSettings(model=source))
+    index = load_kind("indexing", INDEX_OF[encoder.kind], "candidates").of_vectors(encodings)
+    return index_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth)

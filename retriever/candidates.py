@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,17 @@ from retriever.bm25 import BM25
 from retriever.collection import Collection
 from retriever.config import NAMED_SOURCES
 from retriever.document_table import DocumentTable
-from retriever.encodings import Encoder, Vectors
+from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
-from retriever.indexing.flat import FlatIndex
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run, read_run
+from retriever.scoring import CandidatePairs
 from retriever.types import Qrels, Query
 from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
+
+
+RERANKED_TOGETHER = 1024
+"""Pairs whose texts are in memory at a time."""
 
 
 def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:
@@ -33,8 +38,8 @@ def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str
     return run_of_rows(name, collection, list(queries), rows, scores)
 
 
-def dense_run(name: str, encoder: Encoder, index: FlatIndex, documents: DocumentTable, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
-    """The best `depth` documents of each query by the inner product of vectors."""
+def index_run(name: str, encoder: Encoder, index: Any, documents: DocumentTable, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
+    """The best `depth` documents of each query in an index."""
     listed = list(queries.values())
     rows: list[NDArray[np.int64]] = []
     scores: list[NDArray[np.float32]] = []
@@ -46,22 +51,35 @@ def dense_run(name: str, encoder: Encoder, index: FlatIndex, documents: Document
 
 
 def hybrid_run(
-    name: str, bm25: BM25, encoder: Encoder, index: FlatIndex, vectors: Vectors, collection: Collection, queries: Mapping[str, Query], depth: int
+    name: str, bm25: BM25, encoder: Encoder, index: Any, encodings: DocumentEncodings, collection: Collection, queries: Mapping[str, Query], depth: int
 ) -> Run:
-    """BM25 and a dense model fused: the sum of both per-query z-scores over the union of their best `depth` documents.
+    """BM25 and a student fused: the sum of both per-query z-scores over the union of their best `depth` documents.
 
     Each document of the union has the exact score of both, also where only one of them found it.
     """
-    vectors_of = dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True))
+    encoded = encoder.encode_queries(list(queries.values()))
     rows, scores = [], []
-    for query_id, query in queries.items():
+    for number, query in enumerate(queries.values()):
+        one = np.array([number])
         lexical = bm25.scores(query.text)
-        union = np.union1d(bm25.search(query.text, depth)[0], index.search(vectors_of[query_id][None], depth)[0][0])
+        union = np.union1d(bm25.search(query.text, depth)[0], index.search(encoded[one], depth)[0][0])
         one_list = np.array([0, len(union)])
-        dense = vectors.rows(union) @ vectors_of[query_id]
+        own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
         rows.append(union)
-        scores.append(z_scores(lexical[union], one_list) + z_scores(dense, one_list))
+        scores.append(z_scores(lexical[union], one_list) + z_scores(own, one_list))
     return run_of_rows(name, collection, list(queries), rows, scores)
+
+
+def pair_scores(reranker: Any, pairs: Run, queries: Mapping[str, Query], collection: Collection, reporter: Reporter | None = None) -> NDArray[np.float32]:
+    """[n], the scores of a run's pairs by a student that reads query and document together."""
+    texts = CandidatePairs.of(pairs, queries, collection)
+    parts = [np.zeros(0, dtype=np.float32)]
+    with (reporter or Quiet()).bar(f"re-ranking {pairs.name}", pairs.n_pairs) as advance:
+        for start in range(0, pairs.n_pairs, RERANKED_TOGETHER):
+            places = np.arange(start, min(start + RERANKED_TOGETHER, pairs.n_pairs))
+            parts.append(reranker.score_pairs(texts.texts(places)))
+            advance(len(places))
+    return np.concatenate(parts)
 
 
 def run_file(source: str) -> Path | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from retriever.errors import ConfigError
 from retriever.generation_settings import GenerationSettings
 from retriever.settings import Fraction, PositiveInt, Settings
+from retriever.student_settings import INDEX_OF, STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
 from retriever.types import ViewName
 
@@ -67,18 +68,12 @@ class EnsembleSettings(Settings):
     select: str = Field("auto", description='"auto": what ranks held-out train queries best, "all": the ensemble, or one teacher\'s name')
 
 
-class StudentSettings(Settings):
-    """The model that will serve."""
-
-    kind: str = Field("dense", description='a file under retriever/students, or your own "package.module"')
-    model: str = Field(description="the starting checkpoint: folder, installed package or hub id")
-    revision: str | None = None
-    max_length: PositiveInt | None = Field(None, description="tokens read of a text; the model's own when left out")
-    query_prompt: str | None = Field(None, description="put before queries; the model's own when left out")
-    document_prompt: str | None = Field(None, description="put before documents; the model's own when left out")
-
-
-LOSSES = ("margin_mse", "margin_mse_all_pairs", "kl_divergence", "contrastive")
+LOSSES = (
+    *("margin_mse", "margin_mse_all_pairs", "pointwise_mse", "kl_divergence", "standardised_kl"),
+    *("ranknet", "lambda_loss", "list_mle", "partial_ranking", "adr_mse"),
+    *("contrastive", "contrastive_four_ways", "in_batch_similarity"),
+    *("vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"),
+)
 
 
 class TrainingSettings(Settings):
@@ -92,17 +87,38 @@ class TrainingSettings(Settings):
     max_length: PositiveInt | None = Field(None, description="tokens read of a text in training; the student's when left out")
     losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
     student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
-    teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse")
+    teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse")
     teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
+    vectors_from: str | None = Field(None, description="the embedding teacher whose vectors such losses as gram compare with; the first one when left out")
+    in_batch_temperature: float = Field(0.05, gt=0, description="divides the similarities of the teacher's vectors in in_batch_similarity")
+    lambda_mu: float = Field(10.0, ge=0, description="lambda_loss: weight of NDCG-Loss2 beside LambdaRank; 0 is LambdaRank alone")
+    lambda_highest_grade: float = Field(4.0, gt=0, description="lambda_loss: grade of the teacher's best document; that of its worst is 0")
+    adr_alpha: float = Field(1.0, gt=0, description="adr_mse: how sharply the student's scores become ranks")
+    partial_ranking_top: PositiveInt = Field(16, description="partial_ranking: the student learns the order of the teacher's best so many candidates")
+    partial_ranking_lowest_score: float | None = Field(None, description="partial_ranking: and of those only that the teacher scores so high, in its unit")
+    partial_ranking_margin: float | None = Field(None, ge=0, description="partial_ranking: and of those only at most this far below the positive")
+    partial_ranking_above_positive: Literal["keep", "drop"] = Field("keep", description="partial_ranking: candidates that the teacher puts above the positive")
+    partial_ranking_per: Literal["choice", "query"] = Field("choice", description="partial_ranking: mean over all places that are ordered, or over queries")
+    order_margin: float = Field(0.015, gt=0, description="order_hinge: by how much the student's cosines keep the teacher's order")
     negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
-    false_negatives: Literal["filter", "keep"] = Field(
-        "filter", description='"filter": an unjudged document that the teacher takes for relevant is no negative'
+    sampling: Literal["random", "stratified"] = Field(
+        "random", description='"stratified": one negative from each of K - 1 equal stretches of the teacher\'s order'
     )
-    false_negative_margin: float = Field(0.0, description="it does so above the score of the query's lowest positive minus this")
+    false_negatives: Literal["filter", "relative", "threshold", "keep"] = Field(
+        "filter",
+        description="an unjudged document is no negative when the teacher scores it above the query's lowest positive minus the margin (filter), "
+        "minus the margin times that score's size (relative), or above the margin itself (threshold)",
+    )
+    false_negative_margin: float = Field(0.0, description="in the teacher's unit; a share, such as 0.05, under relative")
+    rounds: PositiveInt = Field(1, description="of training; before each further one the new student finds candidates, which the teachers score")
     validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
     validation_queries: PositiveInt = Field(150, description="at most")
     validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
     evaluations_per_epoch: PositiveInt = 1
+    matryoshka: tuple[PositiveInt, ...] | None = Field(
+        None, strict=False, min_length=1, description="sizes to which vectors may be cut; all are trained at once"
+    )
+    gradient_cache: bool = Field(False, description="encode every text twice and keep the activations of a few: large batches in little memory")
     checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products in training; auto is bf16 where the processor multiplies it")
 
@@ -131,7 +147,7 @@ class ScoringSettings(Settings):
 class IndexSettings(Settings):
     """The index that the student's vectors go into."""
 
-    kind: str = Field("flat", description="a kind of FAISS index")
+    kind: str | None = Field(None, description='a file under indexing; when left out "flat", "inverted" or "multivector", as the student needs')
     batch_size: PositiveInt = 64
 
 
@@ -156,10 +172,15 @@ class Experiment(Settings):
     teacher: tuple[AnyTeacherSettings, ...] = Field(strict=False, min_length=1)
     scoring: ScoringSettings = ScoringSettings()
     ensemble: EnsembleSettings = EnsembleSettings()
-    student: StudentSettings
+    student: AnyStudentSettings
     training: TrainingSettings = TrainingSettings()
     index: IndexSettings = IndexSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def index_kind(self) -> str:
+        """The kind of index that the student's encodings go into."""
+        return self.index.kind or INDEX_OF.get(self.student.kind, "flat")
 
     @model_validator(mode="after")
     def _teacher_names(self) -> Experiment:
@@ -169,6 +190,15 @@ class Experiment(Settings):
                 raise ValueError(f'teacher: the name "{label}" is {"reserved" if label == "ensemble" else "given twice"}; set teacher.name')
         if self.ensemble.select not in ("auto", "all", *labels):
             raise ValueError(f'ensemble.select: "{self.ensemble.select}" is none of auto, all, {", ".join(labels)}')
+        return self
+
+    @model_validator(mode="after")
+    def _cascade(self) -> Experiment:
+        """What a teacher does not read is chosen and filled in by others that read everything."""
+        if all(getattr(teacher, "cascade", None) for teacher in self.teacher):
+            raise ValueError(
+                f'teacher {self.teacher[0].label}: a cascade needs a teacher without one, which scores every pair; add a cheap one, such as kind = "lexical"'
+            )
         return self
 
     @model_validator(mode="after")
@@ -334,15 +364,18 @@ _IN_OUR_WORDS = {
 
 
 def _without_kind(place: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A problem's place as the file has it: pydantic adds the kind of a teacher's table after its number."""
-    return (*place[:2], *place[3:]) if place[:1] == ("teacher",) else place
+    """A problem's place as the file has it: pydantic adds the kind of a teacher's or the student's table."""
+    tag = {"teacher": 2, "student": 1}.get(str(place[0]) if place else "", len(place))
+    return (*place[:tag], *place[tag + 1 :])
 
 
 def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
     """The known keys of a section, for the advice on an unknown one."""
     section: type[BaseModel] = Experiment
-    for part in parents:
-        if part in (*TEACHER_KINDS, "private"):
+    for before, part in zip((None, *parents), parents, strict=False):
+        if before == "student":
+            section = STUDENT_KINDS.get(str(part), PrivateStudentSettings)
+        elif part in (*TEACHER_KINDS, "private"):
             section = TEACHER_KINDS.get(str(part), PrivateSettings)
         elif isinstance(part, str):
             section = _section_in(section.model_fields[part].annotation) or section

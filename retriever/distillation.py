@@ -23,14 +23,14 @@ class Distilled:
         folder: the experiment's, under the work folder.
         student: the trained student's stock sentence-transformers folder.
         report: means, intervals, comparisons; `report_path` is the page for people.
-        index: opened, ready to search.
+        index: opened, ready to search; None for a student that re-ranks.
     """
 
     folder: Path
     student: Path
     report: ReportData
     report_path: Path
-    index: SearchIndex
+    index: SearchIndex | None
 
     def __repr__(self) -> str:
         measure = self.report.measures[0]
@@ -59,4 +59,5 @@ def distill(
     with quiet_libraries():
         pipeline = Pipeline(experiment, Path(work), reporter)
         done = evaluate_experiment(pipeline)
-        return Distilled(pipeline.folder, pipeline.trained.folder / "student", read_report(done.folder), done.folder / "report.html", pipeline.index)
+        index = None if pipeline.reranks else pipeline.index
+        return Distilled(pipeline.folder, pipeline.trained.folder / "student", read_report(done.folder), done.folder / "report.html", index)

@@ -16,18 +16,102 @@ from numpy.typing import NDArray
 from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.files import write_atomic, write_json
-from retriever.types import Document, Query
+from retriever.ragged import Ragged
+from retriever.types import Document, Query, Unit
 
 BLOCK = 1024
 """Documents a file holds: what a stop at the worst instant costs."""
 
 
+Encoding = NDArray[np.float32] | Ragged
+"""What an encoder makes of n texts: vectors [n, D], or a ragged array of token vectors or sparse entries. Both are indexed by text numbers."""
+
+
 class Encoder(Protocol):
-    """A model that turns queries and documents into vectors whose inner product is its score."""
+    """A model that encodes queries and documents apart, and scores a pair by what it made of both."""
 
     @property
     def identity(self) -> str:
-        """Changes with anything that changes the vectors: weights, lengths, prompts."""
+        """Changes with anything that changes the encodings: weights, lengths, prompts."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """D of a vector, the vocabulary's size for sparse entries."""
+        ...
+
+    @property
+    def unit(self) -> Unit:
+        """What its scores are."""
+        ...
+
+    def encode_queries(self, queries: Sequence[Query]) -> Encoding:
+        """The encodings of n queries."""
+        ...
+
+    def encode_documents(self, documents: Sequence[Document]) -> Encoding:
+        """The encodings of n documents."""
+        ...
+
+    def score(self, queries: Encoding, documents: Encoding) -> NDArray[np.float32]:
+        """[n], the score of each query with the document at the same place: what an index ranks by."""
+        ...
+
+
+class DocumentEncodings(Protocol):
+    """The encodings of a collection's N documents on disk, in the collection's order."""
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        ...
+
+    @property
+    def encoder(self) -> str:
+        """The identity of the encoder that made them."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """As the encoder's."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def blocks(self) -> Iterator[Any]:
+        """The encodings of at most `BLOCK` documents at a time, all N in the end."""
+        ...
+
+    def rows(self, rows: NDArray[np.int64]) -> Any:
+        """The encodings of the documents with these numbers."""
+        ...
+
+
+def score_rows(
+    encoder: Encoder, queries: Encoding, numbers: NDArray[np.int64], documents: DocumentEncodings, rows: NDArray[np.int64], chunk: int = 2048
+) -> NDArray[np.float32]:
+    """[n], the encoder's scores of n pairs.
+
+    Args:
+        encoder: what made both.
+        queries: encodings of some queries.
+        numbers: [n], which of them.
+        documents: of a collection.
+        rows: [n], which of its documents.
+        chunk: pairs whose encodings are in memory at a time.
+    """
+    parts = [encoder.score(queries[numbers[start : start + chunk]], documents.rows(rows[start : start + chunk])) for start in range(0, len(rows), chunk)]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+
+
+class VectorEncoder(Protocol):
+    """An encoder whose encodings are vectors [n, D]."""
+
+    @property
+    def identity(self) -> str:
+        """As an `Encoder`'s."""
         ...
 
     @property
@@ -35,12 +119,8 @@ class Encoder(Protocol):
         """D."""
         ...
 
-    def encode_queries(self, queries: Sequence[Query]) -> NDArray[np.float32]:
-        """[B, D], one vector a query."""
-        ...
-
     def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
-        """[B, D], one vector a document."""
+        """[n, D]."""
         ...
 
 
@@ -80,7 +160,7 @@ class Vectors:
         return np.asarray(np.load(_block_path(self.folder, number), mmap_mode="r", allow_pickle=False))
 
 
-def encode_collection(encoder: Encoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None) -> Vectors:
+def encode_collection(encoder: VectorEncoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None) -> Vectors:
     """The vectors of all documents, read from `folder` where they are there already.
 
     Args:

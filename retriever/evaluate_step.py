@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from retriever.candidates import bm25_run, dense_run, hybrid_run
+from retriever.candidates import bm25_run, hybrid_run, index_run, pair_scores
+from retriever.encodings import score_rows
 from retriever.eval.latency import measure_latency
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
@@ -62,11 +63,17 @@ def systems(pipeline: Pipeline) -> list[System]:
             lambda query: bm25.search(query.text, depth),
             bm25.n_bytes,
         ),
-        *_of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before),
-        _of_teacher(pipeline),
     ]
-    if pipeline.experiment.evaluation.ablation:
-        found.append(_dense(pipeline, "contrastive", "the same training on qrels, without a teacher", contrastive_index(pipeline)))
+    ablation = pipeline.experiment.evaluation.ablation
+    without_teacher = "the same training on qrels, without a teacher"
+    if pipeline.reranks:
+        found += [_reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
+        if ablation:
+            found.append(_reranking(pipeline, "contrastive", without_teacher, pipeline.open_student(train_contrastive(pipeline).folder / "student")))
+        return [*found, _reranking(pipeline, "student", "the distilled student", pipeline.student)]
+    found += [*_of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before), _of_teacher(pipeline)]
+    if ablation:
+        found.append(_indexed(pipeline, "contrastive", without_teacher, contrastive_index(pipeline)))
     return [*found, *_of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)]
 
 
@@ -78,31 +85,42 @@ def train_contrastive(pipeline: Pipeline) -> Done:
 def contrastive_index(pipeline: Pipeline) -> SearchIndex:
     """The index of the student that was trained without a teacher."""
     folder = train_contrastive(pipeline).folder / "student"
-    student = pipeline.load_student(pipeline.experiment.student.model_copy(update={"model": str(folder), "revision": None}))
-    return pipeline.index_of("index_contrastive", student, folder)
+    return pipeline.index_of("index_contrastive", pipeline.open_student(folder), folder)
 
 
-def _dense(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> System:
+def _indexed(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> System:
     depth = pipeline.experiment.evaluation.depth
     return System(
         name,
         what,
-        lambda: dense_run(name, index.encoder, index.index, pipeline.collection, pipeline.queries("test"), depth),
+        lambda: index_run(name, index.encoder, index.index, pipeline.collection, pipeline.queries("test"), depth),
         lambda query: index.index.search(index.encoder.encode_queries([query]), depth),
         index.bytes,
+    )
+
+
+def _reranking(pipeline: Pipeline, name: str, what: str, student: Any) -> System:
+    """A student that reads query and document together, on the candidates."""
+    candidates, queries = pipeline.candidates["test"].rename(name), pipeline.queries("test")
+    return System(
+        name,
+        f"{what} re-ranking {pipeline.experiment.candidates.depth} candidates",
+        lambda: candidates.with_scores(name, pair_scores(student, candidates, queries, pipeline.collection, pipeline.reporter)),
+        lambda query: pair_scores(student, candidates.select([query.query_id]), queries, pipeline.collection),
+        None,
     )
 
 
 def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: SearchIndex) -> list[System]:
     """A student alone, and fused with BM25."""
     depth = min(pipeline.experiment.candidates.depth, pipeline.experiment.evaluation.depth)
-    vectors = pipeline.vectors(index.encoder, name)
+    encodings = pipeline.encodings(index.encoder, name)
 
     def fused(queries: Mapping[str, Query]) -> Run:
-        return hybrid_run(hybrid, pipeline.bm25, index.encoder, index.index, vectors, pipeline.collection, queries, depth)
+        return hybrid_run(hybrid, pipeline.bm25, index.encoder, index.index, encodings, pipeline.collection, queries, depth)
 
     return [
-        _dense(pipeline, name, what, index),
+        _indexed(pipeline, name, what, index),
         System(
             hybrid,
             f"BM25 and {what}, fused by z-scores",
@@ -147,7 +165,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
 
     kept = {
         "evaluation": settings.model_dump(mode="json"),
-        "index": pipeline.experiment.index.kind,
+        "index": pipeline.experiment.index_kind,
         "candidates": pipeline.experiment.candidates.model_dump(mode="json"),
     }
     return pipeline.step("evaluate", inputs, kept, work)
@@ -209,11 +227,14 @@ def _distributions(pipeline: Pipeline) -> list[ScoreDistribution]:
     """Scores of teacher and student for judged-relevant and other candidates of the test queries."""
     target, qrels = pipeline.target_run("test"), pipeline.qrels("test")
     positive = np.array([qrels[query_id].get(doc_id, 0) > 0 for query_id in target for doc_id, _ in target[query_id]], dtype=np.bool_)
-    queries = pipeline.student.encode_queries(list(pipeline.queries("test").values()))
-    vectors = pipeline.vectors(pipeline.student, "student").rows(pipeline.collection.rows_of(target.doc_ids))
-    student = np.einsum("nd,nd->n", queries[target.query_numbers], vectors)
+    encoder = pipeline.student
+    if pipeline.reranks:
+        student = pair_scores(encoder, target, pipeline.queries("test"), pipeline.collection)
+    else:
+        queries = encoder.encode_queries(list(pipeline.queries("test").values()))
+        rows = pipeline.collection.rows_of(target.doc_ids)
+        student = score_rows(encoder, queries, target.query_numbers, pipeline.encodings(encoder, "student"), rows)
     name, _ = pipeline.target
     unit = pipeline.units[name]
-    return [
-        score_distribution(*part, scores[positive], scores[~positive]) for part, scores in ((("teacher", unit), target.scores), (("student", "dot"), student))
-    ]
+    sides = (("teacher", unit, target.scores), ("student", encoder.unit, student))
+    return [score_distribution(name, unit, scores[positive], scores[~positive]) for name, unit, scores in sides]

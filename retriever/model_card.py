@@ -23,22 +23,20 @@ def model_card(pipeline: Pipeline, report: ReportData) -> str:
     training = experiment.training
     losses = ", ".join(f"{name} x {weight}" for name, weight in training.losses.items())
     measure = report.measures[0]
+    kind = experiment.student.kind
     return f"""---
 library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, dense, distillation, retriever]
+pipeline_tag: {"text-ranking" if kind == "cross_encoder" else "sentence-similarity"}
+tags: [sentence-transformers, {kind.replace("_", "-")}, distillation, retriever]
 base_model: {experiment.student.model}
 ---
 
 # {experiment.name}
 
-A dense retriever distilled from `{target}`. {verdict(report).sentence}
+A {_WORDS.get(kind, kind)} distilled from `{target}`. {verdict(report).sentence}
 
 ```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/of/this/folder")
-scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a document"]))
+{_USE.get(kind, _two_sides("SentenceTransformer"))}
 ```
 
 ## Results
@@ -61,6 +59,33 @@ Teachers:
 
 {teachers}
 """
+
+
+def _two_sides(name: str) -> str:
+    """How a model is used that encodes queries and documents apart."""
+    return f"""from sentence_transformers import {name}
+
+model = {name}("path/of/this/folder")
+scores = model.similarity(model.encode_query(["a query"]), model.encode_document(["a document"]))"""
+
+
+_USE = {
+    "sparse": _two_sides("SparseEncoder"),
+    "late_interaction": _two_sides("MultiVectorEncoder"),
+    "cross_encoder": """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("path/of/this/folder")
+scores = model.predict([("a query", "a document")])""",
+}
+"""How stock sentence-transformers uses a student, by its kind."""
+
+_WORDS = {
+    "dense": "dense retriever",
+    "sparse": "learned sparse retriever",
+    "late_interaction": "late-interaction retriever",
+    "static": "static embedding retriever",
+    "cross_encoder": "cross-encoder that re-ranks,",
+}
 
 
 def _results(report: ReportData) -> str:

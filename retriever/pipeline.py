@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,33 +13,35 @@ import numpy as np
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidate_step import find_candidates
 from retriever.candidates import with_positives
+from retriever.cascade_step import cascade_inputs, cascades, stored_scores
 from retriever.collection import Collection, open_collection
-from retriever.config import Experiment, StudentSettings, TrainingSettings
-from retriever.encodings import Encoder, Vectors, encode_collection
+from retriever.config import Experiment, TrainingSettings
+from retriever.encodings import DocumentEncodings, encode_collection
 from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint
 from retriever.generation.step import generated_collection
 from retriever.plugins import load_kind
-from retriever.progress import Advance, Quiet, Reporter
-from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
+from retriever.progress import Quiet, Reporter
+from retriever.ragged_encodings import encode_ragged
 from retriever.resources import Resources
+from retriever.rounds import mined_pairs, target_of
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
 from retriever.search import SearchIndex, open_index, write_index
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
+from retriever.student_settings import STUDENT_KINDS, StudentSettings
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.train_step import Lesson, teach_student
-from retriever.training.samples import hold_out
+from retriever.training.loss_table import LOSS_TABLE
+from retriever.training.samples import TeacherVectors, hold_out
 from retriever.types import Query, Teacher, TeacherIdentity, Unit
 
 Opened = TypeVar("Opened")
-Encoded = TypeVar("Encoded")
-AnEncoder = TypeVar("AnEncoder", Encoder, RaggedEncoder)
 
 
 def check_names(experiment: Experiment) -> None:
@@ -50,7 +53,7 @@ def check_names(experiment: Experiment) -> None:
     for teacher in experiment.teacher:
         load_kind("teachers", teacher.kind, f"teacher {teacher.label}")
     load_kind("students", experiment.student.kind, "student.kind")
-    load_kind("indexing", experiment.index.kind, "index.kind")
+    load_kind("indexing", experiment.index_kind, "index.kind")
     try:
         measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
     except ConfigError as error:
@@ -76,7 +79,7 @@ class Pipeline:
         self.experiment = experiment
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
-        self._vectors: dict[str, Any] = {}
+        self._encodings: dict[str, DocumentEncodings] = {}
         self._targets: dict[str, dict[str, Run]] = {}
 
     # What is searched
@@ -153,36 +156,36 @@ class Pipeline:
 
     def load_student(self, settings: StudentSettings) -> Any:
         """A student by the file under retriever/students that its kind names."""
-        return load_kind("students", self.experiment.student.kind, "student.kind").load(settings, self.experiment.index.batch_size)
+        return load_kind("students", settings.kind, "student.kind").load(settings, self.experiment.index.batch_size)
 
     @cached_property
     def start(self) -> Any:
         """The student before training."""
         return self.load_student(self.experiment.student)
 
-    def vectors(self, encoder: Encoder, what: str) -> Vectors:
-        """An encoder's vectors of all documents, made once for every encoder."""
-        return self._encoded(encode_collection, encoder, what)
+    @property
+    def reranks(self) -> bool:
+        """Whether the student reads query and document together, so that there is nothing to index."""
+        return not hasattr(self.start, "encode_queries")
 
-    def ragged_vectors(self, encoder: RaggedEncoder, what: str) -> RaggedVectors:
-        """An encoder's token or sparse vectors of all documents, likewise."""
-        return self._encoded(encode_ragged, encoder, what)
-
-    def _encoded(self, encode: Callable[[AnEncoder, Collection, Path, Advance], Encoded], encoder: AnEncoder, what: str) -> Encoded:
-        if encoder.identity not in self._vectors:
+    def encodings(self, encoder: Any, what: str) -> DocumentEncodings:
+        """An encoder's vectors, token vectors or sparse entries of all documents, made once for every encoder."""
+        if encoder.identity not in self._encodings:
             folder = self.folder / "encodings" / f"{encoder.identity}-{self.documents.fingerprint}"
+            encode: Callable[..., DocumentEncodings] = encode_ragged if hasattr(encoder, "columns") else encode_collection
             with self.reporter.bar(f"encoding documents ({what})", len(self.documents)) as advance:
-                self._vectors[encoder.identity] = encode(encoder, self.documents, folder, advance)
-        found: Encoded = self._vectors[encoder.identity]
-        return found
+                self._encodings[encoder.identity] = encode(encoder, self.documents, folder, advance)
+        return self._encodings[encoder.identity]
 
-    def encoder_of(self, settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
-        """An embedding teacher's encoder and the vectors of all documents; "student" is the starting checkpoint."""
+    def encoder_of(self, settings: EmbeddingSettings) -> tuple[Any, DocumentEncodings]:
+        """An embedding teacher's encoder and the encodings of all documents; "student" is the starting checkpoint."""
         if settings.model in (None, "student"):
-            return self.start, self.vectors(self.start, "start")
-        student = StudentSettings(model=str(settings.model), revision=settings.revision, max_length=settings.max_length)
-        encoder = load_kind("students", "dense", "teacher").load(student, settings.batch_size)
-        return encoder, self.vectors(encoder, settings.label)
+            if self.reranks:
+                raise ConfigError(f'"student" encodes nothing: it is a {self.experiment.student.kind}. Name a model, such as {self.experiment.student.model}')
+            return self.start, self.encodings(self.start, "start")
+        shared = {"model": str(settings.model), "revision": settings.revision, "max_length": settings.max_length}
+        encoder = load_kind("students", settings.family, f"teacher {settings.label}").load(STUDENT_KINDS[settings.family](**shared), settings.batch_size)
+        return encoder, self.encodings(encoder, settings.label)
 
     # Steps
 
@@ -225,7 +228,7 @@ class Pipeline:
     @cached_property
     def resources(self) -> Resources:
         """What teachers may use."""
-        return Resources(self.documents, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.ragged_vectors)
+        return Resources(self.documents, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.encodings)
 
     @cached_property
     def taught(self) -> dict[str, TeacherSettings]:
@@ -249,15 +252,16 @@ class Pipeline:
 
     @cached_property
     def scores(self) -> dict[str, dict[str, Run]]:
-        """Split -> teacher -> the pairs of the split with its raw scores."""
-        inputs = {split: self.pairs(split).fingerprint for split in ("train", "test")}
+        """Split -> teacher -> the pairs of the split with its raw scores, filled in where a `cascade` spared it the pair."""
+        inputs = {split: self.pairs(split).fingerprint for split in ("train", "test")} | cascade_inputs(self)
         fingerprints = {name: identity.fingerprint for name, identity in self.identities.items()}
 
         def work(folder: Path) -> dict[str, Any]:
-            score_pairs_of(self)
+            score_pairs_of(self, {split: self.pairs(split) for split in ("train", "test")})
             return {"teachers": fingerprints}
 
-        done = self.step("score", inputs | fingerprints, {}, work, in_place=True)
+        shares = {f"cascade of {name}": share for name, share in cascades(self.experiment).items()}
+        done = self.step("score", inputs | fingerprints, shares, work, in_place=True)
         try:
             return self._stored_scores()
         except StoreError:  # a shard was damaged or removed since
@@ -265,10 +269,7 @@ class Pipeline:
             return self._stored_scores()
 
     def _stored_scores(self) -> dict[str, dict[str, Run]]:
-        return {
-            split: {name: self.store.read(identity, self.pairs(split), self.queries(split)).run.rename(name) for name, identity in self.identities.items()}
-            for split in ("train", "test")
-        }
+        return {split: stored_scores(self, split, self.pairs(split)) for split in ("train", "test")}
 
     @cached_property
     def identities(self) -> dict[str, TeacherIdentity]:
@@ -334,8 +335,13 @@ class Pipeline:
 
     def target_scores(self, split: str) -> TeacherScores:
         """The same with their unit and what decides them."""
+        return self.target_scores_of(self.scores[split], split)
+
+    def target_scores_of(self, raw: Mapping[str, Run], split: str) -> TeacherScores:
+        """The chosen target's scores of any pairs of a split's queries, from each teacher's raw ones."""
         name, _ = self.target
-        return TeacherScores(self.target_run(split), self.units[name], self._fitted[1].fingerprint(name, self.identities), name)
+        run = self._fitted[1].runs(raw, self.queries(split))[name]
+        return TeacherScores(run, self.units[name], self._fitted[1].fingerprint(name, self.identities), name)
 
     # The student
 
@@ -345,33 +351,68 @@ class Pipeline:
         return self._trained[0]
 
     def train(self, name: str, training: TrainingSettings) -> Done:
-        """A train step of that name with these settings: the experiment's own, or an ablation."""
-        train, held = self.held_out
+        """The last train step of these settings: the experiment's own, or an ablation; a step for each round before it is done first."""
         check_target_units(self.experiment, training, target_units(self.experiment, self.identities))
+        check_target_units(self.experiment, training, self.units, self.target[0])
+        pairs, target = self.pairs("train"), self.target_scores("train")
+        start: tuple[str, Callable[[], Any]] = (self.start.identity, lambda: self.load_student(self.experiment.student))
+        for number in range(1, training.rounds):
+            done = self._train_once(f"{name}-{number}", training, start, pairs, target)
+            load = functools.partial(self.open_student, done.folder / "student")
+            student = load()
+            pairs = mined_pairs(self, f"mine-{name}-{number}", student, pairs)
+            target, start = target_of(self, pairs), (student.identity, load)
+        return self._train_once(name, training, start, pairs, target)
+
+    def _train_once(self, name: str, training: TrainingSettings, start: tuple[str, Callable[[], Any]], pairs: Run, scores: TeacherScores) -> Done:
+        """A train step from a start, of which its identity and how to load it is given, on pairs and the target's scores of them."""
+        train, held = self.held_out
         target, quality = self.target
-        check_target_units(self.experiment, training, self.units, target)
         lesson = Lesson(
             settings=training,
-            target=self.target_scores("train"),
+            target=scores,
             queries=self.queries("train"),
             qrels=self.qrels("train"),
             train=train,
             held=held,
-            pairs=self.pairs("train"),
+            pairs=pairs,
             collection=self.collection,
             measure=self.experiment.evaluation.measures[0],
             batch_size=self.experiment.index.batch_size,
             seed=self.experiment.seed,
+            vectors=self.teacher_vectors(training),
         )
-        inputs = {"start": self.start.identity, "target": lesson.target.run.fingerprint, "collection": self.collection.fingerprint}
+        identity, load = start
+        inputs = {"start": identity, "target": scores.run.fingerprint, "collection": self.collection.fingerprint}
         inputs |= {"queries": fingerprint([train, held]), "judgements": self.judgements}
 
         def work(folder: Path) -> dict[str, Any]:
-            student = self.load_student(self.experiment.student)  # a fresh one: training changes the weights
-            chosen = {"target": target, "unit": lesson.target.unit, "reason": self.target_reason, "held_out": quality}
-            return {**chosen, **teach_student(student, lesson, folder, self.reporter, name)}
+            chosen = {"target": target, "unit": scores.unit, "reason": self.target_reason, "held_out": quality}
+            return {**chosen, **teach_student(load(), lesson, folder, self.reporter, name)}  # a fresh student: training changes the weights
 
         return self.step(name, inputs, training.model_dump(mode="json"), work)
+
+    def teacher_vectors(self, training: TrainingSettings) -> TeacherVectors | None:
+        """A teacher's vectors of the train queries and all documents, where a loss compares vectors.
+
+        Raises:
+            ConfigError: no teacher has any.
+        """
+        comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs in ("vectors", "teacher_batch")]
+        if not comparing:
+            return None
+        dense = {name: one for name, one in self.taught.items() if isinstance(one, EmbeddingSettings) and one.family == "dense"}
+        name = training.vectors_from or next(iter(dense), None)
+        if name not in dense:
+            found = f'"{name}" has none' if name else "none of the teachers has any"
+            raise ConfigError(f'training.losses: {comparing[0]} compares with a teacher\'s vectors, and {found}. Add a [[teacher]] of kind = "embedding"')
+        encoder, documents = self.encoder_of(dense[name])
+        queries = self.queries("train")
+        return TeacherVectors(dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True)), documents)
+
+    def open_student(self, folder: Path) -> Any:
+        """A student that a train step saved."""
+        return load_kind("students", self.experiment.student.kind, "student.kind").load_folder(folder, self.experiment.index.batch_size)
 
     @property
     def student(self) -> Any:
@@ -380,21 +421,22 @@ class Pipeline:
 
     @cached_property
     def _trained(self) -> tuple[Done, Any]:
-        kind = load_kind("students", self.experiment.student.kind, "student.kind")
-        return self.open_step(
-            lambda: self.train("train", self.experiment.training), lambda folder: kind.load_folder(folder / "student", self.experiment.index.batch_size)
-        )
+        return self.open_step(lambda: self.train("train", self.experiment.training), lambda folder: self.open_student(folder / "student"))
 
     def index_of(self, name: str, student: Any, student_folder: Path) -> SearchIndex:
         """The index step of a student."""
-        settings = self.experiment.index
+        if self.reranks:
+            raise ConfigError(
+                f"student.kind: a {self.experiment.student.kind} re-ranks what others find, so there is nothing to index. "
+                'Distil it with: retriever distill; or take student.kind = "dense"'
+            )
+        kind = self.experiment.index_kind
         inputs = {"encoder": student.identity, "collection": self.collection.fingerprint}
 
         def work(folder: Path) -> dict[str, Any]:
-            vectors = self.vectors(student, name)
-            return write_index(folder, settings.kind, self.experiment.student.kind, student_folder, student, vectors, self.collection)
+            return write_index(folder, kind, student.kind, student_folder, student, self.encodings(student, name), self.collection)
 
-        _, index = self.open_step(lambda: self.step(name, inputs, {"kind": settings.kind}, work), open_index)
+        _, index = self.open_step(lambda: self.step(name, inputs, {"kind": kind}, work), open_index)
         return index
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,35 +14,8 @@ from retriever import encodings
 from retriever.collection import Collection
 from retriever.encodings import claim, encode_blocks, write_array
 from retriever.errors import DataError
+from retriever.ragged import Ragged
 from retriever.types import Document
-
-
-@dataclasses.dataclass(frozen=True)
-class Ragged:
-    """What n documents hold, end to end.
-
-    Attributes:
-        offsets: int64 [n + 1]; document i has the entries offsets[i]:offsets[i + 1].
-        columns: name -> array [entries, ...]: token vectors, or the dimensions and values of sparse vectors.
-    """
-
-    offsets: NDArray[np.int64]
-    columns: Mapping[str, NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """[n], entries of each document."""
-        return np.diff(self.offsets)
-
-    @classmethod
-    def of_lists(cls, name: str, arrays: Sequence[NDArray[Any]], width: int) -> Ragged:
-        """One column from an array [entries, width] for each document."""
-        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64)
-        kind = arrays[0].dtype if arrays else np.dtype(np.float16)
-        return cls(offsets, {name: np.concatenate([np.empty((0, width), dtype=kind), *arrays])})
 
 
 class RaggedEncoder(Protocol):
@@ -65,14 +38,29 @@ class RaggedEncoder(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RaggedVectors:
-    """The entries of a collection's documents, in files of `encodings.BLOCK` documents."""
+    """The entries of a collection's documents, in files of `encodings.BLOCK` documents.
+
+    Attributes:
+        folder: where they lie.
+        n_documents: N.
+        names: of what an entry holds.
+        encoder: the identity of the encoder that made them.
+        dimensions: D of a token's vector, the vocabulary's size for sparse entries.
+    """
 
     folder: Path
     n_documents: int
     names: tuple[str, ...]
+    encoder: str
+    dimensions: int
 
     def __len__(self) -> int:
         return self.n_documents
+
+    def blocks(self) -> Iterator[Ragged]:
+        """The entries of at most `encodings.BLOCK` documents at a time, all of them in the end."""
+        for number in range(-(-self.n_documents // encodings.BLOCK)):
+            yield self._block(number)
 
     def rows(self, rows: NDArray[np.int64]) -> Ragged:
         """The entries of the documents with these numbers, in their order."""
@@ -117,7 +105,7 @@ def encode_ragged(encoder: RaggedEncoder, collection: Collection, folder: Path, 
         write_array(_path(folder, number, "offsets"), made.offsets)  # the last: with it the block is whole
 
     encode_blocks(collection, lambda number, size: _is_whole(folder, number, size, names), encode, progress)
-    return RaggedVectors(folder, len(collection), names)
+    return RaggedVectors(folder, len(collection), names, encoder.identity, getattr(encoder, "dimensions", 0))
 
 
 def _refuse_infinite(made: Ragged, name: str, documents: Sequence[Document]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from retriever.bm25 import BM25
 from retriever.collection import Collection
 from retriever.config import CandidateSettings
-from retriever.encodings import Encoder, Vectors
+from retriever.encodings import DocumentEncodings, Encoder
 from retriever.ragged_encodings import RaggedEncoder, RaggedVectors
 from retriever.teacher_settings import EmbeddingSettings
 
@@ -26,12 +26,12 @@ class Resources:
         collection: the documents.
         candidates: BM25's parameters.
         bm25: gives the BM25 index, made at the first call.
-        encode: gives a teacher's dense encoder and the vectors of all documents, made at the first call.
-        encode_ragged: gives the token or sparse vectors of all documents, made at the first call; told the encoder and what a bar calls it.
+        encode: gives a teacher's encoder and the encodings of all documents, made at the first call.
+        encode_ragged: keeps what else an encoder makes of all documents, such as token vectors; told the encoder and what a bar calls it.
     """
 
     collection: Collection
     candidates: CandidateSettings
     bm25: Callable[[], BM25]
-    encode: Callable[[EmbeddingSettings], tuple[Encoder, Vectors]]
+    encode: Callable[[EmbeddingSettings], tuple[Encoder, DocumentEncodings]]
     encode_ragged: Callable[[RaggedEncoder, str], RaggedVectors] = _nowhere

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retriever.candidate_step import SPLITS
+from retriever.cascade_step import asked_pairs
 from retriever.config import Experiment
 from retriever.errors import ConfigError
 from retriever.progress import Advance
@@ -57,10 +58,10 @@ def engine_of(pipeline: Pipeline, name: str) -> Iterator[ScoringEngine]:
         yield engine
 
 
-def score_pairs_of(pipeline: Pipeline) -> None:
-    """Scores what is missing in the experiment's store."""
-    for name in pipeline.teachers:
-        _score(pipeline, pipeline.store, name, {split: pipeline.pairs(split) for split in SPLITS})
+def score_pairs_of(pipeline: Pipeline, pairs: Mapping[str, Run]) -> None:
+    """Scores those of each split's pairs that are missing in the experiment's store."""
+    for name, asked in asked_pairs(pipeline, pairs, [pipeline.store]):
+        _score(pipeline, pipeline.store, name, asked)
 
 
 def tell_notes(pipeline: Pipeline, teacher: Teacher) -> None:
@@ -88,10 +89,10 @@ def score_part(pipeline: Pipeline, number: int, parts: int) -> Path:
     if not 1 <= number <= parts:
         raise ConfigError(f"part {number} of {parts}: parts are numbered from 1 to their count, for example --shard 1/{max(parts, 1)}")
     store = ScoreStore.open(pipeline.folder / f"score-{number}-of-{parts}", pipeline.collection)
-    for name, teacher in pipeline.teachers.items():
-        mine = {split: part_of(pipeline.pairs(split), pipeline.queries(split), number, parts) for split in SPLITS}
-        missing = {split: pipeline.store.missing(teacher.identity, pairs, pipeline.queries(split)) for split, pairs in mine.items()}
-        _score(pipeline, store, name, missing)
+    mine = {split: part_of(pipeline.pairs(split), pipeline.queries(split), number, parts) for split in SPLITS}
+    for name, pairs in asked_pairs(pipeline, mine, [pipeline.store, store]):
+        identity = pipeline.identities[name]
+        _score(pipeline, store, name, {split: pipeline.store.missing(identity, of_split, pipeline.queries(split)) for split, of_split in pairs.items()})
     return store.folder
 
 

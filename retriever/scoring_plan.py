@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from retriever.cascade_step import planned_pairs
 from retriever.pipeline import Pipeline
 from retriever.score_step import tell_notes
 
@@ -21,10 +22,10 @@ class TeacherPlan:
 
 def estimate(pipeline: Pipeline) -> list[TeacherPlan]:
     """One plan a teacher. Teachers are loaded, and taught if they must be, because only a measured speed is an estimate."""
-    plans = []
+    plans, asked = [], planned_pairs(pipeline)
     for name, teacher in pipeline.teachers.items():
         tell_notes(pipeline, teacher)
-        parts = [(pipeline.pairs(split), pipeline.queries(split)) for split in ("train", "test")]
+        parts = [(of_split, pipeline.queries(split)) for split, of_split in asked[name].items()]
         counts = [pipeline.store.plan(teacher.identity, *part) for part in parts]
         seconds = sum(pipeline.store.estimate_seconds(teacher, *part) for part in parts)
         plans.append(TeacherPlan(name, sum(c.pending for c in counts), sum(c.done for c in counts), seconds, sum(c.estimated_bytes for c in counts)))

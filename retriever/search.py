@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retriever.candidates import dense_run
+from retriever.candidates import index_run
 from retriever.collection import Collection
 from retriever.document_table import DocumentTable
-from retriever.encodings import Encoder, Vectors
+from retriever.encodings import DocumentEncodings, Encoder
 from retriever.errors import ConfigError, DataError, SearchIndexError
 from retriever.files import sha256_file, write_json
 from retriever.plugins import load_kind
@@ -65,10 +65,12 @@ class SearchIndex:
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None) -> Run:
         """The best k documents of many queries, as a run."""
-        return dense_run(name or self.folder.name, self.encoder, self.index, self.documents, queries, k)
+        return index_run(name or self.folder.name, self.encoder, self.index, self.documents, queries, k)
 
 
-def write_index(folder: Path, kind: str, student_kind: str, student_folder: Path, encoder: Encoder, vectors: Vectors, collection: Collection) -> dict[str, Any]:
+def write_index(
+    folder: Path, kind: str, student_kind: str, student_folder: Path, encoder: Encoder, vectors: DocumentEncodings, collection: Collection
+) -> dict[str, Any]:
     """Fills a folder with a searchable index of the collection; returns what its manifest says.
 
     Raises:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retriever.config import StudentSettings, TrainingSettings
+from retriever.config import TrainingSettings
 from retriever.files import fingerprint
 from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
 from retriever.progress import bar_of_steps
 from retriever.store import TeacherScores
+from retriever.student_settings import DenseSettings
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.cross_encoder import teach_cross_encoder, training_lists
@@ -67,7 +68,7 @@ def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFol
     own = experiment.training.model_dump(include={"validation_fraction", "validation_queries", "validation_depth", "checkpoint_steps", "precision"})
     shared = teaching.model_dump(include={"epochs", "batch_size", "learning_rate", "max_length", "warmup"})
     training = TrainingSettings(documents_per_query=1 + teaching.negatives_per_positive, losses={"contrastive": 1.0}, false_negatives="keep", **own, **shared)
-    student = load_kind("students", "dense", f"teacher {settings.label}").load(StudentSettings(model=str(start.folder), max_length=settings.max_length))
+    student = load_kind("students", "dense", f"teacher {settings.label}").load(DenseSettings(model=str(start.folder), max_length=settings.max_length))
     lesson = Lesson(
         settings=training,
         target=TeacherScores(pipeline.pairs("train"), "rank", "candidates", "candidates"),

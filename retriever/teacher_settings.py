@@ -10,8 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from retriever.engines.settings import EngineSettings, ServerSettings
-from retriever.settings import PositiveInt, Settings
+from retriever.settings import Fraction, PositiveInt, Settings
 from retriever.types import Unit, ViewName
+
+Cascade = Annotated[
+    Fraction | None,
+    Field(description="the share of each list that it reads, such as 0.3: what the teachers without a cascade rank highest; the rest is filled in from them"),
+]
+"""Of a teacher whose cost is that of the pairs it reads."""
 
 
 class TeachingSettings(Settings):
@@ -75,6 +81,7 @@ class CrossEncoderSettings(ModelTeacherSettings):
     backend: Literal["torch", "onnx", "openvino"] = Field("torch", description="onnx and openvino need the extra export and run on the processor")
     int8: bool = Field(False, description="8-bit products: faster, other scores; how much they differ is said before scoring")
     labels: LabelSettings | None = Field(None, description="of a model with several: which mean relevant")
+    cascade: Cascade = None
     train: TeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
 
 
@@ -133,6 +140,7 @@ class LlmSettings(LanguageModelSettings):
     yes: str = Field("yes", description="the word that says so, one token")
     no: str = Field("no", description="its opposite")
     probe: bool = Field(True, description="look on a few pairs whether the answers depend on the document, before anything is stored")
+    cascade: Cascade = None
 
 
 class LlmListwiseSettings(LanguageModelSettings):
@@ -156,6 +164,7 @@ class PrivateSettings(ModelTeacherSettings):
     """A teacher of the user's own: a module named "package.module" with a function `load`."""
 
     options: dict[str, Any] = Field(default={}, description="handed to the module as they stand")
+    cascade: Cascade = None
 
     @model_validator(mode="before")
     @classmethod

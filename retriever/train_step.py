@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
 
 from retriever.calibration import relevant_pairs
+from retriever.candidates import pair_scores
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.eval.measures import evaluate
@@ -21,8 +20,8 @@ from retriever.files import write_json
 from retriever.progress import Reporter
 from retriever.runs import Run
 from retriever.store import TeacherScores
-from retriever.training.samples import make_samples
-from retriever.training.trainer import TrainingProgress, train_bi_encoder
+from retriever.training.samples import TeacherVectors, make_samples
+from retriever.training.trainer import TrainingProgress, train_student
 from retriever.types import Qrels, Query
 
 
@@ -42,6 +41,7 @@ class Lesson:
         measure: what is validated.
         batch_size: texts encoded at a time.
         seed: of draws and dropout.
+        vectors: of a teacher, for losses that compare vectors.
     """
 
     settings: TrainingSettings
@@ -55,6 +55,7 @@ class Lesson:
     measure: str
     batch_size: int
     seed: int
+    vectors: TeacherVectors | None = None
 
 
 def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter, name: str = "train") -> dict[str, Any]:
@@ -72,11 +73,12 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
     """
     queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
     samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed))
+    samples = dataclasses.replace(samples, vectors=lesson.vectors)
     reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
     steps = -(-len(samples) // lesson.settings.batch_size)
     with reporter.bar(f"training ({name})", steps) as advance:
         told = _Told(reporter, advance)
-        curve = train_bi_encoder(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, _validation(lesson), told.tell)
+        curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, _validation(student, lesson), told.tell)
     student.save(folder / "student")
     write_json(folder / "curve.json", curve)
     for leftover in ("best", "checkpoints"):
@@ -112,21 +114,20 @@ class _Told:
         self.reporter.update(f"{loss}held-out {at.validation:.4f}" if at.validation is not None else loss)
 
 
-def _validation(lesson: Lesson) -> Callable[[SentenceTransformer], float]:
-    """A model's measure on the held-out train queries, re-ranking their candidates and positives."""
+def _validation(student: Any, lesson: Lesson) -> Callable[[], float]:
+    """The student's measure on the held-out train queries, re-ranking their candidates and positives."""
     qrels = {query_id: lesson.qrels[query_id] for query_id in lesson.held}
     pool = _pool(lesson.pairs.select(lesson.held), qrels, lesson.settings.validation_depth)
+    if not hasattr(student, "encode_queries"):
+        return lambda: evaluate(pool.with_scores("validation", pair_scores(student, pool, lesson.queries, lesson.collection)), qrels, [lesson.measure]).means[
+            lesson.measure
+        ]
     rows, places = np.unique(lesson.collection.rows_of(pool.doc_ids), return_inverse=True)
-    documents = [document.full_text for document in lesson.collection.documents_by_row(rows)]
-    asked = [lesson.queries[query_id].text for query_id in lesson.held]
+    documents = lesson.collection.documents_by_row(rows)
+    asked = [lesson.queries[query_id] for query_id in lesson.held]
 
-    def vectors(encode: Callable[..., Any], texts: list[str], unit: bool) -> NDArray[np.float32]:
-        return np.asarray(encode(texts, batch_size=lesson.batch_size, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=unit))
-
-    def validate(model: SentenceTransformer) -> float:
-        unit = model.similarity_fn_name == "cosine"
-        queries = vectors(model.encode_query, asked, unit)[pool.query_numbers]
-        scores = np.einsum("nd,nd->n", queries, vectors(model.encode_document, documents, unit)[places])
+    def validate() -> float:
+        scores = student.score(student.encode_queries(asked)[pool.query_numbers], student.encode_documents(documents)[places])
         return evaluate(pool.with_scores("validation", scores), qrels, [lesson.measure]).means[lesson.measure]
 
     return validate

@@ -20,11 +20,17 @@ LIST_PROBABILITIES: frozenset[Unit] = frozenset({"log_probability"})
 DISTANCES: frozenset[Unit] = frozenset(get_args(Unit)) - ORDERS - LIST_PROBABILITIES - {"probability"}
 """Units whose differences mean something on both ends of the scale."""
 
+EVERY: frozenset[Unit] = frozenset(get_args(Unit))
+
 ACCEPTED: Mapping[str, frozenset[Unit]] = {
     "margin_mse": DISTANCES,
     "margin_mse_all_pairs": DISTANCES,
+    "pointwise_mse": DISTANCES - {"log_likelihood"},  # its level is that of the query, which no student needs to know
     "kl_divergence": (DISTANCES | LIST_PROBABILITIES) - BOUNDED,
-    "contrastive": frozenset(get_args(Unit)),  # it does not look at the teacher
+    "standardised_kl": EVERY,  # it makes a scale of its own
+    **dict.fromkeys(("ranknet", "lambda_loss", "list_mle", "partial_ranking", "adr_mse"), EVERY),  # they read the order alone
+    **dict.fromkeys(("contrastive", "contrastive_four_ways"), EVERY),  # they do not look at the teacher
+    **dict.fromkeys(("in_batch_similarity", "vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"), EVERY),  # they read its vectors
 }
 """Loss -> the units it takes as they are."""
 
@@ -34,6 +40,7 @@ WITH_TEMPERATURE: Mapping[str, frozenset[Unit]] = {"kl_divergence": ORDERS | BOU
 _WAYS_OUT: Mapping[str, str] = {
     "margin_mse": 'Set normalise = "z_score" for this teacher, or use loss = "kl_divergence"',
     "margin_mse_all_pairs": 'Set normalise = "z_score" for this teacher, or use loss = "kl_divergence"',
+    "pointwise_mse": 'Set normalise = "z_score" for this teacher, or use loss = "standardised_kl"',
     "kl_divergence": 'Set training.teacher_temperature for this unit, or normalise = "z_score" for this teacher',
 }
 

@@ -10,10 +10,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 import json
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+os.environ["RETRIEVER_CACHE"] = tempfile.mkdtemp(prefix="retriever-cache-")  # what tests make is not the user's
 
 if TYPE_CHECKING:
     from transformers import BertConfig, BertTokenizer

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from retriever.bm25 import BM25, build_bm25
-from retriever.candidates import bm25_run, dense_run, hybrid_run, reciprocal_rank_fusion, run_of_rows, with_positives
+from retriever.candidates import bm25_run, index_run, hybrid_run, reciprocal_rank_fusion, run_of_rows, with_positives
 from retriever.collection import Collection, open_collection
 from retriever.config import CollectionSettings
 from retriever.encodings import Vectors, encode_collection
@@ -105,7 +105,7 @@ def test_progress_is_told_once_for_each_query(bm25: BM25, collection: Collection
 def test_dense_candidates_are_the_best_inner_products_whatever_the_batch(
     encoder: DenseStudent, index: FlatIndex, collection: Collection, queries: dict[str, Query], batch: int
 ) -> None:
-    run = dense_run("dense", encoder, index, collection, queries, DEPTH, batch)
+    run = index_run("dense", encoder, index, collection, queries, DEPTH, batch)
     for query_id, query in queries.items():
         scores = all_dense_scores(encoder, collection, query)
         assert [doc_id for doc_id, _ in run[query_id]] == best(scores, DEPTH)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retriever.config import Experiment, experiment_from, read_experiment
+from retriever.config import LOSSES, Experiment, experiment_from, read_experiment
 from retriever.errors import ConfigError
 
 SMALLEST: dict[str, Any] = {"name": "small", "collection": {"path": "data"}, "teacher": [{"kind": "lexical"}], "student": {"model": "some/model"}}
@@ -47,7 +47,7 @@ def test_every_default_is_filled_in() -> None:
     assert (experiment.candidates.k1, experiment.candidates.b) == (0.9, 0.4)  # Anserini's
     assert (experiment.training.documents_per_query, experiment.training.epochs) == (8, 2)
     assert experiment.training.losses == {"margin_mse": 1.0, "contrastive": 0.2}
-    assert (experiment.student.kind, experiment.index.kind, experiment.ensemble.select) == ("dense", "flat", "auto")
+    assert (experiment.student.kind, experiment.index_kind, experiment.ensemble.select) == ("dense", "flat", "auto")
     assert experiment.evaluation.measures == ("nDCG@10", "RR@10", "R@100")
 
 
@@ -114,7 +114,7 @@ def test_a_long_wrong_value_is_cut() -> None:
     [
         ({"margin_mze": 1.0}, 'unknown loss "margin_mze", did you mean "margin_mse"?'),
         ({"margin_mse": -1.0}, "the weight of margin_mse is -1.0, it must not be negative"),
-        ({"margin_mse": 0.0}, "at least one weight must be above 0; known losses are margin_mse, margin_mse_all_pairs, kl_divergence, contrastive"),
+        ({"margin_mse": 0.0}, f"at least one weight must be above 0; known losses are {', '.join(LOSSES)}"),
     ],
 )
 def test_losses_are_known_and_one_of_them_weighs_something(losses: dict[str, float], said: str) -> None:
@@ -239,3 +239,18 @@ def test_each_kind_of_teacher_has_its_own_keys(tmp_path: Path) -> None:
         overridden(tmp_path, "teacher.0.kind=crossencoder", "teacher.0.anything=1")
     private = overridden(tmp_path, 'teacher.0={kind="my.module", options={depth=3}}').teacher[0]
     assert (private.kind, private.label, private.options) == ("my.module", "my.module", {"depth": 3})
+
+
+@pytest.mark.parametrize(("kind", "index"), [("dense", "flat"), ("static", "flat"), ("sparse", "inverted"), ("late_interaction", "multivector")])
+def test_a_student_goes_into_the_exact_index_of_its_kind(kind: str, index: str) -> None:
+    assert experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}}).index_kind == index
+    assert experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}, "index": {"kind": "my.index"}}).index_kind == "my.index"
+
+
+def test_a_key_of_another_kind_of_student_is_refused_by_its_name_in_the_file() -> None:
+    with pytest.raises(ConfigError, match='unknown key "student.query_dimensions", did you mean "dimensions"'):
+        experiment_from(SMALLEST | {"student": {"kind": "static", "model": "some", "query_dimensions": 3}})
+    with pytest.raises(ConfigError, match=r"student.layers: .*, found 0"):
+        experiment_from(SMALLEST | {"student": {"model": "some", "layers": 0}})
+    with pytest.raises(ConfigError, match='student: unknown kind "spars"; did you mean "sparse"'):
+        experiment_from(SMALLEST | {"student": {"kind": "spars", "model": "some"}})

@@ -9,9 +9,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from retriever.config import StudentSettings
 from retriever.errors import ConfigError
-from retriever.students.dense import DenseStudent, load, load_folder, model_fingerprint
+from retriever.student_settings import DenseSettings
+from retriever.students._identity import model_fingerprint
+from retriever.students.dense import DenseStudent, load, load_folder
 from retriever.types import Document, Query
 
 QUERIES = [Query("q1", "a bird of prey at night"), Query("q2", "cuts wood")]
@@ -21,6 +22,8 @@ DOCUMENTS = [
     Document("d3", "", title="Hammer"),
     Document("d4", "flies in the dark"),
 ]
+
+OPTIONS: list[dict[str, object]] = [{}, {"max_length": 9, "query_prompt": "ask: ", "document_prompt": "read: "}, {"layers": 1, "dimensions": 12}]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def dot_folder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def with_settings(folder: Path, **settings: object) -> DenseStudent:
-    return load(StudentSettings.model_validate({"model": str(folder), **settings}))
+    return load(DenseSettings.model_validate({"model": str(folder), **settings}))
 
 
 # Encoding
@@ -85,18 +88,48 @@ def test_no_texts_give_no_vectors(student: DenseStudent) -> None:
     assert student.encode_queries([]).shape == (0, 32)
 
 
-def test_scores_are_inner_products(student: DenseStudent) -> None:
-    queries = np.array([[1, 2], [0, 1]], dtype=np.float32)
-    documents = np.array([[[1, 0], [0, 1], [1, 1]], [[5, 6], [7, 8], [9, 10]]], dtype=np.float32)
-    assert student.score(queries, documents).tolist() == [[1, 2, 3], [6, 8, 10]]
+def test_scores_are_inner_products_pair_by_pair(student: DenseStudent) -> None:
+    queries = np.array([[1, 2], [0, 1], [3, -1]], dtype=np.float32)
+    documents = np.array([[5, 6], [7, 8], [1, 2]], dtype=np.float32)
+    assert student.score(queries, documents).tolist() == [17, 8, 1]
     assert student.dimensions == 32
+
+
+# Fewer layers and dimensions
+
+
+def test_a_student_of_fewer_layers_is_what_stock_sentence_transformers_makes_of_those_layers(encoder_folder: Path) -> None:
+    stock = SentenceTransformer(str(encoder_folder), device="cpu", local_files_only=True)
+    del stock[0].model.encoder.layer[0]  # of two
+    student = with_settings(encoder_folder, layers=1)
+    np.testing.assert_allclose(student.encode_documents(DOCUMENTS), stock.encode([document.full_text for document in DOCUMENTS]), atol=1e-6)
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_a_student_of_fewer_dimensions_gives_the_first_of_them(encoder_folder: Path, dot_folder: Path, cosine: bool) -> None:
+    folder = encoder_folder if cosine else dot_folder
+    whole = load_folder(folder).encode_documents(DOCUMENTS)[:, :12]
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True) if cosine else whole
+    student = with_settings(folder, dimensions=12)
+    assert student.dimensions == 12
+    np.testing.assert_allclose(student.encode_documents(DOCUMENTS), expected, atol=1e-6)
+
+
+def test_all_dimensions_are_the_same_as_none_asked_for(student: DenseStudent, encoder_folder: Path) -> None:
+    assert with_settings(encoder_folder, dimensions=32).identity == student.identity
+
+
+def test_a_truncated_student_can_be_given_more_dimensions_again(student: DenseStudent, encoder_folder: Path, tmp_path: Path) -> None:
+    with_settings(encoder_folder, dimensions=4).save(tmp_path / "truncated")
+    assert load_folder(tmp_path / "truncated").dimensions == 4
+    assert with_settings(tmp_path / "truncated", dimensions=32).identity == student.identity
 
 
 # What is saved
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_length": 9, "query_prompt": "ask: ", "document_prompt": "read: "}])
-def test_a_saved_student_is_a_stock_folder_with_the_same_vectors_and_ranking(
+@pytest.mark.parametrize("settings", OPTIONS)
+def test_a_saved_student_is_a_stock_folder_with_the_same_scores_and_ranking(
     encoder_folder: Path, dot_folder: Path, tmp_path: Path, settings: dict[str, object]
 ) -> None:
     for folder in (encoder_folder, dot_folder):
@@ -105,13 +138,12 @@ def test_a_saved_student_is_a_stock_folder_with_the_same_vectors_and_ranking(
         stock = SentenceTransformer(str(tmp_path / folder.name), device="cpu", local_files_only=True)
         queries = stock.encode_query([query.text for query in QUERIES])
         documents = stock.encode_document([document.full_text for document in DOCUMENTS])
-        np.testing.assert_allclose(queries, student.encode_queries(QUERIES), atol=1e-6)
-        np.testing.assert_allclose(documents, student.encode_documents(DOCUMENTS), atol=1e-6)
         ours = student.encode_queries(QUERIES) @ student.encode_documents(DOCUMENTS).T
+        np.testing.assert_allclose(ours, stock.similarity(queries, documents), atol=1e-5)
         assert np.argsort(-stock.similarity(queries, documents).numpy(), axis=1).tolist() == np.argsort(-ours, axis=1).tolist()
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_length": 9, "query_prompt": "ask: ", "document_prompt": "read: "}])
+@pytest.mark.parametrize("settings", OPTIONS)
 def test_saving_and_loading_keeps_the_identity(encoder_folder: Path, tmp_path: Path, settings: dict[str, object]) -> None:
     student = with_settings(encoder_folder, **settings)
     student.save(tmp_path / "once")
@@ -159,6 +191,10 @@ def change_the_similarity(model: SentenceTransformer) -> None:
     model.similarity_fn_name = "dot"
 
 
+def truncate(model: SentenceTransformer) -> None:
+    model.truncate_dim = 31
+
+
 def add_a_word(model: SentenceTransformer) -> None:
     model.tokenizer.add_tokens(["platypus"])
 
@@ -171,6 +207,7 @@ CHANGES: list[Callable[[SentenceTransformer], None]] = [
     change_the_length,
     change_the_query_prompt,
     change_the_similarity,
+    truncate,
     add_a_word,
 ]
 
@@ -182,7 +219,7 @@ def test_whatever_changes_the_vectors_changes_the_identity(encoder_folder: Path,
     assert model_fingerprint(student.model) != student.identity
 
 
-@pytest.mark.parametrize("settings", [{"max_length": 63}, {"query_prompt": "ask: "}, {"document_prompt": "read: "}])
+@pytest.mark.parametrize("settings", [{"max_length": 63}, {"query_prompt": "ask: "}, {"document_prompt": "read: "}, {"layers": 1}, {"dimensions": 31}])
 def test_settings_that_change_the_vectors_change_the_identity(student: DenseStudent, encoder_folder: Path, settings: dict[str, object]) -> None:
     assert with_settings(encoder_folder, **settings).identity != student.identity
 
@@ -209,6 +246,13 @@ def test_another_similarity_is_refused(encoder_folder: Path, tmp_path: Path) -> 
 def test_a_length_above_the_models_positions_is_refused(encoder_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"student\.max_length: 129 tokens, but the model reads 128 at most"):
         with_settings(encoder_folder, max_length=129)
+
+
+def test_more_layers_or_dimensions_than_the_model_has_are_refused(encoder_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^student\.layers: 3 layers are asked for, but the model has 2\. Give at most 2, or leave student\.layers out$"):
+        with_settings(encoder_folder, layers=3)
+    with pytest.raises(ConfigError, match=r"^student\.dimensions: 33, but the model's vectors have 32\. Give 32 at most, or leave student\.dimensions out$"):
+        with_settings(encoder_folder, dimensions=33)
 
 
 def test_a_plain_transformer_becomes_a_student_with_mean_pooling(encoder_folder: Path, tmp_path: Path) -> None:

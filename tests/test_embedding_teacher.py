@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +15,12 @@ from retriever.config import CandidateSettings, read_experiment
 from retriever.errors import ConfigError, DataError
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
-from retriever.ragged_encodings import Ragged, RaggedEncoder, RaggedVectors, encode_ragged
+from retriever.ragged import Ragged
+from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
+from retriever.student_settings import STUDENT_KINDS
 from retriever.students import dense
 from retriever.teacher_settings import EmbeddingSettings
-from retriever.teachers._late_interaction import LateInteraction
 from retriever.types import Document, Teacher
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 from tests.tiny_experiment import write_experiment
@@ -85,14 +86,16 @@ def resources(collection: Collection, tmp_path: Path) -> Resources:
     def no_bm25() -> Any:
         raise AssertionError("no words are compared here")
 
-    def no_dense(settings: EmbeddingSettings) -> Any:
-        raise AssertionError(f"{settings.label} is not dense")
-
     def ragged(encoder: RaggedEncoder, what: str) -> RaggedVectors:
         assert what
         return encode_ragged(encoder, collection, tmp_path / encoder.identity)
 
-    return Resources(collection, CandidateSettings(), no_bm25, no_dense, ragged)
+    def encode(settings: EmbeddingSettings) -> Any:
+        student = STUDENT_KINDS[settings.family](model=str(settings.model), max_length=settings.max_length)
+        encoder = load_kind("students", settings.family, settings.label).load(student, settings.batch_size)
+        return encoder, ragged(encoder, settings.label)
+
+    return Resources(collection, CandidateSettings(), no_bm25, encode, ragged)
 
 
 def load(resources: Resources, **settings: object) -> Teacher:
@@ -141,16 +144,6 @@ def test_a_late_interaction_teacher_says_maxsim(resources: Resources, late_folde
     assert len(np.unique(scores.round(3))) > 10
 
 
-def test_maxsim_by_hand_and_of_a_document_without_tokens() -> None:
-    class Model:
-        similarity_fn_name = "maxsim"
-
-    encoder = LateInteraction(cast(Any, Model()), "by hand", 1)
-    query = np.array([[1, 0], [0, 2]], dtype=np.float32)
-    documents = Ragged.of_lists("vectors", [np.array(d, dtype=np.float16).reshape(-1, 2) for d in ([[1, 0], [0, 1]], [], [[-1, -1]], [])], 2)
-    assert encoder.similarity(query, documents).tolist() == [1 + 2, -(1 + 2), -1 - 2, -(1 + 2)]
-
-
 @pytest.mark.parametrize("family", ["sparse", "late_interaction"])
 def test_the_order_of_the_pairs_changes_nothing(resources: Resources, sparse_folder: Path, late_folder: Path, family: str) -> None:
     teacher = load(resources, family=family, model=str(sparse_folder if family == "sparse" else late_folder))
@@ -196,7 +189,7 @@ def test_pooled_vectors_of_tokens_are_their_normalised_mean(resources: Resources
     load(resources, family="late_interaction", model=str(late_folder), store_vectors="pooled")
     folders = {json.loads(path.read_text())["encoder"]: path.parent for path in tmp_path.glob("*/encodings.json")}
     assert len(folders) == 2
-    stored = [RaggedVectors(folder, len(DOCUMENTS), ("vectors",)).rows(np.arange(len(DOCUMENTS))) for folder in folders.values()]
+    stored = [RaggedVectors(folder, len(DOCUMENTS), ("vectors",), "", 0).rows(np.arange(len(DOCUMENTS))) for folder in folders.values()]
     pooled, tokens = sorted(stored, key=lambda one: len(one.columns["vectors"]))
     assert pooled.counts.tolist() == [1] * len(DOCUMENTS)
     model = MultiVectorEncoder(str(late_folder), device="cpu")
@@ -213,7 +206,7 @@ def test_a_dense_teacher_keeps_token_vectors_when_asked(tmp_path: Path, shared_b
     teacher = pipeline.teachers["embedding-student"]
     assert teacher.identity.unit == "cosine"
     folder = next(path.parent for path in pipeline.folder.glob("encodings/*/000000.offsets.npy"))
-    stored = RaggedVectors(folder, len(pipeline.collection), ("vectors",)).rows(np.array([5, 0]))
+    stored = RaggedVectors(folder, len(pipeline.collection), ("vectors",), "", 0).rows(np.array([5, 0]))
     documents = pipeline.collection.documents_by_row([5, 0])
     model = SentenceTransformer(str(encoder_folder), device="cpu")
     for place, vectors in enumerate(model.encode_document([document.full_text for document in documents], output_value="token_embeddings")):

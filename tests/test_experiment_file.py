@@ -18,12 +18,12 @@ from retriever.config import (
     EvaluationSettings,
     Experiment,
     IndexSettings,
-    StudentSettings,
     TrainingSettings,
     experiment_from,
     read_experiment,
 )
 from retriever.experiment_file import as_toml
+from retriever.student_settings import DenseSettings, SparseSettings, StaticSettings
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, LexicalSettings, PrivateSettings, TeachingSettings
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -61,7 +61,9 @@ EXPERIMENTS = st.builds(
     | st.builds(CollectionSettings, path=TEXTS.map(lambda name: Path("/data") / name.replace("/", ""))),
     candidates=sections(CandidateSettings, sources=st.lists(TEXTS, min_size=1).map(tuple), k1=st.floats(0, 100), b=st.floats(0, 1)),
     teacher=st.lists(TEACHERS, min_size=1, max_size=3, unique_by=lambda teacher: teacher.label).map(tuple),
-    student=st.builds(StudentSettings, model=TEXTS, query_prompt=st.none() | TEXTS, max_length=st.none() | COUNTS),
+    student=st.builds(DenseSettings, model=TEXTS, query_prompt=st.none() | TEXTS, max_length=st.none() | COUNTS)
+    | st.builds(SparseSettings, model=TEXTS, query_dimensions=COUNTS)
+    | st.builds(StaticSettings, model=TEXTS, dimensions=st.none() | COUNTS),
     ensemble=sections(EnsembleSettings, normalise=VIEWS, combine=st.sampled_from(["mean", "reciprocal_rank", "routing"])),
     training=TRAINING,
     index=sections(IndexSettings, batch_size=COUNTS),
@@ -94,7 +96,7 @@ def test_every_default_is_written_and_keys_without_a_value_are_comments() -> Non
     assert "# ir_datasets =\n" in text
     written = tomllib.loads(text)
     assert set(written) == set(Experiment.model_fields) - {"generation"}
-    assert set(written["training"]) == set(TrainingSettings.model_fields) - {"max_length"}
+    assert set(written["training"]) == {key for key, field in TrainingSettings.model_fields.items() if field.default is not None}
 
 
 def test_each_key_that_has_a_description_carries_it() -> None:

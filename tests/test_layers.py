@@ -14,8 +14,8 @@ SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
-        *("types", "errors", "files", "resources", "settings", "teacher_settings", "generation_settings", "config", "plugins", "models"),
-        *("collection", "document_table", "readers", "runs", "bm25", "encodings", "ragged_encodings"),
+        *("types", "errors", "files", "resources", "settings", "teacher_settings", "student_settings", "generation_settings", "config", "plugins", "models"),
+        *("collection", "document_table", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings"),
         "engines",
         *("token_batches", "backends"),
         *("store", "store_files", "shards", "scoring"),

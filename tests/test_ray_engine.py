@@ -110,7 +110,7 @@ def test_a_gpu_that_is_not_here_is_one_line(ray: Any) -> None:
 def test_an_experiment_scored_by_ray_has_the_store_of_one_scored_here(
     ray: Any, tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path, cross_encoder_folder: Path
 ) -> None:
-    teachers = f'kind = "cross_encoder"\nmodel = "{cross_encoder_folder}"\n\n[[teacher]]\nkind = "lexical"'
+    teachers = f'kind = "cross_encoder"\nmodel = "{cross_encoder_folder}"\ncascade = 0.5\n\n[[teacher]]\nkind = "lexical"'
     path = write_experiment(tmp_path, shared_beir_folder, encoder_folder, {'kind = "lexical"': teachers})
     here, there = (Pipeline(read_experiment(path, overrides), tmp_path / name) for overrides, name in (([], "here"), (["scoring.engine=ray"], "there")))
     assert there.scores["test"].keys() == here.scores["test"].keys() == {"cross_encoder-tiny-cross-encoder", "lexical", "embedding-student"}

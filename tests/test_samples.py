@@ -12,7 +12,7 @@ from retriever.collection import Collection, write_collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.runs import Run
-from retriever.training.samples import TrainingSamples, hold_out, make_samples
+from retriever.training.samples import TrainingSamples, highest_negative, hold_out, make_samples, stratified
 from retriever.types import Document, Query
 from tests.training_material import in_logits, samples_of
 
@@ -104,6 +104,38 @@ def test_what_the_teacher_puts_above_the_positive_is_no_negative(collection: Col
         collection, {"q1": falling(8, start)}, {"q1": {"d3": 1}}, **({"false_negatives": "keep"} if margin is None else {"false_negative_margin": margin})
     )
     assert set(samples.not_negative[0].tolist()) == suspected | {3}
+
+
+@pytest.mark.parametrize(
+    ("rule", "margin", "positives", "edge"),
+    [
+        ("filter", 0.5, [3.0, 2.0], 1.5),
+        ("relative", 0.05, [10.0, 8.0], 7.6),
+        ("relative", 0.05, [-2.0, -10.0], -10.5),  # below the positive, not above it
+        ("threshold", 4.0, [3.0], 4.0),
+        ("threshold", 4.0, [], 4.0),
+        ("filter", 0.5, [], float("inf")),
+        ("keep", 0.5, [3.0], float("inf")),
+    ],
+)
+def test_a_rule_says_above_which_score_a_document_is_no_negative(rule: str, margin: float, positives: list[float], edge: float) -> None:
+    training = TrainingSettings.model_validate({"false_negatives": rule, "false_negative_margin": margin})
+    assert highest_negative(np.array(positives, dtype=np.float32), training) == pytest.approx(edge)
+
+
+@given(data=st.data(), size=st.integers(1, 40))
+def test_strata_are_as_many_equal_stretches_with_one_document_each(data: st.DataObject, size: int) -> None:
+    count = data.draw(st.integers(size, 200))
+    places = stratified(count, size, np.random.default_rng(data.draw(st.integers(0, 99)))).tolist()
+    for number, place in enumerate(places):  # in whole numbers: stretch i is [i * count // size, (i + 1) * count // size)
+        assert number * count // size <= place < (number + 1) * count // size
+
+
+def test_stratified_draws_hold_the_teachers_best_and_worst(collection: Collection) -> None:
+    samples = made(collection, {"q1": falling(13)}, {"q1": {"d0": 1}}, epochs=30, sampling="stratified", documents_per_query=5, negative_depth=12)
+    for row in samples.documents:
+        thirds = [int(collection.doc_ids[number].removeprefix("d")) for number in row[1:]]
+        assert [(place - 1) // 3 for place in thirds] == [0, 1, 2, 3]
 
 
 def test_of_several_positives_the_lowest_sets_the_edge(collection: Collection) -> None:

@@ -14,12 +14,12 @@ from sentence_transformers import CrossEncoder
 from retriever.bm25 import BM25, build_bm25
 from retriever.collection import Collection
 from retriever.config import CandidateSettings
-from retriever.encodings import Encoder, Vectors, encode_collection
+from retriever.encodings import Encoder, Encoding, Vectors, encode_collection
 from retriever.errors import ConfigError
 from retriever.plugins import load_kind
 from retriever.resources import Resources
 from retriever.teacher_settings import TEACHER_KINDS, EmbeddingSettings
-from retriever.types import Document, Query, Teacher
+from retriever.types import Document, Query, Teacher, Unit
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 
 PAIRS = [(query, document) for query in QUERIES.values() for document in DOCUMENTS]
@@ -31,6 +31,7 @@ class CountingEncoder:
 
     identity = "letters"
     dimensions = 3
+    unit: Unit = "dot"
 
     def __init__(self) -> None:
         self.read = 0
@@ -40,6 +41,10 @@ class CountingEncoder:
 
     def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
         return self._encode([document.full_text for document in documents])
+
+    def score(self, queries: Encoding, documents: Encoding) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = np.einsum("nd,nd->n", queries, documents)
+        return scores
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         self.read += len(texts)
@@ -117,7 +122,7 @@ def test_the_embedding_teacher_says_inner_products(resources: Resources) -> None
 
 def test_the_embedding_teacher_reads_each_text_once(resources: Resources) -> None:
     encoder, vectors = CountingEncoder(), resources.encode(EmbeddingSettings())[1]
-    teacher = load_kind("teachers", "embedding", "teacher").EmbeddingTeacher("mine", encoder, vectors, resources)
+    teacher = load_kind("teachers", "embedding", "teacher").EmbeddingTeacher(EmbeddingSettings(name="mine"), encoder, vectors, resources)
     teacher.score(PAIRS)
     assert encoder.read == 3  # q1 and q3 ask the same; documents come from the stored vectors
     assert (teacher.identity.model, teacher.identity.unit) == ("letters", "dot")

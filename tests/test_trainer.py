@@ -9,7 +9,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -19,7 +21,7 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import TrainingProgress, as_dataset, last_whole_checkpoint, train_bi_encoder
+from retriever.training.trainer import TrainingProgress, last_whole_checkpoint, train_student
 from tests.training_material import animal_lessons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +72,7 @@ def train(
     training: TrainingSettings = TRAINING,
 ) -> Curve:
     collection, samples = lessons
-    return train_bi_encoder(model, samples, collection, training, folder, 7, validate, progress)
+    return train_student(model, samples, collection, training, folder, 7, lambda: validate(model), progress)
 
 
 def steps_of(curve: Curve, name: str) -> list[float]:
@@ -153,7 +155,7 @@ def test_texts_are_trained_on_with_the_prompts_they_are_encoded_with(lessons: Le
     asked: list[tuple[str, str | None]] = []
     preprocess = model.preprocess
 
-    def watched(inputs: list[str], prompt: str | None = None, **settings: object) -> dict[str, Tensor]:
+    def watched(inputs: list[str], prompt: str | None = None, **settings: Any) -> dict[str, Tensor]:
         asked.extend((text, prompt) for text in inputs)
         return preprocess(inputs, prompt=prompt, **settings)
 
@@ -161,7 +163,8 @@ def test_texts_are_trained_on_with_the_prompts_they_are_encoded_with(lessons: Le
     train(model, lessons, tmp_path, lambda _: 0.0)
     prompted = Counter((text, prompt) for text, prompt in asked if prompt is not None)  # without one, texts are counted for a model card
     collection, samples = lessons
-    documents = [document.full_text for row in samples.documents for document in collection.documents_by_row(row.tolist())]
+    batches = [samples.documents[start : start + TRAINING.batch_size] for start in range(0, len(samples), TRAINING.batch_size)]
+    documents = [document.full_text for rows in batches for document in collection.documents_by_row(np.unique(rows).tolist())]
     assert prompted == Counter([(query.text, "ask: ") for query in samples.queries] + [(text, "read: ") for text in documents])
 
 
@@ -185,31 +188,6 @@ def test_a_loss_that_explodes_is_one_clear_line(lessons: Lessons, encoder_folder
 def test_training_prints_nothing_to_standard_output(lessons: Lessons, encoder_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(load(encoder_folder), lessons, tmp_path)
     assert capfd.readouterr().out == ""
-
-
-# Data
-
-
-def test_rows_have_a_query_and_its_documents_and_the_samples_number(lessons: Lessons) -> None:
-    collection, samples = lessons
-    rows = as_dataset(samples, collection)[[5, 2]]
-    assert list(rows) == ["query", "document_0", "document_1", "document_2", "document_3", "label"]
-    assert rows["label"] == [5, 2]
-    for place, number in enumerate([5, 2]):
-        documents = collection.documents_by_row(samples.documents[number].tolist())
-        assert rows["query"][place] == samples.queries[number].text
-        assert [rows[f"document_{k}"][place] for k in range(4)] == [document.full_text for document in documents]
-
-
-def test_texts_are_read_when_a_batch_asks_for_them(lessons: Lessons, monkeypatch: pytest.MonkeyPatch) -> None:
-    collection, samples = lessons
-    read: list[int] = []
-    original = collection.documents_by_row
-    monkeypatch.setattr(collection, "documents_by_row", lambda rows: (read.extend(rows), original(rows))[1])
-    dataset = as_dataset(samples, collection)
-    assert (len(dataset), read) == (56, [])
-    dataset[[3]]
-    assert read == samples.documents[3].tolist()
 
 
 # Stops

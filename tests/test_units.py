@@ -9,7 +9,7 @@ from retriever.errors import ConfigError
 from retriever.training.adapter import DistillationLoss
 from retriever.types import Unit
 from retriever.units import ACCEPTED, WITH_TEMPERATURE, accepts, check_unit
-from tests.training_material import NamedSimilarity, samples_of
+from tests.training_material import samples_of, untrained
 
 
 def test_the_table_speaks_of_every_loss_and_of_known_units() -> None:
@@ -35,6 +35,13 @@ def test_the_table_speaks_of_every_loss_and_of_known_units() -> None:
         ("kl_divergence", "min_max", 0.1, True),
         ("kl_divergence", "probability", 0.1, True),
         ("contrastive", "rank", 1.0, True),
+        ("pointwise_mse", "logit", 1.0, True),
+        ("pointwise_mse", "log_likelihood", 1.0, False),
+        ("pointwise_mse", "rank", 1.0, False),
+        ("standardised_kl", "min_max", 1.0, True),
+        ("standardised_kl", "rank", 1.0, True),
+        ("lambda_loss", "probability", 1.0, True),
+        ("vector_cosine", "rank", 1.0, True),
         ("kl_divergence", "furlong", 5.0, False),
     ],
 )
@@ -53,8 +60,15 @@ def test_a_refusal_says_where_what_was_found_what_is_needed_and_the_way_out() ->
         check_unit("rank", ["kl_divergence"], 1.0, "here")
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_refusal_names_a_way_out(loss: str) -> None:
+    for unit in sorted(set(get_args(Unit)) - ACCEPTED[loss]):
+        with pytest.raises(ConfigError, match=rf'here: scores are in unit "{unit}", but loss {loss} needs .*\. Set '):
+            check_unit(unit, [loss], 1.0, "here")
+
+
 def test_a_loss_on_samples_in_a_wrong_unit_is_refused_before_the_first_batch() -> None:
-    model, samples = NamedSimilarity("dot"), samples_of([[1, 2]], unit="rank")
+    model, samples = untrained("dot"), samples_of([[1, 2]], unit="rank")
     with pytest.raises(ConfigError, match='training: the target: scores are in unit "rank", but loss margin_mse needs'):
         DistillationLoss(model, samples, TrainingSettings(losses={"margin_mse": 1.0}))
     DistillationLoss(model, samples, TrainingSettings(losses={"margin_mse": 0.0, "contrastive": 1.0}))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from sentence_transformers import SentenceTransformer
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
@@ -18,12 +18,9 @@ from retriever.types import Query, Unit
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
 
 
-class NamedSimilarity(nn.Module):
-    """As much of a SentenceTransformer as a loss on embeddings asks for."""
-
-    def __init__(self, similarity: str) -> None:
-        super().__init__()
-        self.similarity_fn_name = similarity
+def untrained(similarity: str) -> SentenceTransformer:
+    """A model whose vectors nobody asks for, with this similarity."""
+    return SentenceTransformer(modules=[torch.nn.Identity()], device="cpu", similarity_fn_name=similarity)
 
 
 def samples_of(
@@ -50,12 +47,6 @@ def samples_of(
 def in_logits(run: Run) -> TeacherScores:
     """A run as a teacher's scores."""
     return TeacherScores(run, "logit", "0" * 16, run.name)
-
-
-def random_embeddings(batch: int, size: int, dimensions: int = 8, seed: int = 1) -> list[torch.Tensor]:
-    """Queries, then `size` columns of documents, each [B, D], of lengths that are not 1."""
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(batch, dimensions, generator=generator) for _ in range(1 + size)]
 
 
 def animal_lessons(folder: Path, training: TrainingSettings) -> tuple[Collection, TrainingSamples]:

@@ -1,113 +1,213 @@
-"""Gives our losses to sentence-transformers' trainers: embeddings in, named loss terms out."""
+"""Gives our losses to sentence-transformers' trainers: features of a batch in, named loss terms out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses.merged_forward import embed_columns
+from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.parallel import DistributedDataParallel
 
 from retriever.config import TrainingSettings
-from retriever.training import losses
+from retriever.errors import ConfigError
+from retriever.training.families import Encoded, family_of, join
+from retriever.training.in_batch import four_ways, positive_first
+from retriever.training.loss_table import LOSS_TABLE, Loss
 from retriever.training.samples import TrainingSamples
 from retriever.units import check_unit
 
+Features = Mapping[str, Any]
+Compared = tuple[Tensor, Tensor, Tensor]
+"""What a loss is called with: the student's side, the teacher's side, the mask."""
 
-class DistillationLoss(nn.Module):
-    """The weighted losses of an experiment on a batch of samples.
 
-    A label is a sample's number: teacher scores, masks and document rows are looked up in the samples, so that they
-    keep their precision and their types on the way through the data loader.
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What is known of a batch of B samples whose lists hold U distinct documents.
+
+    Attributes:
+        places: int64 [B, K], where each list's documents stand among the U; column 0 is the positive.
+        teacher: float32 [B, K].
+        mask: bool [B, K], false where a list has fewer than K documents.
+        negatives: bool [B, U], the documents that are surely not relevant to each query.
     """
 
-    def __init__(self, model: SentenceTransformer, samples: TrainingSamples, settings: TrainingSettings) -> None:
-        """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores."""
+    places: Tensor
+    teacher: Tensor
+    mask: Tensor
+    negatives: Tensor
+
+    @classmethod
+    def of(cls, samples: TrainingSamples, labels: Mapping[str, Tensor], device: torch.device) -> Targets:
+        """Looks up sample numbers [B] and document rows [U], `labels` as a `Batcher` gives them."""
+        numbers, rows = labels["samples"].cpu().numpy(), labels["rows"].cpu()
+        documents, mask = torch.from_numpy(samples.documents[numbers]), torch.from_numpy(samples.mask[numbers])
+        ordered, order = rows.sort()
+        places = order[torch.searchsorted(ordered, documents.contiguous()).clamp(max=len(rows) - 1)]
+        negatives = torch.stack([~torch.isin(rows, torch.from_numpy(samples.not_negative[number])) for number in numbers])
+        teacher = torch.from_numpy(samples.teacher[numbers])
+        return cls(places.to(device), teacher.to(device), mask.to(device), negatives.to(device))
+
+    @property
+    def strangers(self) -> Tensor:
+        """bool [B, U], the sure negatives that are not among a query's own K documents."""
+        own = torch.zeros_like(self.negatives).scatter(1, self.places, True)  # padding stands for document 0 of the list, which is its own too
+        return self.negatives & ~own
+
+
+class DistillationLoss(nn.Module):
+    """The weighted losses of an experiment on a batch of samples, the same for every kind of student.
+
+    The model encodes every distinct document of the batch once; all losses read the scores [B, U] of queries and documents.
+    Teacher scores, masks and rows are looked up in the samples, so that they keep their precision on the way through the
+    data loader.
+    """
+
+    def __init__(self, model: Any, samples: TrainingSamples, settings: TrainingSettings) -> None:
+        """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores, or lacks the teacher's vectors."""
         super().__init__()
-        used = [name for name, weight in settings.losses.items() if weight]
-        check_unit(samples.unit, used, settings.teacher_temperature, "training: the target")
+        self.losses = {name: LOSS_TABLE[name] for name, weight in settings.losses.items() if weight}
+        check_unit(samples.unit, self.losses, settings.teacher_temperature, "training: the target")
+        check_vectors(model, samples, self.losses)
         self.model = model
         self.samples = samples
         self.settings = settings
-        self.cosine = model.similarity_fn_name == "cosine"
+        self.family = family_of(model)
+        self.size = getattr(model, "truncate_dim", None)  # sentence-transformers cuts vectors when it encodes, not in the forward pass
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> dict[str, Tensor]:
-        """One scalar for each loss of the file; the trainer adds them up and logs them apart."""
-        queries, *documents = sentence_features
-        # Queries are short: embedding them apart from the documents saves padding them to a document's length.
-        return self.compute_loss_from_embeddings([*embed_columns(self.model, [queries]), *embed_columns(self.model, documents)], labels)
+    def forward(self, features: Sequence[Features], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One scalar for each loss of the file; the trainer adds them up and logs them apart.
 
-    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """The same from embeddings: queries [B, D], then K columns of documents [B, D]; labels are sample numbers [B]."""
-        numbers = labels.cpu().numpy()
-        queries, documents = self._ready(embeddings[0]), self._ready(torch.stack(embeddings[1:], dim=1))  # [B, D], [B, K, D]
-        teacher = torch.from_numpy(self.samples.teacher[numbers]).to(queries.device)  # [B, K]
-        mask = torch.from_numpy(self.samples.mask[numbers]).to(queries.device)  # [B, K]
-        own = torch.einsum("bd,bkd->bk", queries, documents)  # [B, K]
-        terms: dict[str, Tensor] = {}
-        for name, weight in self.settings.losses.items():
-            if weight == 0:
-                continue
-            if name == "contrastive":
-                scores, negatives = in_batch(queries, documents, self.samples, labels)
-                terms[name] = weight * losses.contrastive(scores, scores, negatives)
-            elif name == "kl_divergence":
-                terms[name] = weight * losses.kl_divergence(own, teacher, mask, self.settings.teacher_temperature)
-            else:
-                terms[name] = weight * getattr(losses, name)(own, self.settings.teacher_scale * teacher, mask)
+        Args:
+            features: of the queries, then of each group of documents.
+            labels: sample numbers and document rows, as a `Batcher` gives them.
+        """
+        if self.settings.gradient_cache:
+            return self._with_cached_gradients(features, labels)
+        encoded = [self._encode(one, place) for place, one in enumerate(features)]
+        return self.terms(encoded[0], join(encoded[1:]), labels)
+
+    def terms(self, queries: Encoded, documents: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same from what the model made of B queries and U documents; of scores the mean over the sizes of a Matryoshka student."""
+        targets = Targets.of(self.samples, labels, queries[0].device)
+        sizes = self.settings.matryoshka or (self.size or queries[0].shape[-1],)
+        cuts = [(_cut(queries, size), _cut(documents, size)) for size in sizes]
+        terms = {}
+        for name, loss in self.losses.items():
+            sides = [(queries, documents)] if loss.needs == "vectors" else cuts
+            values = [loss.function(*self._compared(loss, *side, targets, labels), **loss.arguments(self.settings)) for side in sides]
+            terms[name] = self.settings.losses[name] * torch.stack(values).mean()
         return terms
+
+    def scores(self, queries: Encoded, documents: Encoded) -> Tensor:
+        """[B, U], the student's scores as logits."""
+        similarity = self.family.similarity(queries, documents)
+        return similarity * self.settings.student_scale if self.family.bounded else similarity
 
     def get_config_dict(self) -> Mapping[str, Any]:
         """What a model card says of the loss."""
         return {"losses": dict(self.settings.losses), "student_scale": self.settings.student_scale}
 
-    def _ready(self, embeddings: Tensor) -> Tensor:
-        """Embeddings whose inner product is the student's score as a logit."""
-        embeddings = embeddings.float()
-        if self.cosine:
-            embeddings = normalize(embeddings, dim=-1) * self.settings.student_scale**0.5
-        return embeddings
+    def _encode(self, features: Features, place: int) -> Encoded:
+        return self.family.read(self.model(dict(features), task="document" if place else "query"))
+
+    def _compared(self, loss: Loss, queries: Encoded, documents: Encoded, targets: Targets, labels: Mapping[str, Tensor]) -> Compared:
+        """What a loss is called with, by what it needs."""
+        if loss.needs == "vectors":
+            vectors = torch.cat([queries[0], documents[0]])  # [B + U, D]
+            teacher = torch.cat(self._teacher_vectors(labels, vectors.device))
+            return vectors, teacher, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
+        scores = self.scores(queries, documents)
+        if loss.needs == "teacher_batch":
+            of_queries, of_documents = self._teacher_vectors(labels, scores.device)
+            return scores, normalize(of_queries, dim=1) @ normalize(of_documents, dim=1).T, torch.ones_like(scores, dtype=torch.bool)
+        if loss.needs == "negatives":
+            every, allowed = positive_first(scores, targets.negatives, targets.places[:, 0])
+            return every, every, allowed
+        if loss.needs == "four_ways":
+            positives = tuple(part[targets.places[:, 0]] for part in documents)
+            every, allowed = four_ways(scores, self.scores(queries, queries), self.scores(positives, positives), targets.negatives, targets.places[:, 0])
+            return every, every, allowed
+        own = scores.gather(1, targets.places)  # [B, K]
+        if loss.needs == "target":
+            return own, targets.teacher, targets.mask
+        return torch.cat([own, scores], dim=1), targets.teacher, torch.cat([targets.mask, targets.strangers], dim=1)
+
+    def _teacher_vectors(self, labels: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+        """[B, E] and [U, E], the teacher's vectors of the batch's queries and documents."""
+        vectors = self.samples.vectors
+        if vectors is None:  # `check_vectors` saw to it
+            raise ConfigError("training: the samples carry no vectors of a teacher")
+        asked = [vectors.queries[self.samples.queries[number].query_id] for number in labels["samples"].tolist()]
+        documents = vectors.documents.rows(labels["rows"].cpu().numpy())
+        return torch.tensor(np.stack(asked), device=device), torch.tensor(documents, device=device)
+
+    def _with_cached_gradients(self, features: Sequence[Features], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same terms and gradients with the activations of one group of texts in memory at a time (arXiv:2101.06983).
+
+        Every group is encoded twice: without gradients for the losses, whose gradients end at the encodings; and again, with
+        the same dropout, when the trainer asks for the gradients of the weights.
+        """
+        states, leaves = [], []
+        for place, one in enumerate(features):
+            states.append(RandContext(*(value for value in one.values() if isinstance(value, Tensor))))
+            with torch.no_grad():
+                encoded = self._encode(one, place)
+            leaves.append(tuple(part.detach().requires_grad_(part.is_floating_point()) for part in encoded))
+        with torch.enable_grad():
+            terms = self.terms(leaves[0], join(leaves[1:]), labels)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+
+        def encode_again(scale: Tensor) -> None:
+            for place, (one, state, leaf) in enumerate(zip(features, states, leaves, strict=True)):
+                last = place == len(features) - 1
+                with state, torch.enable_grad(), _synchronised(self.model, last):
+                    encoded = self._encode(one, place)
+                    torch.autograd.backward(
+                        [part for part, cached in zip(encoded, leaf, strict=True) if cached.grad is not None],
+                        [cached.grad * scale for cached in leaf if cached.grad is not None],
+                    )
+
+        found = {name: term.detach() for name, term in terms.items()}
+        first = next(iter(found.values())).requires_grad_()
+        first.register_hook(encode_again)  # the trainer's factors, such as that of gradient accumulation, arrive here
+        return found
 
 
-def in_batch(queries: Tensor, documents: Tensor, samples: TrainingSamples, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Student scores of each query against its positive and all documents of the batch that are negatives to it.
+def check_vectors(model: Any, samples: TrainingSamples, losses: Mapping[str, Loss]) -> None:
+    """Sees to it that losses which compare vectors have vectors of a teacher, of a size that they can compare.
 
-    Args:
-        queries: [B, D].
-        documents: [B, K, D]; column 0 holds the positives.
-        samples: where rows and false negatives are known.
-        labels: sample numbers, [B].
-
-    Returns:
-        Scores [B, B * K] with the own positive first, and the mask of what may stand in the sum.
+    Raises:
+        ConfigError: they have not.
     """
-    batch, size, _ = documents.shape
-    numbers = labels.cpu().numpy()
-    real = torch.from_numpy(samples.mask[numbers].reshape(-1))  # [B * K]
-    rows = torch.from_numpy(samples.documents[numbers].reshape(-1)).masked_fill(~real, -1)  # padding must not hide a document of its row
-    allowed = torch.stack([real & ~torch.isin(rows, torch.from_numpy(samples.not_negative[number])) for number in numbers])  # [B, B * K]
-    scores = queries @ documents.reshape(batch * size, -1).T  # [B, B * K]
-    positive = torch.arange(batch) * size
-    # A document that two lists of the batch share counts once: its first place stays.
-    allowed &= first_places(rows)
-    allowed[torch.arange(batch), positive] = True
-    order = torch.cat([positive[:, None], _others(positive, batch * size)], dim=1)  # [B, B * K]
-    scores, allowed = scores.gather(1, order.to(scores.device)), allowed.gather(1, order).to(scores.device)
-    return scores, allowed
+    used = {name: loss.needs for name, loss in losses.items() if loss.needs in ("vectors", "teacher_batch")}
+    if not used:
+        return
+    first = next(iter(used))
+    if samples.vectors is None:
+        raise ConfigError(f'training.losses: {first} compares with a teacher\'s vectors, and there are none. Add a [[teacher]] of kind = "embedding"')
+    if "vectors" in used.values() and not isinstance(model, SentenceTransformer):
+        raise ConfigError(f"training.losses: {first} compares one vector a text; only dense and static students have one")
+    same = [name for name in used if name in ("vector_mse", "vector_distance", "vector_cosine")]
+    if same and model.get_embedding_dimension() != samples.vectors.documents.dimensions:
+        raise ConfigError(
+            f"training.losses: {same[0]} needs vectors of one size; the student's have {model.get_embedding_dimension()} dimensions and the teacher's "
+            f"{samples.vectors.documents.dimensions}. Set student.projection = {samples.vectors.documents.dimensions}, or use gram"
+        )
 
 
-def first_places(values: Tensor) -> Tensor:
-    """[n], true where a value stands for the first time."""
-    _, inverse = torch.unique(values, return_inverse=True)
-    places = torch.arange(len(values))
-    first = torch.full((int(inverse.max()) + 1,), len(values)).scatter_reduce(0, inverse, places, "amin")
-    return first[inverse] == places
+def _cut(encoded: Encoded, size: int) -> Encoded:
+    """The first `size` dimensions."""
+    return (encoded[0][..., :size], *encoded[1:])
 
 
-def _others(positive: Tensor, size: int) -> Tensor:
-    """[B, size - 1], all places but the positive's, in order."""
-    places = torch.arange(size - 1).expand(len(positive), -1)
-    return places + (places >= positive[:, None])
+def _synchronised(model: Any, last: bool) -> Any:
+    """Gradients of several processes are added up once, at the last pass."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Losses as pure functions of scores, the same for every family of student.
+"""Losses of how far apart scores are, as pure functions; those that read only an order are in `rank_losses`.
 
 Shapes: student and teacher scores are float [B, K] (B queries, K documents each), mask is bool [B, K] and false where
 a query has fewer than K documents. Column 0 holds the positive. Every function returns a scalar, the mean over what
@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
+from retriever.training.masks import lowest, mean, pairs, zeroed
 
-def margin_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+SMALLEST_DEVIATION = 1e-4
+"""Scores that differ by less are taken for equal: a student without an opinion gets a large gradient, not an infinite one."""
+
+
+def margin_mse(student: Tensor, teacher: Tensor, mask: Tensor, teacher_scale: float = 1.0) -> Tensor:
     """Mean squared difference of the student's and the teacher's margins of the first document over each other one.
 
     A margin is the score of document 0 minus that of document k (Hofstaetter et al. 2020, arXiv:2010.02666; there
@@ -23,13 +28,14 @@ def margin_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         student: scores, shape [B, K], an un-normalised dot product or a scaled cosine.
         teacher: scores, shape [B, K], raw; probabilities squeeze the margin.
         mask: shape [B, K], false where a query has fewer than K documents.
+        teacher_scale: multiplies the teacher's scores.
     """
-    difference = _clean(student, mask) - _clean(teacher, mask)  # [B, K]
+    difference = _difference(student, teacher, mask, teacher_scale)  # [B, K]
     error = (difference[:, :1] - difference[:, 1:]) ** 2  # [B, K - 1]
-    return _mean(error, mask[:, :1] & mask[:, 1:])
+    return mean(error, mask[:, :1] & mask[:, 1:])
 
 
-def margin_mse_all_pairs(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+def margin_mse_all_pairs(student: Tensor, teacher: Tensor, mask: Tensor, teacher_scale: float = 1.0) -> Tensor:
     """Mean squared difference of the margins of all pairs of a query's documents: ((s_i - s_j) - (t_i - t_j))^2.
 
     The form of arXiv:2010.02666 extended from one pair to every i < j; invariant as `margin_mse` is.
@@ -38,11 +44,27 @@ def margin_mse_all_pairs(student: Tensor, teacher: Tensor, mask: Tensor) -> Tens
         student: scores, shape [B, K].
         teacher: scores, shape [B, K], raw.
         mask: shape [B, K].
+        teacher_scale: multiplies the teacher's scores.
     """
-    difference = _clean(student, mask) - _clean(teacher, mask)  # [B, K]
+    difference = _difference(student, teacher, mask, teacher_scale)  # [B, K]
     error = (difference[:, :, None] - difference[:, None, :]) ** 2  # [B, K, K]
-    pairs = torch.ones(error.shape[1:], dtype=torch.bool, device=mask.device).triu(diagonal=1)  # i < j
-    return _mean(error, mask[:, :, None] & mask[:, None, :] & pairs)
+    once = torch.ones(error.shape[1:], dtype=torch.bool, device=mask.device).triu(diagonal=1)  # i < j
+    return mean(error, pairs(mask) & once)
+
+
+def pointwise_mse(student: Tensor, teacher: Tensor, mask: Tensor, teacher_scale: float = 1.0) -> Tensor:
+    """Mean squared difference of the scores themselves: (s_i - t_i)^2.
+
+    The distillation term of DSE (Barkan et al. 2019, arXiv:1908.05161), which takes the logit of "relevant" minus that
+    of "not relevant" as t. A constant added to the teacher's scores counts in full: the student learns the level too.
+
+    Args:
+        student: scores, shape [B, K], in a unit that reaches the teacher's values.
+        teacher: scores, shape [B, K], logits.
+        mask: shape [B, K].
+        teacher_scale: multiplies the teacher's scores.
+    """
+    return mean(_difference(student, teacher, mask, teacher_scale) ** 2, mask)
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -57,36 +79,70 @@ def kl_divergence(student: Tensor, teacher: Tensor, mask: Tensor, temperature: f
         mask: shape [B, K].
         temperature: divides the teacher's scores; below 1 sharpens them.
     """
-    log_student = log_softmax(_fill(student, mask), dim=1)  # [B, K]
-    target = _fill(teacher, mask) / temperature
+    log_student = log_softmax(lowest(student, mask), dim=1)  # [B, K]
+    target = lowest(teacher.float() / temperature, mask)
     log_teacher = log_softmax(target, dim=1)
-    terms = softmax(target, dim=1) * (_clean(log_teacher, mask) - _clean(log_student, mask))
-    return _clean(terms, mask).sum(dim=1).mean()
+    terms = softmax(target, dim=1) * (zeroed(log_teacher, mask) - zeroed(log_student, mask))
+    return zeroed(terms, mask).sum(dim=1).mean()
+
+
+def standardised_kl(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """KL(softmax(t / std t) || softmax(s / std s)) over each list, mean over queries: a temperature that nobody has to choose.
+
+    Standardised logits (Choi et al. 2022, arXiv:2211.03946). Neither a constant nor a positive factor of a query's
+    scores changes anything, on either side, so a teacher of any scale teaches a student of any scale; the student's own
+    scale stays free and another loss, such as `contrastive`, must hold it. The deviation is that of the list itself
+    (over K, not K - 1), and at least `SMALLEST_DEVIATION`.
+
+    Args:
+        student: scores, shape [B, K].
+        teacher: scores, shape [B, K], in any unit.
+        mask: shape [B, K].
+    """
+    return kl_divergence(_standardised(student, mask), _standardised(teacher, mask), mask)
+
+
+def in_batch_similarity(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 0.05) -> Tensor:
+    """Cross-entropy of the two distributions over a batch's documents: - sum_j P_T(d_j | q_i) log P_S(d_j | q_i), mean over queries.
+
+    The distillation of INDUS (Bhattacharjee et al. 2024, arXiv:2405.10725): the student learns how the teacher's
+    vectors place every document of the batch, not only a query's own list. Its lowest value is the entropy of the
+    teacher's distribution, reached when the scores agree up to a constant per query.
+
+    Args:
+        student: scores of the B queries with the batch's U distinct documents, shape [B, U], logits.
+        teacher: the teacher's scores of the same pairs, shape [B, U], such as cosines of its vectors.
+        mask: shape [B, U], false for documents that are to be left out.
+        temperature: divides the teacher's scores; .05 makes logits of cosines.
+    """
+    target = softmax(lowest(teacher.float() / temperature, mask), dim=1)  # [B, U]
+    terms = target * zeroed(log_softmax(lowest(student, mask), dim=1), mask)
+    return -terms.sum(dim=1).mean()
 
 
 def contrastive(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of document 0 against all others (InfoNCE); the teacher is not used.
+    """Cross-entropy of document 0 against all others (InfoNCE, arXiv:1807.03748); the teacher is not used.
+
+    What stands in the sum decides which form it is: the K own documents, those of the whole batch, or also queries
+    against queries and documents against documents, as `four_ways` lays them out.
 
     Args:
-        student: scores, shape [B, M], logits; M may be the K own documents followed by other queries' documents.
+        student: scores, shape [B, U], logits; column 0 is the positive.
         teacher: any, ignored, so that all losses are called alike.
-        mask: shape [B, M], false for padding and for documents that may be relevant too (false negatives).
+        mask: shape [B, U], false for padding and for what may be relevant too (false negatives).
     """
     del teacher
     target = torch.zeros(len(student), dtype=torch.long, device=student.device)
-    return cross_entropy(_fill(student, mask), target)
+    return cross_entropy(lowest(student, mask), target)
 
 
-def _fill(scores: Tensor, mask: Tensor) -> Tensor:
-    """Masked scores become the lowest finite number: probability 0 in a softmax, and no NaN from inf - inf."""
-    return scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+def _difference(student: Tensor, teacher: Tensor, mask: Tensor, teacher_scale: float) -> Tensor:
+    return zeroed(student, mask) - teacher_scale * zeroed(teacher, mask)
 
 
-def _clean(values: Tensor, mask: Tensor) -> Tensor:
-    """Masked values become 0, whatever they were (0 * NaN would stay NaN)."""
-    return values.float().masked_fill(~mask, 0.0)
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values under the mask; 0 where nothing is left, so that a batch of lone positives does not crash."""
-    return _clean(values, mask).sum() / mask.sum().clamp(min=1)
+def _standardised(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores minus their list's mean, divided by its standard deviation; the mean leaves no trace in a softmax, but digits."""
+    count = mask.sum(dim=1, keepdim=True).clamp(min=1)  # [B, 1]
+    centred = zeroed(scores.float() - zeroed(scores, mask).sum(dim=1, keepdim=True) / count, mask)  # [B, K]
+    variance = (centred**2).sum(dim=1, keepdim=True) / count
+    return centred / variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()

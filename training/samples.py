@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
+from retriever.encodings import DocumentEncodings
 from retriever.errors import DataError
 from retriever.runs import Run
 from retriever.store import TeacherScores
 from retriever.types import Qrels, Query, Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherVectors:
+    """A teacher's vectors of what is trained on.
+
+    Attributes:
+        queries: query id -> float32 [E].
+        documents: [N, E], of the collection.
+    """
+
+    queries: Mapping[str, NDArray[np.float32]]
+    documents: DocumentEncodings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +41,7 @@ class TrainingSamples:
         mask: bool [S, K], false where a query has fewer than K documents.
         not_negative: per sample the sorted rows of documents that are, or may be, relevant to its query.
         unit: of the teacher's scores.
+        vectors: of a teacher, for losses that compare vectors.
     """
 
     queries: Sequence[Query]
@@ -35,6 +50,7 @@ class TrainingSamples:
     mask: NDArray[np.bool_]
     not_negative: Sequence[NDArray[np.int64]]
     unit: Unit
+    vectors: TeacherVectors | None = None
 
     def __post_init__(self) -> None:
         if not len(self.queries) or self.documents.shape[1] < 2:
@@ -66,7 +82,7 @@ def make_samples(
         target: the teacher's scores of each train query's candidates, the positives among them.
         queries: the train queries; those without a scored positive are left out.
         qrels: grades above 0 are positives; a document judged 0 is a negative whatever the teacher says, an unjudged one
-            unless the teacher puts it above the lowest of the query's positives minus `false_negative_margin`.
+            unless the teacher scores it above `highest_negative`.
         collection: where the documents are.
         settings: K, epochs, how deep negatives are drawn, the rule for false negatives.
         generator: decides order and draws.
@@ -112,11 +128,32 @@ def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Col
     rows = collection.rows_of(doc_ids)
     positive = np.array([grades.get(doc_id, 0) > 0 for doc_id in doc_ids], dtype=np.bool_)
     relevant = collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0])
-    suspected = np.zeros(0, dtype=np.int64)
-    if settings.false_negatives == "filter" and positive.any():
-        unjudged = np.array([doc_id not in grades for doc_id in doc_ids], dtype=np.bool_)
-        suspected = rows[unjudged & (scores > scores[positive].min() - settings.false_negative_margin)]
+    unjudged = np.array([doc_id not in grades for doc_id in doc_ids], dtype=np.bool_)
+    suspected = rows[unjudged & (scores > highest_negative(scores[positive], settings))]
     return _Judged(query, rows, scores, positive, np.unique(np.concatenate([relevant, suspected])))
+
+
+def highest_negative(positives: NDArray[np.float32], settings: TrainingSettings) -> float:
+    """The score above which an unjudged document may be relevant, by the rule for false negatives.
+
+    Args:
+        positives: the teacher's scores of a query's positives; without any, only a threshold makes suspects.
+        settings: the rule and its margin. The relative margin is a share of the positive's distance from 0, so that it
+            points downwards for negative scores too.
+    """
+    rule, margin = settings.false_negatives, settings.false_negative_margin
+    if rule == "threshold":
+        return margin
+    if rule == "keep" or not len(positives):
+        return float("inf")
+    lowest = float(positives.min())
+    return lowest - (margin * abs(lowest) if rule == "relative" else margin)
+
+
+def stratified(count: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """`size` of `count` places: one at random from each of as many equal stretches, so that easy and hard ones are among them."""
+    edges = np.floor(np.linspace(0, count, size + 1)).astype(np.int64)
+    return generator.integers(edges[:-1], edges[1:])
 
 
 def _draw(
@@ -125,7 +162,9 @@ def _draw(
     """The positive at `place` and up to K - 1 documents drawn from the teacher's best that are not positives, [K] each."""
     size = settings.documents_per_query
     others = np.flatnonzero(~item.positive)[: settings.negative_depth]
-    drawn = np.sort(generator.choice(others, size=min(size - 1, len(others)), replace=False))
+    count = min(size - 1, len(others))
+    stretches = settings.sampling == "stratified"
+    drawn = others[stratified(len(others), count, generator)] if stretches else np.sort(generator.choice(others, size=count, replace=False))
     chosen = np.concatenate([[place], drawn]).astype(np.int64)
     rows, scores, mask = np.full(size, item.rows[place]), np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.bool_)
     rows[: len(chosen)], scores[: len(chosen)], mask[: len(chosen)] = item.rows[chosen], item.scores[chosen], True

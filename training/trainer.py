@@ -6,13 +6,13 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -24,9 +24,12 @@ from retriever.errors import DataError
 from retriever.files import recover_folder, replace_folder, write_json
 from retriever.models import check_length
 from retriever.training.adapter import DistillationLoss
+from retriever.training.batches import Batcher, as_dataset
+from retriever.training.families import family_of
+from retriever.training.pairs import PairBatcher, PairLoss
 from retriever.training.samples import TrainingSamples
 
-Validate = Callable[[SentenceTransformer], float]
+Validate = Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +42,8 @@ class TrainingProgress:
     validation: float | None
 
 
-def train_bi_encoder(
-    model: SentenceTransformer,
+def train_student(
+    model: Any,
     samples: TrainingSamples,
     collection: Collection,
     settings: TrainingSettings,
@@ -54,13 +57,13 @@ def train_bi_encoder(
     Run again with the same arguments after a stop, it continues from the last whole checkpoint in `folder`.
 
     Args:
-        model: the starting checkpoint; afterwards the best one.
+        model: the starting checkpoint, a model of sentence-transformers; afterwards the best one.
         samples: S lists in training order.
         collection: where their documents are.
         settings: of the experiment file.
         folder: for checkpoints, the best model so far and the curve.
         seed: of dropout.
-        validate: a model's quality, higher is better; it is asked at step 0 too.
+        validate: the model's quality, higher is better; it is asked at step 0 too.
         progress: called at every step.
 
     Returns:
@@ -70,39 +73,31 @@ def train_bi_encoder(
         ConfigError: the model cannot read texts of `settings.max_length`.
         DataError: the loss is no longer finite.
     """
-    arguments = _arguments(settings, folder, seed, len(samples), _prompts(model, settings.documents_per_query))
-    check_length(settings.max_length, model.config, "training.max_length")
+    check_length(settings.max_length, getattr(model, "config", None), "training.max_length")
     full_length = model.max_seq_length
-    model.max_seq_length = settings.max_length or full_length
+    cut = bool(settings.max_length) and full_length != math.inf  # a table of word vectors reads everything, which costs nothing
+    if cut:
+        model.max_seq_length = min(settings.max_length, full_length)
     watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress)
     last = last_whole_checkpoint(folder / "checkpoints")
     watcher.resume(model, last)
     model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
-    trainer = _Trainer(
+    reranks = isinstance(model, CrossEncoder)
+    kind, arguments = (CrossEncoderTrainer, CrossEncoderTrainingArguments) if reranks else family_of(model).trainers
+    trainer = without_model_card(kind)(
         model=model,
-        args=arguments,
-        train_dataset=as_dataset(samples, collection),
-        loss=DistillationLoss(model, samples, settings),
+        args=arguments(**_arguments(settings, folder, seed, len(samples))),
+        train_dataset=as_dataset(samples),
+        data_collator=(PairBatcher if reranks else Batcher)(model, samples, collection, settings.max_length),
+        loss=(PairLoss if reranks else DistillationLoss)(model, samples, settings),
         callbacks=[watcher],
     )
     print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     watcher.load_best(model)
-    model.max_seq_length = full_length
+    if cut:
+        model.max_seq_length = full_length
     return watcher.curve
-
-
-def as_dataset(samples: TrainingSamples, collection: Collection) -> Dataset:
-    """Samples as the trainers read them: columns query, document_0 .. document_{K-1} and label, texts fetched when asked for."""
-    size = samples.documents.shape[1]
-
-    def texts(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
-        numbers = batch["label"]
-        documents = collection.documents_by_row(samples.documents[numbers].reshape(-1).tolist())
-        columns = {f"document_{place}": [document.full_text for document in documents[place::size]] for place in range(size)}
-        return {"query": [samples.queries[number].text for number in numbers], **columns, "label": numbers}
-
-    return Dataset.from_dict({"label": list(range(len(samples)))}).with_transform(texts)
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -116,11 +111,9 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-class _Trainer(SentenceTransformerTrainer):
-    """Without the callback for a model card, which reads a thousand samples and draws a bar: ours is written after the evaluation."""
-
-    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Adds none."""
+def without_model_card(trainer: type[Any]) -> type[Any]:
+    """A trainer without the callback for a model card, which reads a thousand samples and draws a bar: ours is written after the evaluation."""
+    return type(trainer.__name__, (trainer,), {"add_model_card_callback": lambda self, default_args_dict: None})
 
 
 class _Watcher(TrainerCallback):
@@ -134,7 +127,7 @@ class _Watcher(TrainerCallback):
         self.curve: list[dict[str, float]] = []
         self.loss: float | None = None
 
-    def resume(self, model: SentenceTransformer, checkpoint: Path | None) -> None:
+    def resume(self, model: Any, checkpoint: Path | None) -> None:
         """Takes up the curve where the checkpoint left it; without one, begins it with the untrained model."""
         step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
         recover_folder(self.folder / "best")
@@ -144,9 +137,9 @@ class _Watcher(TrainerCallback):
         if not any("validation" in point for point in self.curve):
             self._validate(model, 0)
 
-    def load_best(self, model: SentenceTransformer) -> None:
+    def load_best(self, model: Any) -> None:
         """Puts the weights that validated best into the model."""
-        model.load_state_dict(SentenceTransformer(str(self.folder / "best"), device="cpu", local_files_only=True).state_dict())
+        model.load_state_dict(type(model)(str(self.folder / "best"), device="cpu", local_files_only=True).state_dict())
         model.eval()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -169,10 +162,10 @@ class _Watcher(TrainerCallback):
         if self.progress:
             self.progress(TrainingProgress(state.global_step, state.max_steps, self.loss, self._best()))
 
-    def _validate(self, model: SentenceTransformer, step: int) -> None:
+    def _validate(self, model: Any, step: int) -> None:
         training = model.training
         model.eval()
-        quality = self.validate(model)
+        quality = self.validate()
         model.train(training)
         if quality > self._best():
             model.save_pretrained(str(self.folder / "best.new"), create_model_card=False)
@@ -201,35 +194,28 @@ def _validation_steps(settings: TrainingSettings, samples: int) -> frozenset[int
     return frozenset(round(steps * time / times) for time in range(1, times + 1)) - {0}
 
 
-def _prompts(model: SentenceTransformer, size: int) -> dict[str, str]:
-    """Column -> what the model puts before its texts when it encodes them, so that it learns from what it will read."""
-    document = next((model.prompts[name] for name in ("document", "passage", "corpus") if name in model.prompts), None)
-    prompts = {"query": model.prompts.get("query")} | {f"document_{place}": document for place in range(size)}
-    return {column: prompt for column, prompt in prompts.items() if prompt}
-
-
-def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int, prompts: dict[str, str]) -> SentenceTransformerTrainingArguments:
+def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int) -> dict[str, Any]:
+    """Of the trainer, whatever the kind of student."""
     steps = -(-samples // settings.batch_size)
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        num_train_epochs=1,  # the samples hold every epoch already, each with its own draw
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup * steps),
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and multiplies_bf16()),
-        seed=seed,
-        data_seed=seed,
-        prompts=prompts,
-        batch_sampler=_in_order,
-        logging_steps=max(1, steps // 40),
-        logging_nan_inf_filter=False,  # it would show the mean of the losses before instead
-        save_steps=max(1, min(settings.checkpoint_steps, steps)),
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "num_train_epochs": 1,  # the samples hold every epoch already, each with its own draw
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": round(settings.warmup * steps),
+        "bf16": settings.precision == "bf16" or (settings.precision == "auto" and multiplies_bf16()),
+        "seed": seed,
+        "data_seed": seed,
+        "batch_sampler": _in_order,
+        "logging_steps": max(1, steps // 40),
+        "logging_nan_inf_filter": False,  # it would show the mean of the losses before instead
+        "save_steps": max(1, min(settings.checkpoint_steps, steps)),
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
 
 
 def _in_order(dataset: Dataset, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:

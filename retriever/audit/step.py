@@ -14,6 +14,7 @@ from retriever.audit.lists import spread
 from retriever.audit.material import Material, compare_all, gather
 from retriever.audit.suspects import false_negatives, mislabelled, ruined_queries
 from retriever.audit.verdict import Candidate, judge
+from retriever.cascade_step import asked_pairs, cascades
 from retriever.collection import Collection
 from retriever.eval.audit import Audit, BaselineFindings, Cost, Ruined, Suspects, TeacherFindings, Texts, read_audit, write_audit
 from retriever.eval.report import RunResult, score_distribution
@@ -21,6 +22,7 @@ from retriever.eval.significance import Comparison
 from retriever.eval.wording import count, shortened
 from retriever.files import fingerprint
 from retriever.pipeline import Pipeline
+from retriever.runs import Run
 from retriever.steps import Done, versions
 
 LONGEST_DOCUMENT = 500
@@ -140,14 +142,21 @@ def baseline(material: Material, name: str, description: str) -> BaselineFinding
 
 
 def summary(pipeline: Pipeline, material: Material) -> str:
-    """What was looked at, in two sentences."""
+    """What was looked at, in two sentences, and one on each teacher that did not read all of it."""
     lists = material.lists
     found = int((lists.relevant & lists.retrieved).sum()) / max(sum(grade > 0 for grades in material.qrels.values() for grade in grades.values()), 1)
     queries = count(len(material.qrels), "held-out train query", "held-out train queries")
     return (
         f"{pipeline.collection.name}: {queries}, {count(lists.pairs.n_pairs, 'pair', 'pairs')}, {count(int(lists.judged.sum()), 'judgement', 'judgements')}. "
         f"Every ranker orders the same candidates, which hold {100 * found:.0f} % of the relevant documents."
+        f"{_read_in_part(pipeline, lists.pairs)}"
     )
+
+
+def _read_in_part(pipeline: Pipeline, pairs: Run) -> str:
+    """A sentence on each teacher whose `cascade` let it read a part of the pairs only."""
+    asked = dict(asked_pairs(pipeline, {"train": pairs}, [pipeline.store]))
+    return "".join(f" {name} read {asked[name]['train'].n_pairs:,} of the pairs, the others are filled in." for name in cascades(pipeline.experiment))
 
 
 def texts(pipeline: Pipeline, teachers: Iterable[TeacherFindings], suspects: Sequence[Suspects]) -> Texts:

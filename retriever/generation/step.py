@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retriever.candidates import bm25_run, dense_run, with_positives
+from retriever.candidates import bm25_run, index_run, with_positives
 from retriever.collection import Collection, with_queries
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError, DataError
@@ -164,8 +164,8 @@ class _Retrievers:
         if "bm25" in self.settings.round_trip:
             runs["bm25"] = bm25_run("round trip, BM25", pipeline.bm25, pipeline.documents, queries, depth, pipeline.reporter)
         if "student" in self.settings.round_trip:
-            index = load_kind("indexing", "flat", "generation").of_vectors(pipeline.vectors(pipeline.start, "start"))
-            runs["student"] = dense_run("round trip, student", pipeline.start, index, pipeline.documents, queries, depth)
+            index = load_kind("indexing", pipeline.experiment.index_kind, "generation").of_vectors(pipeline.encodings(pipeline.start, "start"))
+            runs["student"] = index_run("round trip, student", pipeline.start, index, pipeline.documents, queries, depth)
         return runs
 
 

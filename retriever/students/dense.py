@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from retriever.config import StudentSettings
 from retriever.errors import ConfigError
-from retriever.files import fingerprint
 from retriever.models import check_length, find_model
+from retriever.student_settings import DenseSettings
+from retriever.students._identity import model_fingerprint
+from retriever.students._layers import keep_layers
 from retriever.types import Document, Query, Unit
 
 
@@ -37,7 +37,7 @@ class DenseStudent:
 
     @property
     def dimensions(self) -> int:
-        """D."""
+        """D, of the vectors that are indexed."""
         return int(self.model.get_embedding_dimension() or 0)
 
     @property
@@ -54,8 +54,8 @@ class DenseStudent:
         return self._encode([document.full_text for document in documents], "document")
 
     def score(self, queries: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[B, K] inner products of queries [B, D] and their documents [B, K, D]: what the index ranks by."""
-        scores: NDArray[np.float32] = np.einsum("bd,bkd->bk", queries, documents, dtype=np.float32)
+        """[n] inner products of queries [n, D] and the documents [n, D] at the same places: what the index ranks by."""
+        scores: NDArray[np.float32] = np.einsum("nd,nd->n", queries, documents, dtype=np.float32)
         return scores
 
     def save(self, folder: Path) -> None:
@@ -70,40 +70,49 @@ class DenseStudent:
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
 
 
-def load(settings: StudentSettings, batch_size: int = 64) -> DenseStudent:
+def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
     """The student of the experiment file: its starting checkpoint, or a trained one's folder.
 
     Raises:
-        ConfigError: there is no such model, its similarity is neither cosine nor dot, or it cannot read so long texts.
+        ConfigError: there is no such model, its similarity is neither cosine nor dot, it cannot read so long texts,
+            or it has fewer layers or dimensions than are asked for.
     """
     found = find_model(settings.model, settings.revision, "student.model")
     model = SentenceTransformer(str(found.folder), local_files_only=True, model_kwargs={"use_safetensors": True})
     if model.similarity_fn_name not in ("cosine", "dot"):
         raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a dense student compares by cosine or dot')
-    check_length(settings.max_length, model.config, "student.max_length")
+    if settings.layers:
+        keep_layers(model.transformers_model, settings.layers, "student.layers")
+    if settings.dimensions:
+        _truncate(model, settings.dimensions)
     if settings.max_length:
-        model.max_seq_length = settings.max_length
-    prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
-    model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
+        _set_length(model, settings.max_length)
+    set_prompts(model, settings.query_prompt, settings.document_prompt)
     return DenseStudent(model, batch_size)
 
 
 def load_folder(folder: Path, batch_size: int = 64) -> DenseStudent:
     """The student saved in a folder, ours or any stock sentence-transformers one, with the lengths and prompts saved there."""
-    return load(StudentSettings(model=str(folder)), batch_size)
+    return load(DenseSettings(model=str(folder)), batch_size)
 
 
-def model_fingerprint(model: SentenceTransformer) -> str:
-    """Changes with the weights, the vocabulary, the pooling, the length read, the prompts and the similarity.
+def set_prompts(model: SentenceTransformer, query: str | None, document: str | None) -> None:
+    """Puts the prompts of the experiment file into a model, where they are set there."""
+    prompts = {"query": query, "document": document}
+    model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
 
-    It is taken from what is loaded, not from files: a model that is saved and loaded again keeps it.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    vocabulary = sorted(model.tokenizer.get_vocab().items())
-    # The first module's settings are lengths and the transformer's own, of which weights and vocabulary tell already.
-    settings = ["", *(str(cast(Any, module).get_config_dict()) for module in list(model)[1:])]
-    modules = [[type(module).__name__, its_settings] for module, its_settings in zip(model, settings, strict=True)]
-    return fingerprint([digest.hexdigest(), vocabulary, modules, model.max_seq_length, model.prompts, model.similarity_fn_name])
+
+def _truncate(model: SentenceTransformer, dimensions: int) -> None:
+    """Lets a model give the first `dimensions` of its vectors, which is what a Matryoshka model is trained for (Kusupati et al. 2022, arXiv:2205.13147)."""
+    model.truncate_dim = None
+    own = model.get_embedding_dimension() or 0
+    if dimensions > own:
+        raise ConfigError(f"student.dimensions: {dimensions}, but the model's vectors have {own}. Give {own} at most, or leave student.dimensions out")
+    model.truncate_dim = dimensions if dimensions < own else None
+
+
+def _set_length(model: SentenceTransformer, max_length: int) -> None:
+    if model.max_seq_length is not None and math.isinf(model.max_seq_length):
+        raise ConfigError('student.max_length: the model is a static embedding, whose length is set under kind = "static". Leave student.max_length out')
+    check_length(max_length, model.config, "student.max_length")
+    model.max_seq_length = max_length

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from retriever.config import TrainingSettings
 from retriever.training.adapter import DistillationLoss
-from tests.training_material import NamedSimilarity, random_embeddings, samples_of
+from tests.training_material import samples_of, untrained
 
 B, K, SCALE = 4, 3, 20.0
-EMBEDDINGS = random_embeddings(B, K)
+EMBEDDINGS = [torch.randn(B, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(1 + K)]
 TEACHER = 2 * torch.randn(B, K, generator=torch.Generator().manual_seed(5))
 LABELS = torch.arange(B)
 
@@ -29,8 +29,9 @@ def ours(loss: str, similarity: str, **settings: float) -> tuple[float, list[Ten
     """The loss and its gradient at each embedding."""
     embeddings = [column.clone().requires_grad_() for column in EMBEDDINGS]
     samples = samples_of([[K * b + k for k in range(K)] for b in range(B)], TEACHER.tolist())
-    module = DistillationLoss(NamedSimilarity(similarity), samples, TrainingSettings(losses={loss: 1.0}, student_scale=SCALE, **settings))
-    terms = module.compute_loss_from_embeddings(embeddings, LABELS)
+    module = DistillationLoss(untrained(similarity), samples, TrainingSettings(losses={loss: 1.0}, student_scale=SCALE, **settings))
+    documents = torch.stack(embeddings[1:], dim=1).reshape(B * K, -1)
+    terms = module.terms((embeddings[0],), (documents,), {"samples": LABELS, "rows": torch.arange(B * K)})
     assert list(terms) == [loss]
     return terms[loss].item(), list(torch.autograd.grad(terms[loss], embeddings))
 

@@ -1,0 +1,122 @@
+"""The table `[student]` of an experiment file: a class for each kind, which knows that kind's keys and no others."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from retriever.settings import PositiveInt, Settings
+
+
+class StudentSettings(Settings):
+    """What every student has, whatever its kind."""
+
+    kind: str
+    model: str = Field(description="the starting checkpoint: folder, installed package or hub id")
+    revision: str | None = Field(None, description="of a hub id")
+    max_length: PositiveInt | None = Field(None, description="tokens read of a text; the model's own when left out")
+    query_prompt: str | None = Field(None, description="put before queries; the model's own when left out")
+    document_prompt: str | None = Field(None, description="put before documents; the model's own when left out")
+
+
+class DenseSettings(StudentSettings):
+    """One vector a text."""
+
+    kind: Literal["dense"] = "dense"
+    layers: PositiveInt | None = Field(None, description="transformer layers kept of the starting checkpoint: first, last, evenly between; all when left out")
+    dimensions: PositiveInt | None = Field(None, description="of the vectors that are indexed: the first so many of a Matryoshka model; all when left out")
+
+
+class SparseSettings(StudentSettings):
+    """A weight for each word of the vocabulary (SPLADE)."""
+
+    kind: Literal["sparse"] = "sparse"
+    layers: PositiveInt | None = Field(None, description="transformer layers kept of the starting checkpoint; all when left out")
+    inference_free_queries: bool = Field(False, description="queries are looked up in a table of learned word weights, without the transformer")
+    query_dimensions: PositiveInt = Field(32, description="active dimensions of a query, on average, that training steers to")
+    document_dimensions: PositiveInt = Field(150, description="active dimensions of a document, on average, that training steers to")
+
+
+class LateInteractionSettings(StudentSettings):
+    """A vector for each token (ColBERT)."""
+
+    kind: Literal["late_interaction"] = "late_interaction"
+    layers: PositiveInt | None = Field(None, description="transformer layers kept of the starting checkpoint, spread evenly; all when left out")
+    dimensions: PositiveInt | None = Field(None, description="of a token's vector; 128 for a starting checkpoint that is not a late-interaction model yet")
+    query_length: PositiveInt | None = Field(None, description="tokens read of a query; the model's own when left out")
+    query_expansion: bool | None = Field(
+        None, description="queries are filled up to query_length, or to 32 tokens, with [MASK] tokens, which count in the score; as the model when left out"
+    )
+    pool_factor: PositiveInt | None = Field(
+        None, description="document tokens that become one vector in the index, by clustering; 1 keeps all; the model's own, which is 1, when left out"
+    )
+
+
+class StaticSettings(StudentSettings):
+    """A vector for each token of the vocabulary, averaged: no transformer at all. A start that is none yet becomes one."""
+
+    kind: Literal["static"] = "static"
+    dimensions: PositiveInt | None = Field(None, description="of the vectors, those of the greatest variance; the starting checkpoint's when left out")
+
+
+class CrossEncoderStudentSettings(StudentSettings):
+    """Query and document read together: it re-ranks candidates and makes no index."""
+
+    kind: Literal["cross_encoder"] = "cross_encoder"
+    layers: PositiveInt | None = Field(None, description="transformer layers kept of the starting checkpoint; all when left out")
+
+    @model_validator(mode="after")
+    def _reads_pairs(self) -> CrossEncoderStudentSettings:
+        for name in ("query_prompt", "document_prompt"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"a cross_encoder reads pairs and takes no {name}; put the words into the texts, or leave {name} out")
+        return self
+
+
+class PrivateStudentSettings(StudentSettings):
+    """A student of the user's own: a module named "package.module" with the functions `load` and `load_folder`."""
+
+    options: dict[str, Any] = Field(default={}, description="handed to the module as they stand")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_module(cls, values: Any) -> Any:
+        kind = values.get("kind") if isinstance(values, Mapping) else None
+        if isinstance(kind, str) and "." not in kind:
+            near = difflib.get_close_matches(kind, STUDENT_KINDS, n=1)
+            advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(STUDENT_KINDS)}, or your own as "package.module"'
+            raise ValueError(f'unknown kind "{kind}"; {advice}')
+        return values
+
+
+STUDENT_KINDS: dict[str, type[StudentSettings]] = {
+    "dense": DenseSettings,
+    "sparse": SparseSettings,
+    "late_interaction": LateInteractionSettings,
+    "static": StaticSettings,
+    "cross_encoder": CrossEncoderStudentSettings,
+}
+
+
+INDEX_OF = {"dense": "flat", "static": "flat", "sparse": "inverted", "late_interaction": "multivector"}
+"""The exact index of each kind of student."""
+
+
+def _kind_of(values: Any) -> str:
+    kind = values.get("kind", "dense") if isinstance(values, Mapping) else getattr(values, "kind", None)
+    return kind if kind in STUDENT_KINDS else "private"
+
+
+AnyStudentSettings = Annotated[
+    Annotated[DenseSettings, Tag("dense")]
+    | Annotated[SparseSettings, Tag("sparse")]
+    | Annotated[LateInteractionSettings, Tag("late_interaction")]
+    | Annotated[StaticSettings, Tag("static")]
+    | Annotated[CrossEncoderStudentSettings, Tag("cross_encoder")]
+    | Annotated[PrivateStudentSettings, Tag("private")],
+    Discriminator(_kind_of),
+]
+"""The table `[student]`, checked by the class of its kind."""

@@ -1,0 +1,103 @@
+"""What the model reads of a batch of samples: each distinct document once, those of like length together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from retriever.collection import Collection
+from retriever.training.samples import TrainingSamples
+
+GROUP = 16
+"""Documents that are encoded together at least; below that, padding costs less than a further pass through the model."""
+
+
+def as_dataset(samples: TrainingSamples) -> Dataset:
+    """Samples as the trainers take them: their numbers alone; a `Batcher` fetches the texts of a batch."""
+    return Dataset.from_dict({"label": list(range(len(samples)))})
+
+
+@dataclasses.dataclass(frozen=True)
+class Batcher:
+    """The data collator: sample numbers in, features for the model out.
+
+    Features have the prefix `query_`, and `document_0_`, `document_1_` ... for groups of distinct documents of falling length.
+    The label is a mapping: "samples" int64 [B], and "rows" int64 [U], the documents in the order in which the groups have them.
+
+    Attributes:
+        model: a sentence-transformers model, whose prompts and tokenizer are used.
+        samples: what the numbers stand for.
+        collection: where the documents are.
+        max_length: tokens read of a text; the model's own when None.
+    """
+
+    model: Any
+    samples: TrainingSamples
+    collection: Collection
+    max_length: int | None = None
+    valid_label_columns: tuple[str, ...] = ("label",)
+
+    def __call__(self, batch: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        """The features of one batch."""
+        numbers = np.array([sample["label"] for sample in batch])
+        rows = np.unique(self.samples.documents[numbers][self.samples.mask[numbers]])
+        texts = [document.full_text for document in self.collection.documents_by_row(rows.tolist())]
+        groups, order = length_groups(self._read(texts, "document"))
+        queries = self._read([self.samples.queries[number].text for number in numbers], "query")
+        features = {f"query_{key}": value for key, value in queries.items()}
+        for number, group in enumerate(groups):
+            features |= {f"document_{number}_{key}": value for key, value in group.items()}
+        return features | {"label": {"samples": torch.from_numpy(numbers), "rows": torch.from_numpy(rows)[order]}}
+
+    def _read(self, texts: list[str], task: str) -> dict[str, Any]:
+        """What the model makes of texts before its first layer, with the prompt that it encodes them with."""
+        names = ("query",) if task == "query" else ("document", "passage", "corpus")
+        prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None)
+        length = {"max_length": self.max_length} if self.max_length else {}
+        features: dict[str, Any] = self.model.preprocess(texts, prompt=prompt or None, task=task, **length)
+        return features
+
+
+def length_groups(features: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor]:
+    """Texts' features in groups of falling length, each cut to its longest text.
+
+    Args:
+        features: tensors [n, L, ...] padded on the right, with the attention mask [n, L] among them; what has no row for
+            each text goes into every group as it is. Features without a mask [n, L] stay one group.
+
+    Returns:
+        The groups, and the numbers [n] of the texts in their order.
+    """
+    mask = features.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not bool(mask[:, 0].all()):  # padded on the left: positions would shift
+        count = len(features["offsets"] if "offsets" in features else features["input_ids"])
+        return [dict(features)], torch.arange(count)
+    lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
+    starts = group_starts(lengths.tolist())
+    groups = []
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        longest, texts = int(lengths[start]), order[start:end]
+        groups.append({key: _cut(value, texts, mask, longest) for key, value in features.items()})
+    return groups, order
+
+
+def group_starts(lengths: Sequence[int]) -> list[int]:
+    """Where groups begin in texts of falling length: a text that is a quarter shorter than its group's longest begins a new one."""
+    starts = [0]
+    for place, length in enumerate(lengths):
+        if place - starts[-1] >= GROUP and length < 0.75 * lengths[starts[-1]]:
+            starts.append(place)
+    return starts
+
+
+def _cut(value: Any, texts: Tensor, mask: Tensor, longest: int) -> Any:
+    """A feature of some texts; one with a place for each token without those that are padding in all of them."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(mask):
+        return value
+    return value[texts, :longest] if value.shape[:2] == mask.shape else value[texts]
