@@ -26,7 +26,7 @@ from retriever.eval.measures import Evaluation, evaluate
 from retriever.pipeline import Pipeline, keep_pairs
 from retriever.progress import Terminal
 
-SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact.toml"
+SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact-dense.toml"
 CROSS_ENCODER = '{kind="cross_encoder", model="sentence-transformers/all-MiniLM-L6-v2", train={epochs=2, learning_rate=5e-5}}'
 VIEWS = ("none", "z_score", "standardised", "min_max", "calibration")
 COMBINATIONS = ("mean", "weighted_mean", "softmax_mean", "routing")

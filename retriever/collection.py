@@ -31,6 +31,7 @@ _QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "text", "turn
 _EXAMPLES = 5
 
 MissingDocuments = Literal["error", "ignore"]
+Conversation = Literal["last", "user", "all"]
 
 
 def open_collection(settings: CollectionSettings, folder: Path) -> Collection:
@@ -49,7 +50,12 @@ def open_collection(settings: CollectionSettings, folder: Path) -> Collection:
         DataError: the source breaks a rule of its format; the message names file and line. Nothing half-written stays.
     """
     if settings.path and (settings.path / "collection.json").is_file():
-        return Collection(settings.path)
+        return Collection(settings.path, settings.conversation)
+    return Collection(_prepare(settings, folder).folder, settings.conversation)
+
+
+def _prepare(settings: CollectionSettings, folder: Path) -> Collection:
+    """The same with queries as the source has them."""
     recover_folder(folder)
     prepared = _prepared(folder)
     source = _source(settings)
@@ -141,9 +147,10 @@ class Collection(DocumentTable):
         counts: what was counted while it was prepared: documents, empty_texts, queries and, by split, pairs and dropped_pairs.
         splits: the splits that have qrels.
         source: where it came from: format, location and, of each file, size and time of change.
+        conversation: what queries with earlier turns ask, as in `CollectionSettings`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, conversation: Conversation = "last") -> None:
         """Opens a prepared folder.
 
         Raises:
@@ -156,9 +163,10 @@ class Collection(DocumentTable):
         self.counts: dict[str, Any] = facts["counts"]
         self.splits: tuple[str, ...] = tuple(self.counts["pairs"])
         self.source: dict[str, Any] = facts["source"]
+        self.conversation: Conversation = conversation
 
-    def __reduce__(self) -> tuple[type[Collection], tuple[Path]]:
-        return Collection, (self.folder,)
+    def __reduce__(self) -> tuple[type[Collection], tuple[Path, Conversation]]:
+        return Collection, (self.folder, self.conversation)
 
     def queries(self, split: str) -> dict[str, Query]:
         """The queries that have qrels in a split, in the order of the source; all queries for a split without qrels."""
@@ -167,6 +175,10 @@ class Collection(DocumentTable):
 
     def all_queries(self) -> Iterator[Query]:
         """The queries of all splits, in the order of the source."""
+        return (asking(query, self.conversation) for query in self._stored_queries())
+
+    def _stored_queries(self) -> Iterator[Query]:
+        """The same as they came, each with the text of its last turn."""
         with pq.ParquetFile(self.folder / "queries.parquet") as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from (_query(**row) for row in batch.to_pylist())
@@ -191,13 +203,21 @@ class Collection(DocumentTable):
             DataError: there is something in the folder.
         """
         documents = ({"_id": d.doc_id, "title": d.title, "text": d.text} | _image_field(d.image) for d in self.documents())
-        queries = ({"_id": q.query_id, "text": q.text} | _turns_field(q) | _image_field(q.image) for q in self.all_queries())
+        queries = ({"_id": q.query_id, "text": q.text} | _turns_field(q) | _image_field(q.image) for q in self._stored_queries())
         with _new_folder(folder, "exporting a collection") as new:
             for name, records in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
                 with (new / name).open("w", encoding="utf-8") as stream:
                     stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             for split in self.splits:
                 _write_qrels(_qrels_path(new, split), self.qrels(split))
+
+
+def asking(query: Query, conversation: Conversation) -> Query:
+    """A query whose text is what is searched with: its last turn, all turns of the user, or all turns, oldest first, joined by spaces."""
+    if conversation == "last" or not query.turns:
+        return query
+    earlier = [turn.text for turn in query.turns if conversation == "all" or turn.speaker.casefold() == "user"]
+    return dataclasses.replace(query, text=" ".join([*earlier, query.text]))
 
 
 @dataclasses.dataclass(frozen=True)

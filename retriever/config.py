@@ -24,6 +24,9 @@ class CollectionSettings(Settings):
     path: Path | None = Field(None, strict=False, description="folder or file; relative to the experiment file")
     ir_datasets: str | None = Field(None, description='id without the split, such as "beir/scifact"')
     format: str | None = Field(None, description="a reader's name; recognised from the files when left out")
+    conversation: Literal["last", "user", "all"] = Field(
+        "last", description="what a query with earlier turns asks: its last turn, all turns of the user, or all"
+    )
     train: str = Field("train", description="split whose queries teach")
     test: str = Field("test", description="split that is evaluated, and used for nothing else")
     missing_documents: Literal["error", "ignore"] = Field("error", description="what to do with qrels that name absent documents")

@@ -32,7 +32,7 @@ from retriever.score_step import score_pairs_of
 from retriever.search import SearchIndex, open_index, write_index
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
-from retriever.student_settings import STUDENT_KINDS, StudentSettings
+from retriever.student_settings import STUDENT_KINDS, SparseSettings, StudentSettings
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
@@ -184,7 +184,8 @@ class Pipeline:
                 raise ConfigError(f'"student" encodes nothing: it is a {self.experiment.student.kind}. Name a model, such as {self.experiment.student.model}')
             return self.start, self.encodings(self.start, "start")
         shared = {"model": str(settings.model), "revision": settings.revision, "max_length": settings.max_length}
-        encoder = load_kind("students", settings.family, f"teacher {settings.label}").load(STUDENT_KINDS[settings.family](**shared), settings.batch_size)
+        student = STUDENT_KINDS[settings.family].model_validate(shared)
+        encoder = load_kind("students", settings.family, f"teacher {settings.label}").load(student, settings.batch_size)
         return encoder, self.encodings(encoder, settings.label)
 
     # Steps
@@ -381,6 +382,7 @@ class Pipeline:
             batch_size=self.experiment.index.batch_size,
             seed=self.experiment.seed,
             vectors=self.teacher_vectors(training),
+            active=self._wanted_dimensions,
         )
         identity, load = start
         inputs = {"start": identity, "target": scores.run.fingerprint, "collection": self.collection.fingerprint}
@@ -391,6 +393,14 @@ class Pipeline:
             return {**chosen, **teach_student(load(), lesson, folder, self.reporter, name)}  # a fresh student: training changes the weights
 
         return self.step(name, inputs, training.model_dump(mode="json"), work)
+
+    @property
+    def _wanted_dimensions(self) -> tuple[float | None, float] | None:
+        """Active dimensions of a sparse student's queries and documents; queries that are looked up have as many as they have words."""
+        student = self.experiment.student
+        if not isinstance(student, SparseSettings):
+            return None
+        return None if student.inference_free_queries else student.query_dimensions, student.document_dimensions
 
     def teacher_vectors(self, training: TrainingSettings) -> TeacherVectors | None:
         """A teacher's vectors of the train queries and all documents, where a loss compares vectors.

@@ -9,11 +9,11 @@ from retriever.bm25 import BM25
 from retriever.collection import Collection
 from retriever.config import CandidateSettings
 from retriever.encodings import DocumentEncodings, Encoder
-from retriever.ragged_encodings import RaggedEncoder, RaggedVectors
+from retriever.ragged_encodings import RaggedEncoder
 from retriever.teacher_settings import EmbeddingSettings
 
 
-def _nowhere(encoder: RaggedEncoder, what: str) -> RaggedVectors:
+def _nowhere(encoder: RaggedEncoder, what: str) -> DocumentEncodings:
     """For resources of teachers that keep no such vectors."""
     raise ValueError(f"{what}: these resources have no place for the vectors of {encoder.identity}")
 
@@ -34,4 +34,4 @@ class Resources:
     candidates: CandidateSettings
     bm25: Callable[[], BM25]
     encode: Callable[[EmbeddingSettings], tuple[Encoder, DocumentEncodings]]
-    encode_ragged: Callable[[RaggedEncoder, str], RaggedVectors] = _nowhere
+    encode_ragged: Callable[[RaggedEncoder, str], DocumentEncodings] = _nowhere

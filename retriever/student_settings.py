@@ -27,6 +27,9 @@ class DenseSettings(StudentSettings):
 
     kind: Literal["dense"] = "dense"
     layers: PositiveInt | None = Field(None, description="transformer layers kept of the starting checkpoint: first, last, evenly between; all when left out")
+    projection: PositiveInt | None = Field(
+        None, description="dimensions of a linear layer put on the start's vectors, such as a teacher's, so that vectors can be compared; none when left out"
+    )
     dimensions: PositiveInt | None = Field(None, description="of the vectors that are indexed: the first so many of a Matryoshka model; all when left out")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retriever.calibration import relevant_pairs
 from retriever.candidates import pair_scores
@@ -21,7 +23,8 @@ from retriever.progress import Reporter
 from retriever.runs import Run
 from retriever.store import TeacherScores
 from retriever.training.samples import TeacherVectors, make_samples
-from retriever.training.trainer import TrainingProgress, train_student
+from retriever.training.sparsity import SparsityController
+from retriever.training.trainer import TrainingProgress, Validate, best_point, train_student
 from retriever.types import Qrels, Query
 
 
@@ -42,6 +45,7 @@ class Lesson:
         batch_size: texts encoded at a time.
         seed: of draws and dropout.
         vectors: of a teacher, for losses that compare vectors.
+        active: wanted active dimensions of a sparse student's queries and documents; None for queries that are looked up.
     """
 
     settings: TrainingSettings
@@ -56,6 +60,7 @@ class Lesson:
     batch_size: int
     seed: int
     vectors: TeacherVectors | None = None
+    active: tuple[float | None, float] | None = None
 
 
 def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter, name: str = "train") -> dict[str, Any]:
@@ -76,9 +81,11 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
     samples = dataclasses.replace(samples, vectors=lesson.vectors)
     reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
     steps = -(-len(samples) // lesson.settings.batch_size)
+    sparsity = SparsityController(*lesson.active, warmup=steps // 3) if lesson.active else None
     with reporter.bar(f"training ({name})", steps) as advance:
         told = _Told(reporter, advance)
-        curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, _validation(student, lesson), told.tell)
+        validate = _validation(student, lesson, sparsity)
+        curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, validate, told.tell, sparsity)
     student.save(folder / "student")
     write_json(folder / "curve.json", curve)
     for leftover in ("best", "checkpoints"):
@@ -88,9 +95,8 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
 
 def best_validation(curve: list[dict[str, float]]) -> dict[str, float]:
     """The step that validated best, with its value and the untrained model's."""
-    points = [point for point in curve if "validation" in point]
-    best = max(points, key=lambda point: point["validation"])
-    return {"step": best["step"], "value": best["validation"], "before": points[0]["validation"]}
+    best, first = best_point(curve), next(point for point in curve if "validation" in point)
+    return {"step": best["step"], "value": best["validation"], "before": first["validation"]}
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
@@ -114,23 +120,36 @@ class _Told:
         self.reporter.update(f"{loss}held-out {at.validation:.4f}" if at.validation is not None else loss)
 
 
-def _validation(student: Any, lesson: Lesson) -> Callable[[], float]:
-    """The student's measure on the held-out train queries, re-ranking their candidates and positives."""
+def _validation(student: Any, lesson: Lesson, sparsity: SparsityController | None) -> Validate:
+    """The student's measure on the held-out train queries, re-ranking their candidates and positives; of a sparse one its active dimensions too."""
     qrels = {query_id: lesson.qrels[query_id] for query_id in lesson.held}
     pool = _pool(lesson.pairs.select(lesson.held), qrels, lesson.settings.validation_depth)
+
+    def quality(scores: NDArray[np.float32]) -> float:
+        return evaluate(pool.with_scores("validation", scores), qrels, [lesson.measure]).means[lesson.measure]
+
     if not hasattr(student, "encode_queries"):
-        return lambda: evaluate(pool.with_scores("validation", pair_scores(student, pool, lesson.queries, lesson.collection)), qrels, [lesson.measure]).means[
-            lesson.measure
-        ]
+        return lambda: {"validation": quality(pair_scores(student, pool, lesson.queries, lesson.collection))}
     rows, places = np.unique(lesson.collection.rows_of(pool.doc_ids), return_inverse=True)
     documents = lesson.collection.documents_by_row(rows)
     asked = [lesson.queries[query_id] for query_id in lesson.held]
 
-    def validate() -> float:
-        scores = student.score(student.encode_queries(asked)[pool.query_numbers], student.encode_documents(documents)[places])
-        return evaluate(pool.with_scores("validation", scores), qrels, [lesson.measure]).means[lesson.measure]
+    def validate() -> dict[str, float]:
+        queries, encoded = student.encode_queries(asked), student.encode_documents(documents)
+        found = {"validation": quality(student.score(queries[pool.query_numbers], encoded[places]))}
+        if sparsity and lesson.active:
+            active = float(queries.counts.mean()), float(encoded.counts.mean())
+            sparsity.calibrate(*active)
+            found |= {"active_queries": active[0], "active_documents": active[1], "excess": excess(active, lesson.active)}
+        return found
 
     return validate
+
+
+def excess(active: Sequence[float], wanted: Sequence[float | None]) -> float:
+    """By how much the larger of the ratios of active to wanted dimensions, or the other way round, is above a tenth; its logarithm."""
+    ratios = [abs(math.log(max(found, 0.1) / target)) for found, target in zip(active, wanted, strict=True) if target]
+    return max(0.0, max(ratios) - math.log(1.1))
 
 
 def _pool(pairs: Run, qrels: Mapping[str, Mapping[str, int]], depth: int) -> Run:

@@ -485,3 +485,25 @@ def test_a_split_may_have_a_slash(tmp_path: Path) -> None:
 def test_python_values_are_checked_too(document: Document, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         write_collection(tmp_path / "c", [document])
+
+
+@pytest.mark.parametrize(
+    ("conversation", "text"),
+    [("last", "and when it rains"), ("user", "how do I dry wood and when it rains"), ("all", "how do I dry wood stack it in the shade and when it rains")],
+)
+def test_a_query_asks_with_as_much_of_its_conversation_as_is_wanted(tmp_path: Path, conversation: Any, text: str) -> None:
+    turns = (Turn("User", "how do I dry wood"), Turn("agent", "stack it in the shade"))
+    queries = [Query("q1", "and when it rains", turns), Query("q2", "alone")]
+    written = write_collection(tmp_path / "collection", [Document("d1", "wood")], queries, {"train": {"q1": {"d1": 1}, "q2": {"d1": 1}}})
+    opened = open_collection(CollectionSettings(path=written.folder, conversation=conversation), tmp_path / "unused")
+    assert opened.queries("train") == {"q1": Query("q1", text, turns), "q2": queries[1]}
+    assert (opened.queries_fingerprint("train") == written.queries_fingerprint("train")) == (conversation == "last")
+    assert copied(opened).queries("train") == opened.queries("train")
+    opened.to_beir(tmp_path / "beir")
+    assert json.loads((tmp_path / "beir" / "queries.jsonl").read_text().splitlines()[0])["text"] == "and when it rains"  # as it came
+
+
+def copied(collection: Collection) -> Collection:
+    """As another process makes it."""
+    make, arguments = collection.__reduce__()
+    return make(*arguments)

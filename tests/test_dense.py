@@ -262,3 +262,23 @@ def test_a_plain_transformer_becomes_a_student_with_mean_pooling(encoder_folder:
     stock.tokenizer.save_pretrained(tmp_path / "bert")
     student = load_folder(tmp_path / "bert")
     np.testing.assert_allclose(student.encode_queries(QUERIES), stock.encode([query.text for query in QUERIES]), atol=1e-6)
+
+
+# A projection
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+def test_a_wider_projection_keeps_every_inner_product_at_first(encoder_folder: Path, dot_folder: Path, cosine: bool) -> None:
+    folder = encoder_folder if cosine else dot_folder
+    plain, wide = load_folder(folder), with_settings(folder, projection=48)
+    assert (wide.dimensions, wide.unit) == (48, plain.unit)
+    expected = plain.encode_queries(QUERIES) @ plain.encode_documents(DOCUMENTS).T
+    np.testing.assert_allclose(wide.encode_queries(QUERIES) @ wide.encode_documents(DOCUMENTS).T, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_projection_is_saved_in_the_stock_folder(encoder_folder: Path, tmp_path: Path) -> None:
+    student = with_settings(encoder_folder, projection=8, query_prompt="ask: ")
+    student.save(tmp_path / "student")
+    stock = SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    np.testing.assert_allclose(stock.encode_query([query.text for query in QUERIES]), student.encode_queries(QUERIES), atol=1e-5)
+    assert load_folder(tmp_path / "student").identity == student.identity == with_settings(encoder_folder, projection=8, query_prompt="ask: ").identity

@@ -21,7 +21,7 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import TrainingProgress, last_whole_checkpoint, train_student
+from retriever.training.trainer import TrainingProgress, best_point, last_whole_checkpoint, train_student
 from tests.training_material import animal_lessons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def train(
     training: TrainingSettings = TRAINING,
 ) -> Curve:
     collection, samples = lessons
-    return train_student(model, samples, collection, training, folder, 7, lambda: validate(model), progress)
+    return train_student(model, samples, collection, training, folder, 7, lambda: {"validation": validate(model)}, progress)
 
 
 def steps_of(curve: Curve, name: str) -> list[float]:
@@ -188,6 +188,16 @@ def test_a_loss_that_explodes_is_one_clear_line(lessons: Lessons, encoder_folder
 def test_training_prints_nothing_to_standard_output(lessons: Lessons, encoder_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(load(encoder_folder), lessons, tmp_path)
     assert capfd.readouterr().out == ""
+
+
+# Which model is kept
+
+
+def test_the_best_validation_is_chosen_among_those_without_excess() -> None:
+    curve = [{"step": 0, "validation": 0.9, "excess": 2.0}, {"step": 4, "loss": 1.0}, {"step": 5, "validation": 0.5, "excess": 0.0}, {"step": 9, "validation": 0.6}]
+    assert best_point(curve)["step"] == 9
+    assert best_point(curve[:2])["step"] == 0
+    assert best_point([{"step": 0, "validation": 0.9, "excess": 2.0}, {"step": 5, "validation": 0.1, "excess": 0.5}])["step"] == 5  # none fits: the nearest
 
 
 # Stops

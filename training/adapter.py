@@ -21,6 +21,8 @@ from retriever.training.families import Encoded, family_of, join
 from retriever.training.in_batch import four_ways, positive_first
 from retriever.training.loss_table import LOSS_TABLE, Loss
 from retriever.training.samples import TrainingSamples
+from retriever.training.sparsity import SparsityController
+from retriever.training.sparsity_losses import flops
 from retriever.units import check_unit
 
 Features = Mapping[str, Any]
@@ -70,7 +72,7 @@ class DistillationLoss(nn.Module):
     data loader.
     """
 
-    def __init__(self, model: Any, samples: TrainingSamples, settings: TrainingSettings) -> None:
+    def __init__(self, model: Any, samples: TrainingSamples, settings: TrainingSettings, sparsity: SparsityController | None = None) -> None:
         """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores, or lacks the teacher's vectors."""
         super().__init__()
         self.losses = {name: LOSS_TABLE[name] for name, weight in settings.losses.items() if weight}
@@ -79,6 +81,7 @@ class DistillationLoss(nn.Module):
         self.model = model
         self.samples = samples
         self.settings = settings
+        self.sparsity = sparsity
         self.family = family_of(model)
         self.size = getattr(model, "truncate_dim", None)  # sentence-transformers cuts vectors when it encodes, not in the forward pass
 
@@ -104,7 +107,16 @@ class DistillationLoss(nn.Module):
             sides = [(queries, documents)] if loss.needs == "vectors" else cuts
             values = [loss.function(*self._compared(loss, *side, targets, labels), **loss.arguments(self.settings)) for side in sides]
             terms[name] = self.settings.losses[name] * torch.stack(values).mean()
-        return terms
+        return terms | self._cost_of(queries[0], documents[0]) if self.sparsity else terms
+
+    def _cost_of(self, queries: Tensor, documents: Tensor) -> dict[str, Tensor]:
+        """What sparse vectors [B, V] and [U, V] cost, with the weights that bring them to the wanted number of active dimensions."""
+        sparsity = self.sparsity
+        if sparsity is None:
+            return {}
+        weights = sparsity.weights()
+        sparsity.update(*(float((vectors > 0).sum(dim=1).float().mean()) for vectors in (queries, documents)))
+        return {"flops_queries": weights[0] * flops(queries), "flops_documents": weights[1] * flops(documents)}
 
     def scores(self, queries: Encoded, documents: Encoded) -> Tensor:
         """[B, U], the student's scores as logits."""
@@ -177,7 +189,7 @@ class DistillationLoss(nn.Module):
 
         found = {name: term.detach() for name, term in terms.items()}
         first = next(iter(found.values())).requires_grad_()
-        first.register_hook(encode_again)  # the trainer's factors, such as that of gradient accumulation, arrive here
+        first.register_hook(encode_again)  # type: ignore[no-untyped-call]  # the trainer's factors, such as that of gradient accumulation, arrive here
         return found
 
 

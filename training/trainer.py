@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,13 @@ from retriever.training.batches import Batcher, as_dataset
 from retriever.training.families import family_of
 from retriever.training.pairs import PairBatcher, PairLoss
 from retriever.training.samples import TrainingSamples
+from retriever.training.sparsity import SparsityController
 
-Validate = Callable[[], float]
+Validate = Callable[[], Mapping[str, float]]
+"""What a model reaches: "validation", higher is better, and what else the curve should show; "excess" above 0 rules it out while there is a better one."""
+
+SPARSITY = "sparsity.json"
+"""The state of the control of active dimensions at the last checkpoints, by step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,7 @@ def train_student(
     seed: int,
     validate: Validate,
     progress: Callable[[TrainingProgress], None] | None = None,
+    sparsity: SparsityController | None = None,
 ) -> list[dict[str, float]]:
     """Trains the model in place, ends with the checkpoint that validates best, and returns the curve.
 
@@ -63,8 +69,9 @@ def train_student(
         settings: of the experiment file.
         folder: for checkpoints, the best model so far and the curve.
         seed: of dropout.
-        validate: the model's quality, higher is better; it is asked at step 0 too.
+        validate: measures the model; it is asked at step 0 too.
         progress: called at every step.
+        sparsity: steers the active dimensions of a sparse student; it goes on where a stop left it.
 
     Returns:
         One mapping per logged point: step, loss or validation, and each loss term.
@@ -78,7 +85,7 @@ def train_student(
     cut = bool(settings.max_length) and full_length != math.inf  # a table of word vectors reads everything, which costs nothing
     if cut:
         model.max_seq_length = min(settings.max_length, full_length)
-    watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress)
+    watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress, sparsity)
     last = last_whole_checkpoint(folder / "checkpoints")
     watcher.resume(model, last)
     model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
@@ -89,7 +96,7 @@ def train_student(
         args=arguments(**_arguments(settings, folder, seed, len(samples))),
         train_dataset=as_dataset(samples),
         data_collator=(PairBatcher if reranks else Batcher)(model, samples, collection, settings.max_length),
-        loss=(PairLoss if reranks else DistillationLoss)(model, samples, settings),
+        loss=PairLoss(model, samples, settings) if reranks else DistillationLoss(model, samples, settings, sparsity),
         callbacks=[watcher],
     )
     print_nothing(trainer)
@@ -116,14 +123,33 @@ def without_model_card(trainer: type[Any]) -> type[Any]:
     return type(trainer.__name__, (trainer,), {"add_model_card_callback": lambda self, default_args_dict: None})
 
 
+def best_point(curve: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The validation whose model is kept; of equal ones the first."""
+    return max((point for point in curve if "validation" in point), key=rank)
+
+
+def rank(point: Mapping[str, float]) -> tuple[float, float]:
+    """What a validation is chosen by: first that nothing is in excess, or as little as can be, then quality."""
+    return -point.get("excess", 0.0), point["validation"]
+
+
 class _Watcher(TrainerCallback):
     """Validates, keeps the best model, draws the curve and reports progress."""
 
-    def __init__(self, folder: Path, validate: Validate, steps: frozenset[int], progress: Callable[[TrainingProgress], None] | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        validate: Validate,
+        steps: frozenset[int],
+        progress: Callable[[TrainingProgress], None] | None,
+        sparsity: SparsityController | None = None,
+    ) -> None:
         self.folder = folder
         self.validate = validate
         self.steps = steps
         self.progress = progress
+        self.sparsity = sparsity
+        self.states: dict[str, dict[str, float]] = {}
         self.curve: list[dict[str, float]] = []
         self.loss: float | None = None
 
@@ -134,6 +160,9 @@ class _Watcher(TrainerCallback):
         path = self.folder / "curve.json"
         if checkpoint and path.exists():
             self.curve = [point for point in json.loads(path.read_text(encoding="utf-8")) if point["step"] <= step]
+        if self.sparsity and checkpoint:
+            self.states = json.loads((self.folder / SPARSITY).read_text(encoding="utf-8"))
+            self.sparsity.restore(self.states[str(step)])
         if not any("validation" in point for point in self.curve):
             self._validate(model, 0)
 
@@ -159,22 +188,25 @@ class _Watcher(TrainerCallback):
         if state.global_step in self.steps:
             self._validate(getattr(model, "module", model), state.global_step)
             control.should_save = True
+        if self.sparsity and control.should_save:  # the checkpoint is written after this, so that none is without its state
+            self.states = {**dict(list(self.states.items())[-2:]), str(state.global_step): self.sparsity.state()}
+            write_json(self.folder / SPARSITY, self.states)
         if self.progress:
             self.progress(TrainingProgress(state.global_step, state.max_steps, self.loss, self._best()))
 
     def _validate(self, model: Any, step: int) -> None:
         training = model.training
         model.eval()
-        quality = self.validate()
+        point = {"step": step, **self.validate()}
         model.train(training)
-        if quality > self._best():
+        if rank(point) > max((rank(other) for other in self.curve if "validation" in other), default=(-math.inf, -math.inf)):
             model.save_pretrained(str(self.folder / "best.new"), create_model_card=False)
             replace_folder(self.folder / "best.new", self.folder / "best")
-        self.curve.append({"step": step, "validation": quality})
+        self.curve.append(point)
         write_json(self.folder / "curve.json", self.curve)
 
     def _best(self) -> float:
-        return max((point["validation"] for point in self.curve if "validation" in point), default=float("-inf"))
+        return best_point(self.curve)["validation"]
 
 
 def multiplies_bf16() -> bool:

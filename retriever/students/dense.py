@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
+from sentence_transformers.sentence_transformer.modules import Normalize
 
 from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
@@ -17,6 +19,10 @@ from retriever.student_settings import DenseSettings
 from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
 from retriever.types import Document, Query, Unit
+
+
+PROJECTION_SEED = 1
+"""Of a new projection: the same start is the same student."""
 
 
 class DenseStudent:
@@ -83,6 +89,8 @@ def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
         raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a dense student compares by cosine or dot')
     if settings.layers:
         keep_layers(model.transformers_model, settings.layers, "student.layers")
+    if settings.projection:
+        model = _projected(model, settings.projection)
     if settings.dimensions:
         _truncate(model, settings.dimensions)
     if settings.max_length:
@@ -100,6 +108,26 @@ def set_prompts(model: SentenceTransformer, query: str | None, document: str | N
     """Puts the prompts of the experiment file into a model, where they are set there."""
     prompts = {"query": query, "document": document}
     model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
+
+
+def _projected(model: SentenceTransformer, dimensions: int) -> SentenceTransformer:
+    """The model with a linear layer on its pooled vectors, which at first changes no inner product where it adds dimensions.
+
+    A learned projection lets a small student live in its teacher's space, and then search an index of the teacher's vectors
+    (LEAF, arXiv:2509.12539).
+    """
+    modules = [module for module in model if not isinstance(module, Normalize)]
+    normalised = len(modules) < len(list(model))
+    size = modules[-1].get_embedding_dimension() if hasattr(modules[-1], "get_embedding_dimension") else model.get_embedding_dimension()
+    layer = Dense(int(size or 0), dimensions, bias=False, activation_function=torch.nn.Identity())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(PROJECTION_SEED)
+        torch.nn.init.orthogonal_(layer.linear.weight)
+    projected = SentenceTransformer(
+        modules=[*modules, layer, *([Normalize()] if normalised else [])], similarity_fn_name=model.similarity_fn_name, prompts=dict(model.prompts)
+    )
+    projected.default_prompt_name = model.default_prompt_name
+    return projected
 
 
 def _truncate(model: SentenceTransformer, dimensions: int) -> None:
