@@ -194,7 +194,12 @@ def test_training_prints_nothing_to_standard_output(lessons: Lessons, encoder_fo
 
 
 def test_the_best_validation_is_chosen_among_those_without_excess() -> None:
-    curve = [{"step": 0, "validation": 0.9, "excess": 2.0}, {"step": 4, "loss": 1.0}, {"step": 5, "validation": 0.5, "excess": 0.0}, {"step": 9, "validation": 0.6}]
+    curve = [
+        {"step": 0, "validation": 0.9, "excess": 2.0},
+        {"step": 4, "loss": 1.0},
+        {"step": 5, "validation": 0.5, "excess": 0.0},
+        {"step": 9, "validation": 0.6},
+    ]
     assert best_point(curve)["step"] == 9
     assert best_point(curve[:2])["step"] == 0
     assert best_point([{"step": 0, "validation": 0.9, "excess": 2.0}, {"step": 5, "validation": 0.1, "excess": 0.5}])["step"] == 5  # none fits: the nearest
