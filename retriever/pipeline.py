@@ -21,7 +21,7 @@ from retriever.ensemble_step import Targets, check_target_units, choose_target, 
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint
-from retriever.generation.step import generated_collection
+from retriever.generation.step import generated_collection, query_quality
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
 from retriever.ragged_encodings import encode_ragged
@@ -382,6 +382,7 @@ class Pipeline:
             batch_size=self.experiment.index.batch_size,
             seed=self.experiment.seed,
             vectors=self.teacher_vectors(training),
+            quality=query_quality(self),
             active=self._wanted_dimensions,
         )
         identity, load = start

@@ -45,6 +45,7 @@ class Lesson:
         batch_size: texts encoded at a time.
         seed: of draws and dropout.
         vectors: of a teacher, for losses that compare vectors.
+        quality: query id -> the probability that it teaches in an epoch; 1 for those that are left out.
         active: wanted active dimensions of a sparse student's queries and documents; None for queries that are looked up.
     """
 
@@ -60,6 +61,7 @@ class Lesson:
     batch_size: int
     seed: int
     vectors: TeacherVectors | None = None
+    quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     active: tuple[float | None, float] | None = None
 
 
@@ -77,7 +79,7 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         How many samples there were, and the validation before, at best and at which step.
     """
     queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
-    samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed))
+    samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
     samples = dataclasses.replace(samples, vectors=lesson.vectors)
     reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
     steps = -(-len(samples) // lesson.settings.batch_size)

@@ -1,5 +1,6 @@
 """Which documents teach: positives, draws, masks, suspected false negatives, and the queries held out."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -136,6 +137,25 @@ def test_stratified_draws_hold_the_teachers_best_and_worst(collection: Collectio
     for row in samples.documents:
         thirds = [int(collection.doc_ids[number].removeprefix("d")) for number in row[1:]]
         assert [(place - 1) // 3 for place in thirds] == [0, 1, 2, 3]
+
+
+def test_a_query_of_half_quality_teaches_in_about_half_of_the_epochs(collection: Collection) -> None:
+    training = TrainingSettings(documents_per_query=3, epochs=400)
+    scores = Run.from_dict("teacher", {name: falling(8) for name in QUERIES})
+    qrels = {name: {"d1": 1} for name in QUERIES}
+    samples = make_samples(in_logits(scores), QUERIES, qrels, collection, training, np.random.default_rng(1), {"q1": 0.5, "q2": 0.0})
+    times = Counter(query.query_id for query in samples.queries)
+    assert (times["q2"], times["q3"]) == (0, 400)
+    assert 160 < times["q1"] < 240  # 200 and four standard deviations of 10
+
+
+def test_queries_of_no_quality_at_all_leave_one_an_epoch(collection: Collection) -> None:
+    training = TrainingSettings(documents_per_query=3, epochs=3)
+    scores = Run.from_dict("teacher", {name: falling(8) for name in QUERIES})
+    samples = make_samples(
+        in_logits(scores), QUERIES, {name: {"d1": 1} for name in QUERIES}, collection, training, np.random.default_rng(1), dict.fromkeys(QUERIES, 0.0)
+    )
+    assert len(samples) == 3
 
 
 def test_of_several_positives_the_lowest_sets_the_edge(collection: Collection) -> None:

@@ -74,7 +74,13 @@ class _Judged:
 
 
 def make_samples(
-    target: TeacherScores, queries: Mapping[str, Query], qrels: Qrels, collection: Collection, settings: TrainingSettings, generator: np.random.Generator
+    target: TeacherScores,
+    queries: Mapping[str, Query],
+    qrels: Qrels,
+    collection: Collection,
+    settings: TrainingSettings,
+    generator: np.random.Generator,
+    quality: Mapping[str, float] | None = None,
 ) -> TrainingSamples:
     """Lists for all epochs, in training order: each epoch is shuffled and draws its documents anew.
 
@@ -86,6 +92,7 @@ def make_samples(
         collection: where the documents are.
         settings: K, epochs, how deep negatives are drawn, the rule for false negatives.
         generator: decides order and draws.
+        quality: query id -> the probability in [0, 1] that it teaches in an epoch; 1 for those that are left out.
 
     Raises:
         DataError: no query has a scored positive.
@@ -94,7 +101,7 @@ def make_samples(
     lessons = [(item, int(place)) for item in judged for place in np.flatnonzero(item.positive)]
     if not lessons:
         raise DataError(f"training: none of the {len(queries)} train queries has a scored positive. Check the train qrels with: retriever check")
-    order = np.concatenate([generator.permutation(len(lessons)) for _ in range(settings.epochs)])
+    order = np.concatenate([_one_epoch(lessons, quality or {}, generator) for _ in range(settings.epochs)])
     chosen = [lessons[number] for number in order]
     lists = [_draw(item, place, settings, generator) for item, place in chosen]
     return TrainingSamples(
@@ -105,6 +112,17 @@ def make_samples(
         not_negative=[item.not_negative for item, _ in chosen],
         unit=target.unit,
     )
+
+
+def _one_epoch(lessons: Sequence[tuple[_Judged, int]], quality: Mapping[str, float], generator: np.random.Generator) -> NDArray[np.int64]:
+    """The numbers of an epoch's lessons in a random order; of those with less than full quality a share, but one at least of all."""
+    order = generator.permutation(len(lessons))
+    if not quality:
+        return order
+    chances = np.array([quality.get(lessons[number][0].query.query_id, 1.0) for number in order])
+    kept = generator.random(len(order)) < chances
+    kept[int(np.argmax(chances))] = True
+    return order[kept]
 
 
 def hold_out(query_ids: Iterable[str], fraction: float, at_most: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:

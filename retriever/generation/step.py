@@ -104,6 +104,14 @@ def generated_collection(pipeline: Pipeline) -> Collection:
     return collection
 
 
+def query_quality(pipeline: Pipeline) -> dict[str, float]:
+    """The critic's quality of each kept generated query; empty for an experiment without a section [generation]."""
+    if pipeline.experiment.generation is None:
+        return {}
+    done = generate(pipeline)
+    return {row["query_id"]: row["critic_score"] for row in read_generated(done.folder) if row["split"]}
+
+
 def generation_note(collection: Collection) -> str:
     """What a report says of generated queries, with a space at its end; "" for a collection without them."""
     source = collection.source
