@@ -229,7 +229,7 @@ class Pipeline:
     @cached_property
     def resources(self) -> Resources:
         """What teachers may use."""
-        return Resources(self.documents, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.encodings)
+        return Resources(self.documents, self.experiment.candidates, lambda: self.bm25, self.encoder_of, self.encodings, lambda: self.queries("train"))
 
     @cached_property
     def taught(self) -> dict[str, TeacherSettings]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
@@ -11,6 +11,7 @@ from retriever.config import CandidateSettings
 from retriever.encodings import DocumentEncodings, Encoder
 from retriever.ragged_encodings import RaggedEncoder
 from retriever.teacher_settings import EmbeddingSettings
+from retriever.types import Query
 
 
 def _nowhere(encoder: RaggedEncoder, what: str) -> DocumentEncodings:
@@ -27,6 +28,7 @@ class Resources:
         candidates: BM25's parameters.
         bm25: gives the BM25 index, made at the first call.
         encode: gives a teacher's encoder and the encodings of all documents, made at the first call.
+        train_queries: the queries that a teacher may try itself on; never the test queries.
         encode_ragged: keeps what else an encoder makes of all documents, such as token vectors; told the encoder and what a bar calls it.
     """
 
@@ -35,3 +37,4 @@ class Resources:
     bm25: Callable[[], BM25]
     encode: Callable[[EmbeddingSettings], tuple[Encoder, DocumentEncodings]]
     encode_ragged: Callable[[RaggedEncoder, str], DocumentEncodings] = _nowhere
+    train_queries: Callable[[], Mapping[str, Query]] = dict

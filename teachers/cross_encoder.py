@@ -217,7 +217,7 @@ def _cost_of_int8(teacher: CrossEncoderTeacher, settings: CrossEncoderSettings, 
     """How well the ranking by 8-bit weights agrees with that by float32, on lists of the user's own collection."""
     pairs, lists = _probe_lists(resources)
     if not lists:
-        return f"{settings.label}: int8: the collection has no queries to measure its cost on"
+        return f"{settings.label}: int8: there are no train queries to measure its cost on"
     exact = CrossEncoderTeacher(teacher.model, TorchBackend(teacher.model, ["cpu"], "fp32"), teacher.template, teacher.identity, settings)
     tau, difference = agreement(exact.score(pairs).scores, teacher.score(pairs).scores, lists)
     return f"{settings.label}: int8 against fp32 on {len(lists)} lists: Kendall tau {tau:.3f}, scores differ by {difference:.3g} at most"
@@ -232,7 +232,7 @@ def agreement(exact: NDArray[np.float32], rounded: NDArray[np.float32], lists: S
 def _probe_lists(resources: Resources) -> tuple[list[tuple[Query, Document]], list[slice]]:
     """The documents that BM25 finds for a few queries, and where each query's list lies."""
     collection = resources.collection
-    queries = list(collection.queries(collection.splits[0]).values())[:PROBE_QUERIES] if collection.splits else []
+    queries = list(resources.train_queries().values())[:PROBE_QUERIES]
     pairs: list[tuple[Query, Document]] = []
     lists = []
     for query in queries:

@@ -33,7 +33,13 @@ def resources(tmp_path: Path) -> Resources:
     def encode(settings: EmbeddingSettings) -> tuple[Encoder, Vectors]:
         raise AssertionError("a cross-encoder needs no vectors")
 
-    return Resources(collection, CandidateSettings(), lambda: build_bm25(document.full_text for document in collection.documents()), encode)
+    return Resources(
+        collection,
+        CandidateSettings(),
+        lambda: build_bm25(document.full_text for document in collection.documents()),
+        encode,
+        train_queries=lambda: collection.queries("train"),
+    )
 
 
 def open_teacher(folder: Path, resources: Resources, **settings: Any) -> CrossEncoderTeacher:
@@ -184,7 +190,7 @@ def test_int8_says_what_it_costs_before_scoring(resources: Resources, folder: Pa
     assert rounded.identity.settings["int8"] is True
     assert rounded.identity.fingerprint != exact.identity.fingerprint
     assert len(rounded.notes) == 1
-    assert rounded.notes[0].startswith("cross_encoder-surer: int8 against fp32 on 1 lists: Kendall tau ")
+    assert rounded.notes[0].startswith("cross_encoder-surer: int8 against fp32 on 4 lists: Kendall tau ")
     assert exact.notes == []
 
 

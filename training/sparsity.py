@@ -83,11 +83,11 @@ class SparsityController:
 
     def weights(self) -> tuple[float, float]:
         """Of the queries' and of the documents' regulariser."""
-        return (self.queries.weight if self.queries else 0.0), self.documents.weight
+        return (0.0 if self.queries is None else self.queries.weight), self.documents.weight
 
     def update(self, active_query: float, active_document: float) -> tuple[float, float]:
         """The new weights, after a batch whose queries and documents had so many active dimensions on average."""
-        if self.queries:
+        if self.queries is not None:
             self.queries = updated(self.queries, active_query, self.warmup)
         self.documents = updated(self.documents, active_document, self.warmup)
         return self.weights()
@@ -98,18 +98,18 @@ class SparsityController:
         Training batches have dropout, other texts than the collection, and often shorter ones. To be called now and then with the
         counts of a fixed sample, such as the one that validates; never called, training batches are taken for the whole truth.
         """
-        if self.queries:
+        if self.queries is not None:
             self.queries = calibrated(self.queries, encoded_query, self.warmup)
         self.documents = calibrated(self.documents, encoded_document, self.warmup)
 
     def state(self) -> dict[str, float]:
         """Plain numbers, which `restore` takes."""
         sides = {"query": self.queries, "document": self.documents}
-        return {f"{name}_{key}": value for name, side in sides.items() if side for key, value in dataclasses.asdict(side).items()}
+        return {f"{name}_{key}": value for name, side in sides.items() if side is not None for key, value in dataclasses.asdict(side).items()}
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Goes on where another controller's `state` was taken."""
-        if self.queries:
+        if self.queries is not None:
             self.queries = _restored(state, "query_")
         self.documents = _restored(state, "document_")
 
