@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from retriever.collection import open_collection
+from retriever.config import CollectionSettings
 from retriever.student_settings import SparseSettings
 from retriever.students.sparse import SparseStudent, load
 from retriever.training.sparsity import Side, SparsityController, calibrated, updated, wanted
@@ -181,9 +182,9 @@ def test_a_restored_controller_goes_on_as_if_never_stopped() -> None:
 # On a model that trains
 
 
-def training_pairs(folder: Path) -> list[tuple[Query, Document]]:
+def training_pairs(folder: Path, prepared: Path) -> list[tuple[Query, Document]]:
     """The train queries, each with a document that is relevant to it."""
-    collection = open_collection(folder)
+    collection = open_collection(CollectionSettings(path=folder), prepared)
     documents = {document.doc_id: document for document in collection.documents()}
     queries = collection.queries("train")
     return [(queries[query], documents[doc]) for query, grades in collection.qrels("train").items() for doc, grade in grades.items() if grade > 0]
@@ -220,8 +221,10 @@ def encoded_counts(student: SparseStudent, pairs: list[tuple[Query, Document]]) 
 
 
 @pytest.mark.parametrize(("query", "document"), [(8, 25), (5, 25), (8, 35)], ids=["as they come", "sparser queries", "fuller documents"])
-def test_a_splade_model_that_trains_ends_within_a_tenth_of_both_targets(encoder_folder: Path, shared_beir_folder: Path, query: int, document: int) -> None:
-    pairs = training_pairs(shared_beir_folder)
+def test_a_splade_model_that_trains_ends_within_a_tenth_of_both_targets(
+    encoder_folder: Path, shared_beir_folder: Path, tmp_path: Path, query: int, document: int
+) -> None:
+    pairs = training_pairs(shared_beir_folder, tmp_path)
     settings = SparseSettings(model=str(encoder_folder), query_dimensions=query, document_dimensions=document)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

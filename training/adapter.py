@@ -59,7 +59,7 @@ class Targets:
 
     @property
     def strangers(self) -> Tensor:
-        """bool [B, U], the sure negatives that are not among a query's own K documents."""
+        """The sure negatives, bool [B, U], that are not among a query's own K documents."""
         own = torch.zeros_like(self.negatives).scatter(1, self.places, True)  # padding stands for document 0 of the list, which is its own too
         return self.negatives & ~own
 

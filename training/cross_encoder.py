@@ -19,7 +19,7 @@ from retriever.errors import ConfigError, DataError
 from retriever.models import ModelFolder
 from retriever.runs import Run
 from retriever.teacher_settings import TeachingSettings
-from retriever.training.trainer import last_whole_checkpoint, print_nothing
+from retriever.training.trainer import last_whole_checkpoint, print_nothing, without_model_card
 from retriever.types import Qrels, Query
 
 SAVE_STEPS = 100
@@ -63,18 +63,13 @@ def teach_cross_encoder(
     )
     last = last_whole_checkpoint(folder / "checkpoints")
     callbacks: list[TrainerCallback] = [_Told(progress)] if progress else []
-    trainer = _Trainer(model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size), callbacks=callbacks)
+    trainer = without_model_card(CrossEncoderTrainer)(
+        model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size), callbacks=callbacks
+    )
     print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-class _Trainer(CrossEncoderTrainer):
-    """Without the callback for a model card, which reads a thousand samples and draws a bar."""
-
-    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Adds none."""
 
 
 class _Told(TrainerCallback):

@@ -86,5 +86,5 @@ class PairLoss(nn.Module):
         return {"losses": dict(self.settings.losses)}
 
     def _may_be_relevant(self, numbers: Any) -> Any:
-        """bool [B, K], documents that are, or may be, relevant to their query."""
+        """Which documents are, or may be, relevant to their query, bool [B, K]."""
         return np.stack([np.isin(self.samples.documents[number], self.samples.not_negative[number]) for number in numbers])
