@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from record import against, keep
 
 from retriever.config import EnsembleSettings, read_experiment
-from retriever.ensemble_step import ensemble_on_held_out
+from retriever.ensemble_step import ensemble_on_held_out, judged_lists
 from retriever.errors import ConfigError
 from retriever.eval.measures import Evaluation, evaluate
 from retriever.pipeline import Pipeline, keep_pairs
 from retriever.progress import Terminal
+from retriever.runs import Run
+from retriever.types import Query
 
 SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact-dense.toml"
 CROSS_ENCODER = '{kind="cross_encoder", model="sentence-transformers/all-MiniLM-L6-v2", train={epochs=2, learning_rate=5e-5}}'
@@ -55,19 +57,30 @@ def evaluations(pipeline: Pipeline) -> Iterator[tuple[str, Evaluation]]:
     """Each teacher, then each combination of each view, re-ranking the candidates of the held-out queries."""
     _, held = pipeline.held_out
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
+    queries = {query_id: pipeline.queries("train")[query_id] for query_id in held}
     retrieved = pipeline.candidates["train"].select(held)
     measures = [pipeline.experiment.evaluation.measures[0]]
-    for name, run in pipeline.scores["train"].items():
-        yield name, evaluate(keep_pairs(run.select(held), retrieved), qrels, measures)
+    raw = dict(scored(pipeline, pipeline.pairs("train").select(held), queries))
+    for name, run in raw.items():
+        yield name, evaluate(keep_pairs(run, retrieved), qrels, measures)
+    lists = judged_lists(pipeline.experiment, raw, queries, qrels, retrieved)
     for combine, view in [*itertools.product(COMBINATIONS, VIEWS), ("reciprocal_rank", "none")]:
         settings = EnsembleSettings(combine=combine, normalise=view)
         experiment = pipeline.experiment.model_copy(update={"ensemble": settings})
         try:
-            run = ensemble_on_held_out(experiment, pipeline.identities, pipeline.judged_lists)
+            run = ensemble_on_held_out(experiment, pipeline.identities, lists)
         except ConfigError:  # units that do not mix
             continue
         if run is not None:
             yield f"{combine}, {view}", evaluate(keep_pairs(run, retrieved).rename(f"{combine}, {view}"), qrels, measures)
+
+
+def scored(pipeline: Pipeline, pairs: Run, queries: Mapping[str, Query]) -> Iterator[tuple[str, Run]]:
+    """Each teacher's scores of the held-out lists alone: nothing else is needed here, and a slow teacher is slow."""
+    for name, teacher in pipeline.teachers.items():
+        with pipeline.reporter.bar(f"scoring held-out pairs ({name})", pairs.n_pairs) as advance:
+            pipeline.store.score(teacher, pairs, queries, advance)
+        yield name, pipeline.store.read(teacher.identity, pairs, queries).run.rename(name)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.train_step import Lesson, teach_student
+from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TeacherVectors, hold_out
 from retriever.types import Query, Teacher, TeacherIdentity, Unit
@@ -353,6 +354,9 @@ class Pipeline:
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """The last train step of these settings: the experiment's own, or an ablation; a step for each round before it is done first."""
+        losses = {loss: LOSS_TABLE[loss] for loss, weight in training.losses.items() if weight}
+        check_losses(self.start.model, losses)  # before hours of scoring
+        self._vectors_from(training)
         check_target_units(self.experiment, training, target_units(self.experiment, self.identities))
         check_target_units(self.experiment, training, self.units, self.target[0])
         pairs, target = self.pairs("train"), self.target_scores("train")
@@ -403,21 +407,26 @@ class Pipeline:
             return None
         return None if student.inference_free_queries else student.query_dimensions, student.document_dimensions
 
-    def teacher_vectors(self, training: TrainingSettings) -> TeacherVectors | None:
-        """A teacher's vectors of the train queries and all documents, where a loss compares vectors.
+    def _vectors_from(self, training: TrainingSettings) -> str | None:
+        """The name of the teacher whose vectors a loss compares with; None where none does.
 
         Raises:
             ConfigError: no teacher has any.
         """
         comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs in ("vectors", "teacher_batch")]
-        if not comparing:
-            return None
-        dense = {name: one for name, one in self.taught.items() if isinstance(one, EmbeddingSettings) and one.family == "dense"}
+        dense = [one.label for one in self.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family == "dense"]
         name = training.vectors_from or next(iter(dense), None)
-        if name not in dense:
+        if comparing and name not in dense:
             found = f'"{name}" has none' if name else "none of the teachers has any"
             raise ConfigError(f'training.losses: {comparing[0]} compares with a teacher\'s vectors, and {found}. Add a [[teacher]] of kind = "embedding"')
-        encoder, documents = self.encoder_of(dense[name])
+        return name if comparing else None
+
+    def teacher_vectors(self, training: TrainingSettings) -> TeacherVectors | None:
+        """A teacher's vectors of the train queries and all documents, where a loss compares vectors."""
+        settings = self.taught.get(self._vectors_from(training) or "")
+        if not isinstance(settings, EmbeddingSettings):
+            return None
+        encoder, documents = self.encoder_of(settings)
         queries = self.queries("train")
         return TeacherVectors(dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True)), documents)
 

@@ -1,5 +1,6 @@
 """Every kind of student through a whole experiment on a tiny collection: trained, indexed or re-ranking, evaluated, and open in stock libraries."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,24 @@ def test_every_loss_trains_a_dense_student(tmp_path: Path, shared_beir_folder: P
     pipeline = Pipeline(experiment, tmp_path / "work")
     assert pipeline.trained.result["validation"]["step"] >= 0
     assert pipeline.student.identity != "" and (pipeline.trained.folder / "curve.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("dense", {"student.layers": 9}, "student.layers: 9"),
+        ("sparse", {"training.losses": "{gram = 1.0}"}, "gram compares one vector a text; only dense and static students have one"),
+        ("cross_encoder", {"training.losses": "{in_batch_similarity = 1.0}"}, "in_batch_similarity compares whole batches or vectors"),
+        ("dense", {"training.losses": "{gram = 1.0}", "training.vectors_from": "lexical"}, 'gram compares with a teacher\'s vectors, and "lexical" has none'),
+        ("dense", {"training.losses": "{vector_mse = 1.0}", "student.projection": 8}, "Set student.projection = 32"),
+    ],
+)
+def test_what_cannot_train_is_refused(
+    tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path, kind: str, settings: dict[str, Any], message: str
+) -> None:
+    pipeline = Pipeline(experiment_of(tmp_path, shared_beir_folder, encoder_folder, kind, **settings), tmp_path / "work")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        _ = pipeline.trained
+    assert not (tmp_path / "work" / "tiny" / "train").exists()
+    if "projection" not in message:
+        assert not (tmp_path / "work" / "tiny" / "score").exists()  # before anything was scored

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -17,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from retriever.config import TrainingSettings
 from retriever.errors import ConfigError
-from retriever.training.families import Encoded, family_of, join
+from retriever.training.families import Encoded, check_losses, family_of, join
 from retriever.training.in_batch import four_ways, positive_first
 from retriever.training.loss_table import LOSS_TABLE, Loss
 from retriever.training.samples import TrainingSamples
@@ -77,6 +76,7 @@ class DistillationLoss(nn.Module):
         super().__init__()
         self.losses = {name: LOSS_TABLE[name] for name, weight in settings.losses.items() if weight}
         check_unit(samples.unit, self.losses, settings.teacher_temperature, "training: the target")
+        check_losses(model, self.losses)
         check_vectors(model, samples, self.losses)
         self.model = model
         self.samples = samples
@@ -205,8 +205,6 @@ def check_vectors(model: Any, samples: TrainingSamples, losses: Mapping[str, Los
     first = next(iter(used))
     if samples.vectors is None:
         raise ConfigError(f'training.losses: {first} compares with a teacher\'s vectors, and there are none. Add a [[teacher]] of kind = "embedding"')
-    if "vectors" in used.values() and not isinstance(model, SentenceTransformer):
-        raise ConfigError(f"training.losses: {first} compares one vector a text; only dense and static students have one")
     same = [name for name in used if name in ("vector_mse", "vector_distance", "vector_cosine")]
     if same and model.get_embedding_dimension() != samples.vectors.documents.dimensions:
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import (
+    CrossEncoder,
     MultiVectorEncoder,
     MultiVectorEncoderTrainer,
     MultiVectorEncoderTrainingArguments,
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from retriever.errors import ConfigError
+from retriever.training.loss_table import Loss
 from retriever.training.maxsim import maxsim_matrix
 
 Encoded = tuple[Tensor, ...]
@@ -63,6 +65,19 @@ def family_of(model: Any) -> Family:
     if isinstance(model, SentenceTransformer):
         return Family((SentenceTransformerTrainer, SentenceTransformerTrainingArguments), _vector, similarity, bounded=name == "cosine")
     raise ConfigError(f"student: a {type(model).__name__} cannot be trained as a bi-encoder; a SentenceTransformer, SparseEncoder or MultiVectorEncoder can")
+
+
+def check_losses(model: Any, losses: Mapping[str, Loss]) -> None:
+    """Sees to it that a student has what its losses compare; no scores are needed to know that.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    for name, loss in losses.items():
+        if isinstance(model, CrossEncoder) and loss.needs not in ("target", "batch", "negatives"):
+            raise ConfigError(f"training.losses: {name} compares whole batches or vectors, which a cross-encoder has not; kl_divergence does without")
+        if loss.needs == "vectors" and not isinstance(model, SentenceTransformer):
+            raise ConfigError(f"training.losses: {name} compares one vector a text; only dense and static students have one")
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:

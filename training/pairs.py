@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
-from retriever.errors import ConfigError
 from retriever.training.batches import length_groups
+from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TrainingSamples
 from retriever.units import check_unit
@@ -53,9 +53,7 @@ class PairLoss(nn.Module):
         super().__init__()
         self.losses = {name: LOSS_TABLE[name] for name, weight in settings.losses.items() if weight}
         check_unit(samples.unit, self.losses, settings.teacher_temperature, "training: the target")
-        for name, loss in self.losses.items():
-            if loss.needs not in ("target", "batch", "negatives"):
-                raise ConfigError(f"training.losses: {name} compares whole batches or vectors, which a cross-encoder has not; kl_divergence does without")
+        check_losses(model, self.losses)
         self.model = model
         self.samples = samples
         self.settings = settings
