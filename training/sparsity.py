@@ -15,13 +15,16 @@ SMOOTHING = 0.7
 """Share of the past in the smoothed count: about the last three batches, for a few queries differ much from the next few."""
 
 AVERAGED = 10
-"""Batches in the average that is compared with encoding; before there were so many, nothing is compared."""
+"""Batches in the average that is compared with encoding."""
 
-PROPORTIONAL = 12.0
+PROPORTIONAL = 15.0
 """Change of the level per change of the error: a count that falls goes on falling for a while, and this brakes it before the goal."""
 
 INTEGRAL = 0.3
 """Change of the level per error and step."""
+
+LARGEST_ERROR = 0.5
+"""Of the logarithm: a student moves no faster for a larger weight, but an optimiser such as Adam long remembers the gradients it gave."""
 
 LARGEST_CHANGE = 1.0
 """Of the level in a step: where the weight is large, about a factor of e."""
@@ -29,8 +32,8 @@ LARGEST_CHANGE = 1.0
 SCALE = 1e-3
 """The weight at a level of about 1; below that it is in proportion to the level, above it grows exponentially."""
 
-LOWEST, HIGHEST = -5.0, 14.0
-"""Bounds of the level: weights of -0.07 and 600."""
+LOWEST, HIGHEST = -5.0, 10.0
+"""Bounds of the level: weights of -0.07 and 11."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,8 @@ class SparsityController:
         """Says how many active dimensions encoding gives by now, which is what the targets mean.
 
         Training batches have dropout, other texts than the collection, and often shorter ones. To be called now and then with the
-        counts of a fixed sample, such as the one that validates; never called, training batches are taken for the whole truth.
+        counts of a fixed sample, such as the one that validates; never called, training batches are taken for the whole truth. A
+        call in the warm-up changes nothing: the counts fall, and what is smoothed lies behind.
         """
         if self.queries is not None:
             self.queries = calibrated(self.queries, encoded_query, self.warmup)
@@ -118,7 +122,7 @@ def wanted(side: Side, warmup: int) -> float:
     """Active dimensions that a training batch should have by now."""
     goal = side.target / side.factor
     left = max(0.0, 1 - side.updates / warmup) if warmup else 0.0
-    return goal * max(1.0, side.first / goal) ** left
+    return goal * math.exp(left * max(0.0, _ratio(side.first, goal)))
 
 
 def updated(side: Side, active: float, warmup: int) -> Side:
@@ -127,7 +131,7 @@ def updated(side: Side, active: float, warmup: int) -> Side:
         side = dataclasses.replace(side, first=active, smoothed=active, average=active)
     smoothed = SMOOTHING * side.smoothed + (1 - SMOOTHING) * active
     average = side.average + (active - side.average) / AVERAGED
-    error = _ratio(smoothed, wanted(side, warmup))
+    error = _error(smoothed, wanted(side, warmup))
     change = INTEGRAL * error + PROPORTIONAL * (error - side.error)
     level = side.level + min(max(change, -LARGEST_CHANGE), LARGEST_CHANGE)
     measured = {"updates": side.updates + 1, "smoothed": smoothed, "average": average, "error": error}
@@ -136,11 +140,15 @@ def updated(side: Side, active: float, warmup: int) -> Side:
 
 def calibrated(side: Side, encoded: float, warmup: int) -> Side:
     """The side when encoding gives so many active dimensions; half of the news is believed, for the batches it is compared with are few."""
-    if side.updates < AVERAGED:
+    if side.updates < max(AVERAGED, warmup):
         return side
     factor = side.factor * math.exp(_ratio(encoded, side.average * side.factor) / 2)
     side = dataclasses.replace(side, factor=factor)
-    return dataclasses.replace(side, error=_ratio(side.smoothed, wanted(side, warmup)))  # the goal moved, not the count: nothing to brake
+    return dataclasses.replace(side, error=_error(side.smoothed, wanted(side, warmup)))  # the goal moved, not the count: nothing to brake
+
+
+def _error(active: float, goal: float) -> float:
+    return min(max(_ratio(active, goal), -LARGEST_ERROR), LARGEST_ERROR)
 
 
 def _ratio(active: float, other: float) -> float:

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.util import batch_to_device
 from torch import nn
-from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM
 
 from retriever.errors import ConfigError
 
@@ -42,7 +42,7 @@ def splade_of(encoder: SentenceTransformer, name: str) -> SparseEncoder:
         raise ConfigError(f"student.model: {name} is no transformer, which a sparse student needs. Take an encoder such as all-MiniLM-L6-v2")
     transformer = encoder[0].auto_model
     try:
-        model: PreTrainedModel = AutoModelForMaskedLM.from_config(transformer.config)
+        model: Any = AutoModelForMaskedLM.from_config(transformer.config)  # type: ignore[no-untyped-call]
     except ValueError as error:
         raise ConfigError(
             f"student.model: {name} is a {type(transformer).__name__}, which cannot have a masked-language-model head. Take another encoder"
@@ -54,10 +54,10 @@ def splade_of(encoder: SentenceTransformer, name: str) -> SparseEncoder:
     with tempfile.TemporaryDirectory() as folder:  # the stock way in is a folder
         model.to(transformer.dtype).save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
-        return SparseEncoder(folder, local_files_only=True, similarity_fn_name="dot", prompts=dict(encoder.prompts))
+        return SparseEncoder(folder, local_files_only=True, similarity_fn_name="dot", prompts=cast(dict[str, str], encoder.prompts))
 
 
-def _make_head(model: PreTrainedModel, special: Sequence[int], name: str) -> None:
+def _make_head(model: Any, special: Sequence[int], name: str) -> None:
     """Sets whatever lies between the last hidden states and the decoder, which is tied already, and the decoder's bias."""
     decoder = model.get_output_embeddings()
     bias = getattr(decoder, "bias", None)

@@ -116,7 +116,7 @@ class SparseStudent:
         encode = self.model.encode_query if task == "query" else self.model.encode_document
         with torch.inference_mode():
             dense = encode(texts, batch_size=len(texts), show_progress_bar=False, convert_to_sparse_tensor=False, save_to_cpu=True)
-            vectors = cast(torch.Tensor, dense).float().clamp(min=0)
+            vectors = dense.float().clamp(min=0)
             return np.asarray(torch.nn.functional.normalize(vectors, dim=-1) if self.unit == "cosine" else vectors)
 
     def _matrix(self, encoded: Ragged) -> Any:
@@ -186,7 +186,7 @@ def _read_as_asked(model: SparseEncoder, settings: SparseSettings) -> None:
         model.max_seq_length = settings.max_length
         for module in model.modules():
             if isinstance(module, SparseStaticEmbedding):  # it reads as much as its tokenizer says, and nothing sets that
-                module.tokenizer.model_max_length = settings.max_length
+                cast(Any, module.tokenizer).model_max_length = settings.max_length
     prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
     model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
 
@@ -203,8 +203,10 @@ def _with_free_queries(model: SparseEncoder, settings: SparseSettings, texts: Se
         _transformer(model, settings).resize_token_embeddings(size)
     weights = inverse_document_frequencies(tokenizer, texts, size) if texts else np.ones(size, dtype=np.float32)
     weights[tokenizer.all_special_ids] = 0
-    router = Router.for_query_document([SparseStaticEmbedding(tokenizer, torch.from_numpy(weights))], list(model))
-    return SparseEncoder(modules=[router], similarity_fn_name=model.similarity_fn_name, prompts=model.prompts, max_active_dims=model.max_active_dims)
+    modules: list[Any] = list(model.children())
+    router = Router.for_query_document([SparseStaticEmbedding(tokenizer, torch.from_numpy(weights))], modules)
+    prompts = cast(dict[str, str], model.prompts)
+    return SparseEncoder(modules=[router], similarity_fn_name=model.similarity_fn_name, prompts=prompts, max_active_dims=model.max_active_dims)
 
 
 def _transformer(model: SparseEncoder, settings: SparseSettings) -> Any:
