@@ -32,7 +32,7 @@ from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.store import ScoreStore
 
-SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact-dense.toml"
+SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact.toml"
 CROSS_ENCODER = '{kind="cross_encoder", model="sentence-transformers/all-MiniLM-L6-v2", train={epochs=2, learning_rate=5e-5}}'
 TEACHERS = f'teacher=[{{kind="lexical"}}, {{kind="embedding", model="student"}}, {CROSS_ENCODER}]'
 TRAINED = ("train", "index", "evaluate")

@@ -28,7 +28,7 @@ from retriever.progress import Terminal
 from retriever.runs import Run
 from retriever.types import Query
 
-SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact-dense.toml"
+SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact.toml"
 CROSS_ENCODER = '{kind="cross_encoder", model="sentence-transformers/all-MiniLM-L6-v2", train={epochs=2, learning_rate=5e-5}}'
 VIEWS = ("none", "z_score", "standardised", "min_max", "calibration")
 COMBINATIONS = ("mean", "weighted_mean", "softmax_mean", "routing")

@@ -47,7 +47,7 @@ def main() -> None:
         for form in FORMS
     ]
     overrides = ['candidates.sources=["bm25"]', f"candidates.depth={DEPTH}", f"teacher=[{', '.join(tables)}]"]
-    pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact-dense.toml", overrides), arguments.work, Terminal())
+    pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact.toml", overrides), arguments.work, Terminal())
     results = measure(pipeline, lists(pipeline, arguments.queries))
     for name in ("candidates", *FORMS):
         row = results[name]

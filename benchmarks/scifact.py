@@ -1,6 +1,6 @@
 """The bar on scifact: what distillation gives, beside supervised training alone, on 300 test queries.
 
-    python benchmarks/scifact.py                  # the experiment of examples/scifact-dense.toml, timed from nothing
+    python benchmarks/scifact.py                  # the experiment of examples/scifact.toml, timed from nothing
     python benchmarks/scifact.py --variants       # and: contrastive alone, distillation alone, each teacher alone
     python benchmarks/scifact.py --only fusion+contrastive
 
@@ -27,7 +27,7 @@ from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 
 HERE = Path(__file__).resolve().parent
-EXPERIMENT = HERE.parent / "examples" / "scifact-dense.toml"
+EXPERIMENT = HERE.parent / "examples" / "scifact.toml"
 SHARED = ("collection", "candidates", "encodings", "score", "start", "index_before")
 VARIANTS = {
     "fusion+contrastive": (),

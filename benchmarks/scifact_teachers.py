@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     added = [TEACHER[name].replace("EPOCHS", str(arguments.epochs)).replace("LARGER", arguments.larger) for name in arguments.teachers if name in TEACHER]
     teachers = ", ".join(['{kind="lexical"}', '{kind="embedding", model="student"}', *added])
-    pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact-dense.toml", [f"teacher=[{teachers}]"]), arguments.work, Terminal())
+    pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact.toml", [f"teacher=[{teachers}]"]), arguments.work, Terminal())
     results = against(evaluations(pipeline), "fusion", MEASURE, pipeline.experiment.seed)
     keep("scifact_teachers", results)
     for name, row in results.items():
