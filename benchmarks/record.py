@@ -11,17 +11,22 @@ from typing import Any
 
 from retriever.eval.measures import Evaluation
 from retriever.eval.significance import bootstrap_interval, compare, generator_for
+from retriever.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MACHINE = f"{os.cpu_count()} cores, {platform.machine()}"
 
 
+def kept(name: str) -> dict[str, Any]:
+    """What results/<name>.json holds; nothing where there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
 def keep(name: str, results: Mapping[str, Any]) -> None:
     """Writes results/<name>.json; entries of earlier calls that these do not name stay."""
-    path = RESULTS / f"{name}.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**kept, **results}, indent=2) + "\n", encoding="utf-8")
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{name}.json", json.dumps({**kept(name), **results}, indent=2) + "\n")
 
 
 def against(found: Mapping[str, Evaluation], baseline: str, measure: str, seed: int) -> dict[str, dict[str, Any]]:

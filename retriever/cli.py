@@ -8,6 +8,7 @@ import sys
 import typer
 
 from retriever.commands import formats, generate, search, setup, steps, store, teachers
+from retriever.commands.console import AROUND_COMMAND
 from retriever.errors import RetrieverError
 
 app = typer.Typer(
@@ -46,7 +47,8 @@ PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOT
 def main() -> None:
     """Runs the command; a user's mistake is one line and exit status 2, Ctrl-C is 130."""
     try:
-        app(prog_name="retriever")
+        with AROUND_COMMAND:
+            app(prog_name="retriever")
     except RetrieverError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

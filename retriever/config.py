@@ -79,6 +79,17 @@ LOSSES = (
 )
 
 
+class LoraSettings(Settings):
+    """Low-rank adapters, which are trained instead of the transformer's own weights."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = Field(32, description="alpha / rank multiplies what the adapters add")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input in training")
+    modules: tuple[str, ...] | None = Field(
+        None, strict=False, min_length=1, description='linear layers that get an adapter, such as ["query", "value"]; all of the transformer when left out'
+    )
+
+
 class TrainingSettings(Settings):
     """How the student learns from the scores."""
 
@@ -122,8 +133,22 @@ class TrainingSettings(Settings):
         None, strict=False, min_length=1, description="sizes to which vectors may be cut; all are trained at once"
     )
     gradient_cache: bool = Field(False, description="encode every text twice and keep the activations of a few: large batches in little memory")
+    lora: LoraSettings | None = Field(None, description="train low-rank adapters alone and merge them into the model at the end; extra [lora]")
+    frozen_layers: PositiveInt | None = Field(
+        None, description="lower layers that do not learn, nor do the embeddings; what they make of a text, without dropout, is computed once and kept on disk"
+    )
     checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products in training; auto is bf16 where the processor multiplies it")
+    patience: PositiveInt | None = Field(None, description="validations without a gain after which training ends; never before its last step when left out")
+    tensorboard: bool = Field(False, description="write event files for TensorBoard beside the curve; extra [tensorboard]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of matrix products in training; auto is bf16 where the processor multiplies it; fp16 is for GPUs that do not"
+    )
+
+    @model_validator(mode="after")
+    def _frozen_layers(self) -> TrainingSettings:
+        if self.frozen_layers and self.lora:
+            raise ValueError("frozen_layers leaves the upper layers to learn, lora leaves adapters of all layers; take one of the two")
+        return self
 
     @field_validator("losses")
     @classmethod
@@ -202,6 +227,14 @@ class Experiment(Settings):
             raise ValueError(
                 f'teacher {self.teacher[0].label}: a cascade needs a teacher without one, which scores every pair; add a cheap one, such as kind = "lexical"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters(self) -> Experiment:
+        """Only a transformer has layers for adapters, and a new head needs more than those."""
+        why = {"static": "has no transformer that could have adapters", "cross_encoder": "has a new head, which adapters leave as it is"}
+        if self.training.lora and self.student.kind in why:
+            raise ValueError(f"training.lora: a {self.student.kind} student {why[self.student.kind]}. Leave training.lora out")
         return self
 
     @model_validator(mode="after")

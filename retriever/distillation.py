@@ -11,8 +11,9 @@ from retriever.config import Experiment, experiment_from, read_experiment
 from retriever.eval.report import ReportData, read_report
 from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
+from retriever.processes import training_together
 from retriever.progress import Reporter, quiet_libraries
-from retriever.search import SearchIndex
+from retriever.search import SearchIndex, open_index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ def distill(
         overrides: "key=value" as `--set` takes them; for a file only.
         reporter: where progress is told; nowhere when left out.
 
+    Started by torchrun, each process calls this: the first one makes the steps, the others train along and open what there is at the end.
+
     Raises:
         RetrieverError: a mistake in the experiment or its data.
     """
@@ -58,6 +61,9 @@ def distill(
         experiment = experiment_from(experiment)
     with quiet_libraries():
         pipeline = Pipeline(experiment, Path(work), reporter)
-        done = evaluate_experiment(pipeline)
-        index = None if pipeline.reranks else pipeline.index
-        return Distilled(pipeline.folder, pipeline.trained.folder / "student", read_report(done.folder), done.folder / "report.html", index)
+        with training_together(pipeline) as first:
+            if first:
+                evaluate_experiment(pipeline)
+            folder = pipeline.folder
+            index = None if pipeline.reranks else pipeline.index if first else open_index(folder / "index")
+        return Distilled(folder, folder / "train" / "student", read_report(folder / "evaluate"), folder / "evaluate" / "report.html", index)

@@ -40,21 +40,24 @@ from retriever.train_step import Lesson, teach_student
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TeacherVectors, hold_out
-from retriever.types import Query, Teacher, TeacherIdentity, Unit
+from retriever.training.trainer import check_training
+from retriever.types import Document, Query, Teacher, TeacherIdentity, Unit
 
 Opened = TypeVar("Opened")
 
 
 def check_names(experiment: Experiment) -> None:
-    """Sees to it that the kinds and measures that an experiment names exist, before hours of work meet one that does not.
+    """Sees to it that the kinds, measures, devices and packages that an experiment asks for exist, before hours of work meet one that does not.
 
     Raises:
         ConfigError: one does not exist, or a measure stands twice.
+        MissingExtraError: a package is not installed.
     """
     for teacher in experiment.teacher:
         load_kind("teachers", teacher.kind, f"teacher {teacher.label}")
     load_kind("students", experiment.student.kind, "student.kind")
     load_kind("indexing", experiment.index_kind, "index.kind")
+    check_training(experiment.training)
     try:
         measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
     except ConfigError as error:
@@ -157,7 +160,16 @@ class Pipeline:
 
     def load_student(self, settings: StudentSettings) -> Any:
         """A student by the file under retriever/students that its kind names."""
-        return load_kind("students", settings.kind, "student.kind").load(settings, self.experiment.index.batch_size)
+        kind = load_kind("students", settings.kind, "student.kind")
+        if isinstance(settings, SparseSettings):  # how often words stand in the collection decides their first weights
+            return kind.load(settings, self.experiment.index.batch_size, self._spread_documents)
+        return kind.load(settings, self.experiment.index.batch_size)
+
+    @cached_property
+    def _spread_documents(self) -> list[Document]:
+        """A thousand documents from all over the collection, always the same."""
+        rows = np.linspace(0, len(self.documents) - 1, min(len(self.documents), 1000)).astype(np.int64)
+        return self.documents.documents_by_row(rows.tolist())
 
     @cached_property
     def start(self) -> Any:
@@ -354,6 +366,7 @@ class Pipeline:
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """The last train step of these settings: the experiment's own, or an ablation; a step for each round before it is done first."""
+        _ = self.held_out  # train queries must be there before their documents are encoded
         losses = {loss: LOSS_TABLE[loss] for loss, weight in training.losses.items() if weight}
         check_losses(self.start.model, losses)  # before hours of scoring
         self._vectors_from(training)

@@ -11,6 +11,7 @@ from retriever.config import TrainingSettings
 from retriever.files import fingerprint
 from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
+from retriever.processes import refuse_several
 from retriever.progress import bar_of_steps
 from retriever.store import TeacherScores
 from retriever.student_settings import DenseSettings
@@ -33,6 +34,7 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     inputs |= {"queries": fingerprint(pipeline.held_out[0] if isinstance(settings, CrossEncoderSettings) else pipeline.held_out)}
 
     def work(folder: Path) -> dict[str, Any]:
+        refuse_several(f"teaching {settings.label}", "retriever teach")
         if isinstance(settings, CrossEncoderSettings):
             return _cross_encoder(pipeline, settings.label, start, teaching, folder)
         return _bi_encoder(pipeline, settings, start, teaching, folder)

@@ -19,9 +19,12 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.eval.measures import evaluate
 from retriever.files import write_json
+from retriever.processes import Order, trained_along
 from retriever.progress import Reporter
 from retriever.runs import Run
 from retriever.store import TeacherScores
+from retriever.training.frozen import CacheProgress
+from retriever.training.memory import with_memory_explained
 from retriever.training.samples import TeacherVectors, make_samples
 from retriever.training.sparsity import SparsityController
 from retriever.training.trainer import TrainingProgress, Validate, best_point, train_student
@@ -80,17 +83,21 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
     """
     queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
     samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
+    order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)
     samples = dataclasses.replace(samples, vectors=lesson.vectors)
     reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
     steps = -(-len(samples) // lesson.settings.batch_size)
     sparsity = SparsityController(*lesson.active, warmup=steps // 3) if lesson.active else None
-    with reporter.bar(f"training ({name})", steps) as advance:
+    with trained_along(order), reporter.bar(f"training ({name})", steps) as advance:
         told = _Told(reporter, advance)
-        validate = _validation(student, lesson, sparsity)
+        advice = f"index.batch_size = {max(1, lesson.batch_size // 2)}, or student.max_length"
+        validate = with_memory_explained(_validation(student, lesson, sparsity), "validation", advice)
         curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, validate, told.tell, sparsity)
+    if told.stopped:
+        reporter.say(f"{name}: ended at step {told.step:,} of {steps:,}: {lesson.settings.patience} validations without a gain")
     student.save(folder / "student")
     write_json(folder / "curve.json", curve)
-    for leftover in ("best", "checkpoints"):
+    for leftover in ("best", "checkpoints", "frozen"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     return {"samples": len(samples), "validation": best_validation(curve)}
 
@@ -114,12 +121,23 @@ class _Told:
         self.reporter = reporter
         self.advance = advance
         self.step = 0
+        self.stopped = False
 
     def tell(self, at: TrainingProgress) -> None:
-        self.advance(at.step - self.step)
+        if at.cached:
+            self._tell_cached(at.cached)
+            return
+        self.advance((at.steps if at.stopped else at.step) - self.step)  # what patience saves is done too
         self.step = at.step
+        self.stopped = at.stopped
         loss = "" if at.loss is None else f"loss {at.loss:.3f}  "
         self.reporter.update(f"{loss}held-out {at.validation:.4f}" if at.validation is not None else loss)
+
+    def _tell_cached(self, at: CacheProgress) -> None:
+        size = f"{at.bytes / 1e6:,.0f} MB"
+        self.reporter.update(f"frozen layers: {at.done:,} of {at.texts:,} texts  {size}")
+        if at.done == at.texts:
+            self.reporter.say(f"frozen layers: {at.texts:,} texts went through once; what they became takes {size} of disk until training is done")
 
 
 def _validation(student: Any, lesson: Lesson, sparsity: SparsityController | None) -> Validate:

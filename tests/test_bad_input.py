@@ -185,7 +185,7 @@ def test_scores_of_another_collection_are_refused(experiment: Path, beir_folder:
     ("override", "said"),
     [
         ("student.model=no/such-model", 'student.model: "no/such-model" is no folder, no installed package carries it, and the hub did not give it ('),
-        ("student.kind=dence", 'student.kind: unknown kind "dence"; did you mean "dense"?'),
+        ("student.kind=dence", '{file}: student: unknown kind "dence"; did you mean "dense"?'),
         ("index.kind=flatt", 'index.kind: unknown kind "flatt"; did you mean "flat"?'),
         ('teacher=[{kind="cross_encoder"}]', "teacher cross_encoder: a cross_encoder needs a model"),
         ('candidates.sources=["bm52"]', 'candidates.sources: "bm52" is no folder'),
@@ -196,7 +196,7 @@ def test_scores_of_another_collection_are_refused(experiment: Path, beir_folder:
     ],
 )
 def test_a_name_or_number_that_does_not_fit_the_models_is_named(experiment: Path, override: str, said: str) -> None:
-    assert mistake("distill", experiment, override).startswith(said)
+    assert mistake("distill", experiment, override).startswith(said.replace("{file}", str(experiment)))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyserini") is not None, reason="the extra [lucene] is installed")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retriever.collection import Collection
 from retriever.training.samples import TrainingSamples
+from retriever.training.states import FrozenTexts
 
 GROUP = 16
 """Documents that are encoded together at least; below that, padding costs less than a further pass through the model."""
@@ -35,27 +36,33 @@ class Batcher:
         samples: what the numbers stand for.
         collection: where the documents are.
         max_length: tokens read of a text; the model's own when None.
+        states: of all texts, where the lower layers are frozen: a further feature.
     """
 
     model: Any
     samples: TrainingSamples
     collection: Collection
     max_length: int | None = None
+    states: FrozenTexts | None = None
     valid_label_columns: tuple[str, ...] = ("label",)
 
     def __call__(self, batch: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """The features of one batch."""
         numbers = np.array([sample["label"] for sample in batch])
         rows = np.unique(self.samples.documents[numbers][self.samples.mask[numbers]])
-        texts = [document.full_text for document in self.collection.documents_by_row(rows.tolist())]
-        groups, order = length_groups(self._read(texts, "document"))
-        queries = self._read([self.samples.queries[number].text for number in numbers], "query")
+        documents = self.read([document.full_text for document in self.collection.documents_by_row(rows.tolist())], "document")
+        asked = [self.samples.queries[number].text for number in numbers]
+        queries = self.read(asked, "query")
+        if self.states:
+            documents = {**documents, **self.states.of_documents(rows.tolist(), documents)}
+            queries = {**queries, **self.states.of_queries(asked, queries)}
+        groups, order = length_groups(documents)
         features = {f"query_{key}": value for key, value in queries.items()}
         for number, group in enumerate(groups):
             features |= {f"document_{number}_{key}": value for key, value in group.items()}
         return features | {"label": {"samples": torch.from_numpy(numbers), "rows": torch.from_numpy(rows)[order]}}
 
-    def _read(self, texts: list[str], task: str) -> dict[str, Any]:
+    def read(self, texts: list[str], task: str) -> dict[str, Any]:
         """What the model makes of texts before its first layer, with the prompt that it encodes them with."""
         names = ("query",) if task == "query" else ("document", "passage", "corpus")
         prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None)

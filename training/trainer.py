@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,31 @@ from transformers.trainer_callback import PrinterCallback
 
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
-from retriever.errors import DataError
+from retriever.errors import ConfigError, DataError, MissingExtraError
 from retriever.files import recover_folder, replace_folder, write_json
 from retriever.models import check_length
+from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher, as_dataset
+from retriever.training.dropout import cheap_dropout
+from retriever.training.events import EventFiles
 from retriever.training.families import family_of
+from retriever.training.frozen import CacheProgress, frozen
+from retriever.training.lora import Adapters, with_adapters
+from retriever.training.memory import explain_memory, training_advice
 from retriever.training.pairs import PairBatcher, PairLoss
 from retriever.training.samples import TrainingSamples
 from retriever.training.sparsity import SparsityController
+from retriever.training.states import FrozenTexts
 
 Validate = Callable[[], Mapping[str, float]]
 """What a model reaches: "validation", higher is better, and what else the curve should show; "excess" above 0 rules it out while there is a better one."""
+
+FROZEN = "frozen"
+"""The folder of the states of texts after the frozen layers; of no use when training is done."""
+
+EVENTS = "tensorboard"
+"""The folder of the event files."""
 
 SPARSITY = "sparsity.json"
 """The state of the control of active dimensions at the last checkpoints, by step."""
@@ -39,12 +54,17 @@ SPARSITY = "sparsity.json"
 
 @dataclasses.dataclass(frozen=True)
 class TrainingProgress:
-    """Where the loop is, for a progress bar: steps done and in all, and the last loss and validation."""
+    """Where the loop is, for a progress bar: steps done and in all, the last loss, the best validation, and whether that was the last step before its time.
+
+    While texts go through frozen layers, before the first step, only `cached` tells something.
+    """
 
     step: int
     steps: int
     loss: float | None
     validation: float | None
+    stopped: bool = False
+    cached: CacheProgress | None = None
 
 
 def train_student(
@@ -60,7 +80,8 @@ def train_student(
 ) -> list[dict[str, float]]:
     """Trains the model in place, ends with the checkpoint that validates best, and returns the curve.
 
-    Run again with the same arguments after a stop, it continues from the last whole checkpoint in `folder`.
+    Run again with the same arguments after a stop, it continues from the last whole checkpoint in `folder`. Where torch has a
+    process group, all its processes must call this together: the first one validates, writes and has the best model afterwards.
 
     Args:
         model: the starting checkpoint, a model of sentence-transformers; afterwards the best one.
@@ -77,39 +98,120 @@ def train_student(
         One mapping per logged point: step, loss or validation, and each loss term.
 
     Raises:
-        ConfigError: the model cannot read texts of `settings.max_length`.
+        ConfigError: the model cannot read texts of `settings.max_length`, or a setting does not fit the model, the device or
+            the number of processes.
         DataError: the loss is no longer finite.
+        RetrieverError: memory will not do; the message names settings that help.
     """
+    group = parallel.processes()
+    check_training(settings)
+    parallel.check_batch_size(settings.batch_size, group.count)
     check_length(settings.max_length, getattr(model, "config", None), "training.max_length")
     full_length = model.max_seq_length
     cut = bool(settings.max_length) and full_length != math.inf  # a table of word vectors reads everything, which costs nothing
     if cut:
         model.max_seq_length = min(settings.max_length, full_length)
-    watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress, sparsity)
-    last = last_whole_checkpoint(folder / "checkpoints")
-    watcher.resume(model, last)
-    model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
-    reranks = isinstance(model, CrossEncoder)
-    kind, arguments = (CrossEncoderTrainer, CrossEncoderTrainingArguments) if reranks else family_of(model).trainers
-    trainer = without_model_card(kind)(
-        model=model,
-        args=arguments(**_arguments(settings, folder, seed, len(samples))),
-        train_dataset=as_dataset(samples),
-        data_collator=(PairBatcher if reranks else Batcher)(model, samples, collection, settings.max_length),
-        loss=PairLoss(model, samples, settings) if reranks else DistillationLoss(model, samples, settings, sparsity),
-        callbacks=[watcher],
-    )
-    print_nothing(trainer)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    watcher.load_best(model)
+    adapters = Adapters(model, settings.lora, seed) if settings.lora else None
+    watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress, sparsity, settings.patience, adapters)
+    last = parallel.shared(last_whole_checkpoint(folder / "checkpoints") if group.first else None)
+    with contextlib.closing(watcher), _states(model, samples, collection, settings, folder, watcher) as states:
+        if group.first:
+            watcher.resume(model, last, settings.tensorboard)
+        trainer = _trainer(model, samples, collection, settings, folder, seed, watcher, states)
+        if parallel.shared(watcher.spent):  # a stop came between the last step and the end
+            watcher.tell(step_of(last), -(-len(samples) // settings.batch_size))
+        else:
+            reads = {"max_length": int(model.max_seq_length)} if isinstance(model.max_seq_length, int) else {}
+            with (
+                explain_memory("training", training_advice(settings, group.count, isinstance(model, CrossEncoder), reads)),
+                parallel.no_warning_of_buffers(),
+            ):
+                with cheap_dropout() if model.device.type == "cpu" else contextlib.nullcontext():
+                    trainer.train(resume_from_checkpoint=str(last) if last else None)
+        parallel.shared(None)  # from here on the first process may remove what others wrote
+    if group.first:
+        watcher.load_best(model)
+    if adapters:
+        adapters.merge()
     if cut:
         model.max_seq_length = full_length
     return watcher.curve
 
 
+def check_training(settings: TrainingSettings) -> None:
+    """Sees to it that what the settings ask for is there: a device, packages.
+
+    Raises:
+        ConfigError: the device cannot do it.
+        MissingExtraError: a package is missing.
+    """
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError('training.precision: "fp16" needs a CUDA GPU, and there is none here. Use "auto", "fp32" or "bf16"')
+    for package, extra, asked in (("peft", "lora", settings.lora), ("tensorboard", "tensorboard", settings.tensorboard)):
+        if asked and not find_spec(package):
+            raise MissingExtraError(package, extra)
+
+
+@contextlib.contextmanager
+def _states(
+    model: Any, samples: TrainingSamples, collection: Collection, settings: TrainingSettings, folder: Path, watcher: _Watcher
+) -> Iterator[FrozenTexts | None]:
+    """The states of all texts, where the experiment freezes layers; the first process writes them before others open them."""
+    if settings.frozen_layers is None:
+        yield None
+        return
+    if isinstance(model, CrossEncoder):
+        raise ConfigError("training.frozen_layers: a cross_encoder reads query and document together, so no text has states of its own. Leave it out")
+    first = parallel.processes().first
+    if not first:
+        parallel.shared(None)
+    with frozen(Batcher(model, samples, collection, settings.max_length), settings.frozen_layers, folder / FROZEN, watcher.tell_cached) as states:
+        if first:
+            parallel.shared(None)
+        yield states
+
+
+def _trainer(
+    model: Any,
+    samples: TrainingSamples,
+    collection: Collection,
+    settings: TrainingSettings,
+    folder: Path,
+    seed: int,
+    watcher: _Watcher,
+    states: FrozenTexts | None = None,
+) -> Any:
+    """sentence-transformers' trainer of the model's kind, for one process or for one of several."""
+    model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
+    reranks = isinstance(model, CrossEncoder)
+    kind, arguments = (CrossEncoderTrainer, CrossEncoderTrainingArguments) if reranks else family_of(model).trainers
+    kind = with_adapters(kind, watcher.adapters) if watcher.adapters else kind
+    read = (model, samples, collection, settings.max_length)
+    batcher: Any = PairBatcher(*read) if reranks else Batcher(*read, states)
+    loss: torch.nn.Module = PairLoss(model, samples, settings) if reranks else DistillationLoss(model, samples, settings, watcher.sparsity)
+    given = _arguments(settings, folder, seed, len(samples))
+    if watcher.sparsity:  # at a rate of nearly 0, weights of the regularisers could move nothing any more
+        given |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.3}}
+    dataset = as_dataset(samples)
+    callbacks: list[TrainerCallback] = [watcher]
+    if (group := parallel.processes()).count > 1:
+        batcher = parallel.PartBatcher(batcher, len(samples), settings.batch_size, group)
+        kind, loss, dataset = parallel.with_averaged_gradients(kind), parallel.PartLoss(loss), batcher.dataset()
+        given |= {"per_device_train_batch_size": 1, "dataloader_drop_last": True}  # a row of this data set is a part of a batch; none is left over
+        callbacks = [watcher if group.first else parallel.Companion(watcher.steps), *([parallel.SharedSparsity(watcher.sparsity)] if watcher.sparsity else [])]
+    trainer = without_model_card(kind)(model=model, args=arguments(**given), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
+    print_nothing(trainer)
+    return trainer
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The steps that were done when a checkpoint was written."""
+    return int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+
+
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end; a torn one is removed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rsplit("-", 1)[1])):
+    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the trainer writes this file last
             return path
@@ -143,19 +245,31 @@ class _Watcher(TrainerCallback):
         steps: frozenset[int],
         progress: Callable[[TrainingProgress], None] | None,
         sparsity: SparsityController | None = None,
+        patience: int | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.folder = folder
         self.validate = validate
         self.steps = steps
         self.progress = progress
         self.sparsity = sparsity
+        self.patience = patience
+        self.adapters = adapters
+        self.events: EventFiles | None = None
         self.states: dict[str, dict[str, float]] = {}
         self.curve: list[dict[str, float]] = []
         self.loss: float | None = None
 
-    def resume(self, model: Any, checkpoint: Path | None) -> None:
+    @property
+    def spent(self) -> bool:
+        """Whether patience is at its end: as many validations as it has brought no gain."""
+        points = [point for point in self.curve if "validation" in point]
+        return bool(self.patience and points) and len(points) - 1 - points.index(best_point(points)) >= (self.patience or 0)  # type: ignore[arg-type]
+
+    def resume(self, model: Any, checkpoint: Path | None, events: bool = False) -> None:
         """Takes up the curve where the checkpoint left it; without one, begins it with the untrained model."""
-        step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+        step = step_of(checkpoint)
+        self.events = EventFiles(self.folder / EVENTS, step) if events else None
         recover_folder(self.folder / "best")
         path = self.folder / "curve.json"
         if checkpoint and path.exists():
@@ -168,8 +282,16 @@ class _Watcher(TrainerCallback):
 
     def load_best(self, model: Any) -> None:
         """Puts the weights that validated best into the model."""
-        model.load_state_dict(type(model)(str(self.folder / "best"), device="cpu", local_files_only=True).state_dict())
+        if self.adapters:
+            self.adapters.load(self.folder / "best")
+        else:
+            model.load_state_dict(type(model)(str(self.folder / "best"), device="cpu", local_files_only=True).state_dict())
         model.eval()
+
+    def close(self) -> None:
+        """Ends the event files, if there are any."""
+        if self.events:
+            self.events.close()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Keeps the loss and its terms; a checkpoint of this step is written after them, so that none is lost by a stop."""
@@ -180,19 +302,29 @@ class _Watcher(TrainerCallback):
             if not math.isfinite(value):
                 raise DataError(f"training: {name} is {value} at step {state.global_step}. Lower training.learning_rate, which is {args.learning_rate}")
         self.loss = logs["loss"]
-        self.curve.append({"step": state.global_step, **terms})
-        write_json(self.folder / "curve.json", self.curve)
+        self._add({"step": state.global_step, **terms})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
         """Validates at the steps where it is due."""
         if state.global_step in self.steps:
             self._validate(getattr(model, "module", model), state.global_step)
             control.should_save = True
+            stops = parallel.shared(self.spent)
+            control.should_training_stop |= stops
         if self.sparsity and control.should_save:  # the checkpoint is written after this, so that none is without its state
             self.states = {**dict(list(self.states.items())[-2:]), str(state.global_step): self.sparsity.state()}
             write_json(self.folder / SPARSITY, self.states)
+        self.tell(state.global_step, state.max_steps)
+
+    def tell(self, step: int, steps: int) -> None:
+        """Says how far training is."""
         if self.progress:
-            self.progress(TrainingProgress(state.global_step, state.max_steps, self.loss, self._best()))
+            self.progress(TrainingProgress(step, steps, self.loss, self._best(), step < steps and self.spent))
+
+    def tell_cached(self, at: CacheProgress) -> None:
+        """Says how many texts went through frozen layers, which is before the first step."""
+        if self.progress:
+            self.progress(TrainingProgress(0, 0, None, None, cached=at))
 
     def _validate(self, model: Any, step: int) -> None:
         training = model.training
@@ -200,10 +332,20 @@ class _Watcher(TrainerCallback):
         point = {"step": step, **self.validate()}
         model.train(training)
         if rank(point) > max((rank(other) for other in self.curve if "validation" in other), default=(-math.inf, -math.inf)):
-            model.save_pretrained(str(self.folder / "best.new"), create_model_card=False)
-            replace_folder(self.folder / "best.new", self.folder / "best")
+            new = self.folder / "best.new"
+            if self.adapters:
+                self.adapters.save(new)
+            else:
+                model.save_pretrained(str(new), create_model_card=False)
+            replace_folder(new, self.folder / "best")
+        self._add(point)
+
+    def _add(self, point: dict[str, float]) -> None:
+        """Writes a point of the curve."""
         self.curve.append(point)
         write_json(self.folder / "curve.json", self.curve)
+        if self.events:
+            self.events.write(point)
 
     def _best(self) -> float:
         return best_point(self.curve)["validation"]
@@ -236,6 +378,7 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int
         "learning_rate": settings.learning_rate,
         "warmup_steps": round(settings.warmup * steps),
         "bf16": settings.precision == "bf16" or (settings.precision == "auto" and multiplies_bf16()),
+        "fp16": settings.precision == "fp16",  # the trainer scales the loss, so that small gradients are not lost
         "seed": seed,
         "data_seed": seed,
         "batch_sampler": _in_order,

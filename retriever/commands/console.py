@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -21,16 +22,23 @@ Work = Annotated[Path, typer.Option("--work", help="Folder that holds a folder f
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 WORK = Path("work")
 
+AROUND_COMMAND = contextlib.ExitStack()
+"""What is to be left when the command is done, or fails."""
+
 
 def pipeline_of(file: Path, overrides: list[str] | None, work: Path) -> Pipeline:
-    """The experiment's pipeline; words and bars go to standard error."""
+    """The experiment's pipeline; words and bars go to standard error. Of several processes only the first one comes back from here."""
     from retriever.config import read_experiment
 
     experiment = read_experiment(file, overrides or ())  # a mistake in the file is told before anything heavy is imported
     from retriever.pipeline import Pipeline
+    from retriever.processes import training_together
     from retriever.progress import Terminal
 
-    return Pipeline(experiment, work, Terminal())
+    pipeline = Pipeline(experiment, work, Terminal())
+    if not AROUND_COMMAND.enter_context(training_together(pipeline)):
+        raise typer.Exit
+    return pipeline
 
 
 def show_report(pipeline: Pipeline, as_json: bool) -> None:

@@ -1,0 +1,267 @@
+"""The tables of README.md and docs/, made from benchmarks/results.
+
+    python benchmarks/tables.py             # writes each table between its marks
+    python benchmarks/tables.py --check     # says which are not up to date; exit status 1 where there is one
+    python benchmarks/tables.py --show losses
+
+A table stands between <!-- table:NAME --> and <!-- /table -->, each on a line of its own. Nothing else of a page is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+Results = Mapping[str, Any]
+"""The name of a file in benchmarks/results, without .json -> what it holds."""
+
+MARKED = re.compile(r"^<!-- table:(?P<name>[\w-]+) -->\n(?P<table>.*?)^<!-- /table -->$", flags=re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"^<!-- (?:table:[\w-]+|/table) -->$", flags=re.MULTILINE)
+KIND_NAMES = {
+    "dense": "dense",
+    "sparse": "sparse",
+    "late-interaction": "late interaction",
+    "static": "static",
+    "cross-encoder": "cross-encoder, re-ranks",
+}
+
+
+class TableError(Exception):
+    """A table that cannot be made; the message says which and why."""
+
+
+def main() -> None:
+    """Writes, checks or shows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", type=Path, nargs="*", help="README.md and docs/*.md when left out")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a table is not up to date")
+    parser.add_argument("--show", choices=TABLES, help="print this table and touch no page")
+    arguments = parser.parse_args()
+    try:
+        results = read_results(ROOT / "benchmarks" / "results")
+        if arguments.show:
+            print(made(arguments.show, results))
+            return
+        pages = arguments.pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+        old = [name for page in pages for name in update(page, results, arguments.check)]
+    except TableError as error:
+        sys.exit(f"error: {error}")
+    if arguments.check and old:
+        sys.exit("\n".join([*(f"not up to date: {name}" for name in old), "Make them with: python benchmarks/tables.py"]))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What every benchmark kept."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def update(page: Path, results: Results, check: bool = False) -> list[str]:
+    """The names of a page's tables that were not up to date; they are written anew unless this is a check."""
+    text = page.read_text(encoding="utf-8")
+    new, old = with_tables(text, results, page.name)
+    if old and not check:
+        page.write_text(new, encoding="utf-8")
+    return [f"{name} in {page.name}" for name in old]
+
+
+def with_tables(text: str, results: Results, where: str = "page") -> tuple[str, list[str]]:
+    """The text with the tables of the results between its marks, and the names of those that are not the same as before.
+
+    Raises:
+        TableError: a mark has no counterpart, there is no such table, or no results for it.
+    """
+    found = list(MARKED.finditer(text))
+    if len(MARK.findall(text)) != 2 * len(found) or any(MARK.search(one["table"]) for one in found):
+        raise TableError(f"{where}: a table's marks do not match; each <!-- table:NAME --> needs one <!-- /table --> below it")
+    tables = {one["name"]: made(one["name"], results) for one in found}
+    old = [one["name"] for one in found if one["table"] != f"{tables[one['name']]}\n"]
+    return MARKED.sub(lambda one: f"<!-- table:{one['name']} -->\n{tables[one['name']]}\n<!-- /table -->", text), old
+
+
+def made(name: str, results: Results) -> str:
+    """A table by its name.
+
+    Raises:
+        TableError: there is none of that name, or its results are not there.
+    """
+    if name not in TABLES:
+        raise TableError(f"no table {name}; known are {', '.join(TABLES)}")
+    source, make = TABLES[name]
+    if source not in results:
+        raise TableError(f"table {name}: benchmarks/results/{source}.json is missing. Make it with: python benchmarks/{source}.py")
+    return make(results[source])
+
+
+# The tables
+
+
+def students_table(kept: Mapping[str, Any], dataset: str) -> str:
+    """Every kind of student on a dataset: a line for its start, for training without the teacher, and for the distilled one."""
+    kinds = {kind: kept[f"{dataset}-{kind}"] for kind in KIND_NAMES if f"{dataset}-{kind}" in kept}
+    if not kinds:
+        raise TableError(f"table students-{dataset}: no results. Make them with: python benchmarks/students.py --datasets {dataset}")
+    first = next(iter(kinds.values()))
+    rows = [_student_row("BM25", first, "bm25"), _student_row(f"teacher ({first['target']}, re-ranks)", first, "teacher")]
+    if "hybrid_before" in kinds.get("dense", first)["runs"]:
+        rows.append(_student_row("BM25 and the dense start, fused", kinds.get("dense", first), "hybrid_before"))
+    for kind, result in kinds.items():
+        named = {"student_before": "start", "contrastive": "contrastive only", "student": "**distilled**"}
+        rows += [_student_row(f"{KIND_NAMES[kind]}: {name}", result, run) for run, name in named.items() if run in result["runs"]]
+    heads = [
+        *("", first["measure"], "95 % interval", "of the teacher's"),
+        *("above contrastive", "above its start", "above BM25", "query, ms", "bytes a document", "minutes of training"),
+    ]
+    seeds = sorted({result["seed"] for result in kinds.values()})
+    said = (
+        f"{first['queries']:,} test queries, {first['documents']:,} documents, seed {', '.join(map(str, seeds))}, {first['machine']}. "
+        "In brackets: p of the paired randomisation test, after Holm's correction over the three of its row."
+    )
+    return f"{markdown(heads, rows)}\n\n{said}"
+
+
+def _student_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
+    """The cells of one run."""
+    found, measure = result["runs"][run], result["measure"]
+    mean, teacher = found["mean"][measure], result["runs"]["teacher"]["mean"][measure]
+    low, high = found["interval"]
+    gains = [gain(*result["p_values"][f"student > {other}"]) if run == "student" else "" for other in ("contrastive", "student_before", "bm25")]
+    minutes = result["minutes"].get(run)
+    return [
+        *(name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{mean / teacher:.1%}".replace("%", " %") if teacher else "", *gains),
+        "" if found["latency_ms"] is None else f"{found['latency_ms']:.3g}",
+        "" if found["bytes"] is None else f"{found['bytes'] / result['documents']:,.0f}",
+        "" if minutes is None else f"{minutes:.1f}",
+    ]
+
+
+def losses_table(kept: Mapping[str, Any]) -> str:
+    """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first."""
+    runs = [run for name, run in kept.items() if not name.startswith("settings ")]
+    students = list(dict.fromkeys(run["student"] for run in runs))
+    places = [(student, stage) for student in students for stage in ("first_stage", "re_ranking")]
+    by_loss = {loss: [[run[stage] for run in runs if (run["student"], run["loss"]) == (student, loss)] for student, stage in places] for loss in _losses(runs)}
+    order = sorted(by_loss, key=lambda loss: -statistics.fmean([value for values in by_loss[loss][::2] for value in values]))
+    rows = [[_in_code(loss), *(_spread(values) for values in by_loss[loss])] for loss in order]
+    heads = ["", *(f"{student.replace('_', ' ')}, {stage.replace('_', '-')}" for student, stage in places)]
+    first, seeds = runs[0], sorted({run["seed"] for run in runs if run["seed"] is not None})
+    said = (
+        f"{first['measure']} on {first['queries']:,} held-out train queries, mean and standard deviation over the seeds {', '.join(map(str, seeds))}; "
+        f"{first['train_queries']:,} queries taught."
+    )
+    return f"{markdown(heads, rows)}\n\n{said}"
+
+
+def _in_code(loss: str) -> str:
+    """The names of a sum of losses, as an experiment file has them."""
+    return "start, untrained" if loss == "start" else " + ".join(f"`{name}`" for name in loss.split(" + "))
+
+
+def _losses(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(run["loss"] for run in runs))
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of some seeds; a single value has no spread."""
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{deviation}"
+
+
+def static_speed_table(kept: Mapping[str, Any]) -> str:
+    """The encoding speed of a static student beside the transformer's it was made from."""
+    rows = [
+        [
+            "static student" if name == "static" else kept["model"],
+            f"{found['documents_per_second']:,.0f}",
+            f"{found['batch_size']:,}",
+            *(f"{value:.3f}" if (value := found.get(key)) is not None else "" for key in ("start", "distilled")),
+        ]
+        for name, found in kept["encoders"].items()
+    ]
+    said = (
+        f"{kept['documents']:,} documents of {kept['dataset']}, {kept['threads']} threads, {kept['machine']}: "
+        f"the static student encodes {kept['ratio']:,.0f} times as fast."
+    )
+    heads = ["", "documents a second", "best batch size", f"{kept['measure']} as it comes", f"{kept['measure']} distilled"]
+    return f"{markdown(heads, rows)}\n\n{said}"
+
+
+def sparsity_table(kept: Mapping[str, Any]) -> str:
+    """Active dimensions that were asked for, and where training ended."""
+    rows = [
+        [f"{name}, {side}", f"{found['wanted']:,}", f"{found['found']:.1f}", f"{found['found'] / found['wanted'] - 1:+.1%}".replace("%", " %")]
+        for name, sides in kept.items()
+        for side, found in sides["sides"].items()
+    ]
+    return markdown(["active dimensions", "asked for", "found", "off by"], rows)
+
+
+def scifact_table(kept: Mapping[str, Any]) -> str:
+    """The runs of examples/scifact-dense.toml."""
+    result = kept["fusion+contrastive"]
+    named = {
+        "bm25": "BM25 (k1 0.9, b 0.4)",
+        "student_before": "all-MiniLM-L6-v2 as it comes",
+        "teacher": "both fused, which is also the teacher",
+        "student": "**student**",
+        "hybrid": "student fused with BM25",
+    }
+    rows = []
+    for run, name in named.items():
+        mean, (low, high) = result["runs"][run]["mean"], result["runs"][run]["interval"]
+        rows.append([name, f"{mean['nDCG@10']:.3f}", f"{low:.3f} to {high:.3f}", f"{mean['RR@10']:.3f}", f"{mean['R@100']:.3f}"])
+    return markdown([f"scifact, {result['queries']} test queries", "nDCG@10", "95 % interval", "RR@10", "R@100"], rows)
+
+
+def scoring_scale_table(kept: Sequence[Mapping[str, Any]]) -> str:
+    """Time and memory of scoring with a teacher that costs nothing."""
+    heads = ["scoring with a stand-in teacher", "microseconds a pair", "peak memory above idle", "the same, reading all back"]
+    rows = [
+        [f"{found['pairs']:,} pairs", f"{found['us_per_pair']:.0f}", f"{found['peak_mb']:,.0f} MB", f"{found['peak_mb_read']:,.0f} MB"]
+        for found in sorted(kept, key=lambda found: int(found["pairs"]))
+    ]
+    return markdown(heads, rows)
+
+
+# How they are written
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |") for cells in lines)
+
+
+def gain(difference: float, _: float, corrected: float) -> str:
+    """A difference with its corrected p-value."""
+    return f"{difference:+.3f} ({p_value(corrected)})"
+
+
+def p_value(p: float) -> str:
+    """As it is written: small ones as a bound."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "students-doc2dial": ("students", partial(students_table, dataset="doc2dial")),
+    "students-scifact": ("students", partial(students_table, dataset="scifact")),
+    "losses": ("losses", losses_table),
+    "static-speed": ("static_speed", static_speed_table),
+    "sparsity": ("sparsity", sparsity_table),
+    "scifact": ("scifact", scifact_table),
+    "scoring-scale": ("scoring_scale", scoring_scale_table),
+}
+"""Name of a table -> the name of the results it is made from, and what makes it."""
+
+
+if __name__ == "__main__":
+    main()
