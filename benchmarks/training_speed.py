@@ -49,7 +49,7 @@ from retriever.store import TeacherScores
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.samples import TrainingSamples, make_samples
-from retriever.training.trainer import TrainingProgress, print_nothing, train_student, without_model_card
+from retriever.training.trainer import Supervision, TrainingProgress, print_nothing, train_student, without_model_card
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEPTH = 30
@@ -235,7 +235,7 @@ def timed(task: Task, contender: Contender, folder: Path) -> Clock:
         stock_trainer(task, model, folder, [_Timer(clock)]).train()
     else:
         training = task.training.model_copy(update={"frozen_layers": contender.frozen})
-        train_student(model, task.samples, task.collection, training, folder, SEED, lambda: {"validation": 0.0}, clock.tell)
+        train_student(model, task.samples, task.collection, training, folder, SEED, Supervision(lambda: {"validation": 0.0}, clock.tell))
     return clock
 
 

@@ -21,7 +21,6 @@ from retriever.scoring import CandidatePairs
 from retriever.types import Qrels, Query
 from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
 
-
 RERANKED_TOGETHER = 1024
 """Pairs whose texts are in memory at a time."""
 

@@ -175,7 +175,7 @@ def follow(pipeline: Pipeline, orders: _Orders) -> None:
     """Trains along at every order, until there are no more."""
     from retriever.training.parallel import shared
     from retriever.training.sparsity import SparsityController
-    from retriever.training.trainer import train_student
+    from retriever.training.trainer import Supervision, train_student
 
     placeholder: Order | None = None
     while orders.wait():
@@ -186,7 +186,7 @@ def follow(pipeline: Pipeline, orders: _Orders) -> None:
                 raise RuntimeError("the first process called and sent no order")
             samples = dataclasses.replace(order.samples, vectors=pipeline.teacher_vectors(order.settings))
             sparsity = SparsityController(*order.active) if order.active else None
-            train_student(student.model, samples, pipeline.collection, order.settings, order.folder, order.seed, dict, sparsity=sparsity)
+            train_student(student.model, samples, pipeline.collection, order.settings, order.folder, order.seed, Supervision(dict, sparsity=sparsity))
     orders.store.add(LEFT, 1)
 
 

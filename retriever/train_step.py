@@ -27,7 +27,7 @@ from retriever.training.frozen import CacheProgress
 from retriever.training.memory import with_memory_explained
 from retriever.training.samples import TeacherVectors, make_samples
 from retriever.training.sparsity import SparsityController
-from retriever.training.trainer import TrainingProgress, Validate, best_point, train_student
+from retriever.training.trainer import Supervision, TrainingProgress, Validate, best_point, train_student
 from retriever.types import Qrels, Query
 
 
@@ -92,7 +92,7 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         told = _Told(reporter, advance)
         advice = f"index.batch_size = {max(1, lesson.batch_size // 2)}, or student.max_length"
         validate = with_memory_explained(_validation(student, lesson, sparsity), "validation", advice)
-        curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, validate, told.tell, sparsity)
+        curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, Supervision(validate, told.tell, sparsity))
     if told.stopped:
         reporter.say(f"{name}: ended at step {told.step:,} of {steps:,}: {lesson.settings.patience} validations without a gain")
     student.save(folder / "student")

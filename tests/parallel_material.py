@@ -15,7 +15,7 @@ from retriever.plugins import load_kind
 from retriever.progress import silence_libraries
 from retriever.student_settings import STUDENT_KINDS
 from retriever.training.parallel import average_gradients, processes
-from retriever.training.trainer import train_student
+from retriever.training.trainer import Supervision, train_student
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(
@@ -51,7 +51,7 @@ def train_case(name: str, student: Any, folder: Path) -> tuple[dict[str, torch.T
     training = TRAINING.model_copy(update=CASES[name][1])
     collection, samples = animal_lessons(folder / f"collection-{processes().rank}", training)
     qualities = iter([0.5, 0.4, 0.3, 0.2, 0.1] if name == "patience" else [0.1, 0.2, 0.3])
-    curve = train_student(student.model, samples, collection, training, folder / "run", 7, lambda: {"validation": next(qualities)})
+    curve = train_student(student.model, samples, collection, training, folder / "run", 7, Supervision(lambda: {"validation": next(qualities)}))
     return {key: value.clone(memory_format=torch.contiguous_format) for key, value in student.model.state_dict().items()}, curve
 
 

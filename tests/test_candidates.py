@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from retriever.bm25 import BM25, build_bm25
-from retriever.candidates import bm25_run, index_run, hybrid_run, reciprocal_rank_fusion, run_of_rows, with_positives
+from retriever.candidates import bm25_run, hybrid_run, index_run, reciprocal_rank_fusion, run_of_rows, with_positives
 from retriever.collection import Collection, open_collection
 from retriever.config import CollectionSettings
 from retriever.encodings import Vectors, encode_collection

@@ -248,7 +248,7 @@ def test_a_student_goes_into_the_exact_index_of_its_kind(kind: str, index: str) 
 
 
 def test_a_key_of_another_kind_of_student_is_refused_by_its_name_in_the_file() -> None:
-    with pytest.raises(ConfigError, match='unknown key "student.query_dimensions", did you mean "dimensions"'):
+    with pytest.raises(ConfigError, match=r'unknown key "student\.query_dimensions", did you mean "dimensions"'):
         experiment_from(SMALLEST | {"student": {"kind": "static", "model": "some", "query_dimensions": 3}})
     with pytest.raises(ConfigError, match=r"student.layers: .*, found 0"):
         experiment_from(SMALLEST | {"student": {"model": "some", "layers": 0}})

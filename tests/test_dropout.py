@@ -18,7 +18,7 @@ from retriever.training import dropout
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.dropout import cheap_dropout, kept
-from retriever.training.trainer import train_student
+from retriever.training.trainer import Supervision, train_student
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(documents_per_query=4, epochs=1, batch_size=8, precision="fp32")
@@ -148,7 +148,7 @@ def test_training_on_a_cpu_takes_its_chances_from_here(encoder_folder: Path, tmp
     monkeypatch.setattr(dropout, "kept", counted)
     collection, samples = animal_lessons(tmp_path / "collection", TRAINING)
     model = SentenceTransformer(str(encoder_folder), device="cpu", local_files_only=True)
-    train_student(model, samples, collection, TRAINING, tmp_path, 1, lambda: {"validation": 0.0})
+    train_student(model, samples, collection, TRAINING, tmp_path, 1, Supervision(lambda: {"validation": 0.0}))
     steps = -(-len(samples) // TRAINING.batch_size)
     per_pass = 1 + 2 * 3  # embeddings; attention, its output and the end of each layer
     assert len(asked) >= 2 * steps * per_pass  # queries and at least one group of documents

@@ -14,7 +14,7 @@ from retriever.errors import MissingExtraError
 from retriever.pipeline import Pipeline
 from retriever.train_step import read_curve
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import EVENTS, TrainingProgress, check_training, train_student
+from retriever.training.trainer import EVENTS, Supervision, TrainingProgress, check_training, train_student
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 
@@ -53,7 +53,7 @@ def train(
             raise Stopped
 
     model = SentenceTransformer(str(encoder), device="cpu", local_files_only=True)
-    return train_student(model, lessons[1], lessons[0], training, folder, 7, lambda: {"validation": next(answers)}, progress), told
+    return train_student(model, lessons[1], lessons[0], training, folder, 7, Supervision(lambda: {"validation": next(answers)}, progress)), told
 
 
 def validations(curve: Curve) -> list[tuple[float, float]]:

@@ -34,7 +34,7 @@ from retriever.training.batches import Batcher
 from retriever.training.frozen import CacheProgress, FrozenLayers, frozen
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import STATES, StoredStates
-from retriever.training.trainer import TrainingProgress, train_student
+from retriever.training.trainer import Supervision, TrainingProgress, train_student
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 
@@ -311,7 +311,7 @@ def test_a_cross_encoder_is_refused(cross_encoder_folder: Path, lessons: Lessons
     collection, samples = lessons
     model = CrossEncoder(str(cross_encoder_folder), device="cpu", local_files_only=True)
     with pytest.raises(ConfigError, match=r"training.frozen_layers: a cross_encoder reads query and document together"):
-        train_student(model, samples, collection, TRAINING, tmp_path, 1, lambda: {"validation": 0.0})
+        train_student(model, samples, collection, TRAINING, tmp_path, 1, Supervision(lambda: {"validation": 0.0}))
 
 
 def test_a_model_is_as_before_when_the_block_ends(backbone: Callable[[str], str], lessons: Lessons, tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def train(model: Any, lessons: Lessons, folder: Path, progress: Callable[[Traini
         vectors = model.encode(["owl", "saw", "a red hunter", "it drives nails"], convert_to_tensor=True, show_progress_bar=False)
         return {"validation": -float((vectors @ vectors.T).mean())}
 
-    return train_student(model, samples, collection, TRAINING, folder, 7, validate, progress)
+    return train_student(model, samples, collection, TRAINING, folder, 7, Supervision(validate, progress))
 
 
 def weights(model: Any) -> dict[str, Tensor]:

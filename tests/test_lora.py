@@ -19,7 +19,7 @@ from retriever.plugins import load_kind
 from retriever.student_settings import STUDENT_KINDS
 from retriever.training.lora import FILE, Adapters
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import TrainingProgress, check_training, train_student
+from retriever.training.trainer import Supervision, TrainingProgress, check_training, train_student
 from retriever.types import Document, Query
 from tests.tiny_experiment import process_environment
 from tests.training_material import animal_lessons
@@ -64,7 +64,7 @@ def train(model: Any, lessons: Lessons, folder: Path, stop_at: int | None = None
         if at.step == stop_at:
             raise Stopped
 
-    return train_student(model, samples, collection, training, folder, 7, lambda: {"validation": float(next(steps))}, progress)
+    return train_student(model, samples, collection, training, folder, 7, Supervision(lambda: {"validation": float(next(steps))}, progress))
 
 
 # What adapters are
@@ -165,7 +165,7 @@ def test_a_training_that_brings_nothing_ends_with_the_start(lessons: Lessons, en
     model = student_of("dense", encoder_folder).model
     before = weights(model)
     qualities = iter([0.9, 0.1, 0.1])
-    train_student(model, lessons[1], lessons[0], TRAINING, tmp_path, 7, lambda: {"validation": next(qualities)})
+    train_student(model, lessons[1], lessons[0], TRAINING, tmp_path, 7, Supervision(lambda: {"validation": next(qualities)}))
     for name, tensor in weights(model).items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
 

@@ -13,7 +13,7 @@ from retriever.config import TrainingSettings, read_experiment
 from retriever.errors import ConfigError, RetrieverError
 from retriever.pipeline import Pipeline
 from retriever.training.memory import explain_memory, means_no_memory, training_advice
-from retriever.training.trainer import train_student
+from retriever.training.trainer import Supervision, train_student
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 
@@ -104,5 +104,5 @@ def test_half_precision_without_a_gpu_is_refused(encoder_folder: Path, tmp_path:
     collection, samples = animal_lessons(tmp_path / "collection", training)
     model = SentenceTransformer(str(encoder_folder), device="cpu", local_files_only=True)
     with pytest.raises(ConfigError, match=r'^training\.precision: "fp16" needs a CUDA GPU'):
-        train_student(model, samples, collection, training, tmp_path / "run", 1, lambda: {"validation": 0.0})
+        train_student(model, samples, collection, training, tmp_path / "run", 1, Supervision(lambda: {"validation": 0.0}))
     assert not (tmp_path / "run").exists()

@@ -116,7 +116,7 @@ def test_every_loss_trains_a_dense_student(tmp_path: Path, shared_beir_folder: P
     experiment = experiment_of(tmp_path, shared_beir_folder, encoder_folder, "dense", **{"training.losses": f"{{{loss} = 1.0}}", "training.epochs": 1})
     pipeline = Pipeline(experiment, tmp_path / "work")
     assert pipeline.trained.result["validation"]["step"] >= 0
-    assert pipeline.student.identity != "" and (pipeline.trained.folder / "curve.json").is_file()
+    assert (pipeline.trained.folder / "curve.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import TrainingProgress, best_point, last_whole_checkpoint, train_student
+from retriever.training.trainer import Supervision, TrainingProgress, best_point, last_whole_checkpoint, train_student
 from tests.training_material import animal_lessons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def train(
     training: TrainingSettings = TRAINING,
 ) -> Curve:
     collection, samples = lessons
-    return train_student(model, samples, collection, training, folder, 7, lambda: {"validation": validate(model)}, progress)
+    return train_student(model, samples, collection, training, folder, 7, Supervision(lambda: {"validation": validate(model)}, progress))
 
 
 def steps_of(curve: Curve, name: str) -> list[float]:

@@ -34,10 +34,11 @@ def cheap_dropout() -> Iterator[None]:
     checkpoint. The functions of torch are exchanged, and not intercepted by one of its modes: those end where backward() begins, and what
     goes forwards again on the way back must drop the same numbers. What does not fit is left to torch's functions.
     """
-    before = {name: getattr(functional, name) for name in ("dropout", "scaled_dot_product_attention")}
-    functional.dropout = _dropout
-    functional.scaled_dot_product_attention = _attention
+    ours = {"dropout": _dropout, "scaled_dot_product_attention": _attention}
+    before = {name: getattr(functional, name) for name in ours}
     try:
+        for name, function in ours.items():
+            setattr(functional, name, function)
         yield
     finally:
         for name, function in before.items():

@@ -67,6 +67,21 @@ class TrainingProgress:
     cached: CacheProgress | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Supervision:
+    """What goes on beside the loop.
+
+    Attributes:
+        validate: measures the model; it is asked at step 0 too.
+        progress: called at every step.
+        sparsity: steers the active dimensions of a sparse student; it goes on where a stop left it.
+    """
+
+    validate: Validate
+    progress: Callable[[TrainingProgress], None] | None = None
+    sparsity: SparsityController | None = None
+
+
 def train_student(
     model: Any,
     samples: TrainingSamples,
@@ -74,9 +89,7 @@ def train_student(
     settings: TrainingSettings,
     folder: Path,
     seed: int,
-    validate: Validate,
-    progress: Callable[[TrainingProgress], None] | None = None,
-    sparsity: SparsityController | None = None,
+    supervision: Supervision,
 ) -> list[dict[str, float]]:
     """Trains the model in place, ends with the checkpoint that validates best, and returns the curve.
 
@@ -90,9 +103,7 @@ def train_student(
         settings: of the experiment file.
         folder: for checkpoints, the best model so far and the curve.
         seed: of dropout.
-        validate: measures the model; it is asked at step 0 too.
-        progress: called at every step.
-        sparsity: steers the active dimensions of a sparse student; it goes on where a stop left it.
+        supervision: what measures the model, watches the loop and steers it.
 
     Returns:
         One mapping per logged point: step, loss or validation, and each loss term.
@@ -112,7 +123,7 @@ def train_student(
     if cut:
         model.max_seq_length = min(settings.max_length, full_length)
     adapters = Adapters(model, settings.lora, seed) if settings.lora else None
-    watcher = _Watcher(folder, validate, _validation_steps(settings, len(samples)), progress, sparsity, settings.patience, adapters)
+    watcher = _Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters)
     last = parallel.shared(last_whole_checkpoint(folder / "checkpoints") if group.first else None)
     with contextlib.closing(watcher), _states(model, samples, collection, settings, folder, watcher) as states:
         if group.first:
@@ -125,9 +136,9 @@ def train_student(
             with (
                 explain_memory("training", training_advice(settings, group.count, isinstance(model, CrossEncoder), reads)),
                 parallel.no_warning_of_buffers(),
+                cheap_dropout() if model.device.type == "cpu" else contextlib.nullcontext(),
             ):
-                with cheap_dropout() if model.device.type == "cpu" else contextlib.nullcontext():
-                    trainer.train(resume_from_checkpoint=str(last) if last else None)
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
         parallel.shared(None)  # from here on the first process may remove what others wrote
     if group.first:
         watcher.load_best(model)
@@ -241,18 +252,16 @@ class _Watcher(TrainerCallback):
     def __init__(
         self,
         folder: Path,
-        validate: Validate,
+        supervision: Supervision,
         steps: frozenset[int],
-        progress: Callable[[TrainingProgress], None] | None,
-        sparsity: SparsityController | None = None,
         patience: int | None = None,
         adapters: Adapters | None = None,
     ) -> None:
         self.folder = folder
-        self.validate = validate
+        self.validate = supervision.validate
+        self.progress = supervision.progress
+        self.sparsity = supervision.sparsity
         self.steps = steps
-        self.progress = progress
-        self.sparsity = sparsity
         self.patience = patience
         self.adapters = adapters
         self.events: EventFiles | None = None

@@ -20,7 +20,6 @@ from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
 from retriever.types import Document, Query, Unit
 
-
 PROJECTION_SEED = 1
 """Of a new projection: the same start is the same student."""
 
@@ -118,13 +117,14 @@ def _projected(model: SentenceTransformer, dimensions: int) -> SentenceTransform
     """
     modules = [module for module in model if not isinstance(module, Normalize)]
     normalised = len(modules) < len(list(model))
-    size = modules[-1].get_embedding_dimension() if hasattr(modules[-1], "get_embedding_dimension") else model.get_embedding_dimension()
-    layer = Dense(int(size or 0), dimensions, bias=False, activation_function=torch.nn.Identity())
+    layer = Dense(int(model.get_embedding_dimension() or 0), dimensions, bias=False, activation_function=torch.nn.Identity())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(PROJECTION_SEED)
         torch.nn.init.orthogonal_(layer.linear.weight)
     projected = SentenceTransformer(
-        modules=[*modules, layer, *([Normalize()] if normalised else [])], similarity_fn_name=model.similarity_fn_name, prompts=dict(model.prompts)
+        modules=[*modules, layer, *([Normalize()] if normalised else [])],
+        similarity_fn_name=model.similarity_fn_name,
+        prompts={task: prompt for task, prompt in model.prompts.items() if prompt is not None},
     )
     projected.default_prompt_name = model.default_prompt_name
     return projected
