@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,10 +216,13 @@ def test_the_size_told_is_the_size_on_disk_and_float16_takes_two_bytes_a_number(
 @given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=20), block=st.integers(1, 6))
 def test_a_stored_text_is_found_in_its_block(counts: list[int], block: int) -> None:
     texts = [np.full((count, 2), number, dtype=np.float32) for number, count in enumerate(counts)]
-    blocks = [np.concatenate(texts[start : start + block]) for start in range(0, len(texts), block)]
     starts = [sum(counts[number // block * block : number]) for number in range(len(counts))]
-    stored = StoredStates(block, {f"text {number}": number for number in range(len(counts))}, np.array(starts), np.array(counts), blocks)
-    found = stored.padded([f"text {number}" for number in reversed(range(len(counts)))], 5)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{start}.npy" for start in range(0, len(texts), block)]
+        for file, start in zip(files, range(0, len(texts), block), strict=True):
+            np.save(file, np.concatenate(texts[start : start + block]))
+        stored = StoredStates(block, {f"text {number}": number for number in range(len(counts))}, np.array(starts), np.array(counts), files)
+        found = stored.padded([f"text {number}" for number in reversed(range(len(counts)))], 5)
     for row, number in enumerate(reversed(range(len(counts)))):
         assert found[row, :, 0].tolist() == [float(number)] * counts[number] + [0.0] * (5 - counts[number])
 
@@ -273,7 +277,7 @@ def test_a_stop_loses_one_block_at_most(backbone: Callable[[str], str], lessons:
     for one, other in ((again.queries, expected.queries), (again.documents, expected.documents)):
         assert one is not None
         assert other is not None
-        assert all(np.array_equal(block, wanted) for block, wanted in zip(one.blocks, other.blocks, strict=True))
+        assert all(np.array_equal(np.load(block), np.load(wanted)) for block, wanted in zip(one.blocks, other.blocks, strict=True))
 
 
 # Models that this does not fit

@@ -231,7 +231,7 @@ class _Cache:
     def states(self, task: str, names: Sequence[Any], texts_of: Callable[[Sequence[Any]], list[str]]) -> StoredStates:
         """The states of texts with these names, block by block."""
         counts: list[NDArray[np.int64]] = []
-        blocks: list[NDArray[Any]] = []
+        blocks: list[Path] = []
         for start in range(0, len(names), BLOCK):
             features = self.batcher.read(texts_of(names[start : start + BLOCK]), task)
             lengths = _lengths(features)
@@ -239,7 +239,7 @@ class _Cache:
             if not _is_whole(path, int(lengths.sum())):
                 self._make(path, features, lengths, task)
             counts.append(lengths)
-            blocks.append(np.load(path, mmap_mode="r", allow_pickle=False))
+            blocks.append(path)
             self._tell(path, len(lengths))
         starts = np.concatenate([np.cumsum(lengths) - lengths for lengths in counts])
         return StoredStates(BLOCK, {name: place for place, name in enumerate(names)}, starts, np.concatenate(counts), blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,27 @@ class StoredStates:
         places: what a text is called -> its number.
         starts: int64 [n], where a text's tokens begin in its block.
         counts: int64 [n], its tokens.
-        blocks: [tokens, H] each, memory-mapped.
+        blocks: files of [tokens, H], opened when they are read, for a mapped file counts as an open one.
     """
 
     block: int
     places: Mapping[Any, int]
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
-    blocks: Sequence[NDArray[Any]]
+    blocks: Sequence[Path]
 
     def padded(self, names: Sequence[Any], width: int) -> Tensor:
         """[n, L, H], zeros behind a text's last token; L is the width."""
-        found = np.zeros((len(names), width, self.blocks[0].shape[1]), dtype=self.blocks[0].dtype)
-        for row, name in enumerate(names):
-            place = self.places[name]
-            start, count = int(self.starts[place]), int(self.counts[place])
-            found[row, :count] = self.blocks[place // self.block][start : start + count]
+        places = np.array([self.places[name] for name in names], dtype=np.int64)
+        parts = [np.empty((0, 0))] * len(places)
+        for number in np.unique(places // self.block).tolist():
+            states = np.load(self.blocks[number], mmap_mode="r", allow_pickle=False)
+            for row in np.flatnonzero(places // self.block == number).tolist():
+                start = int(self.starts[places[row]])
+                parts[row] = np.array(states[start : start + int(self.counts[places[row]])])
+        found = np.zeros((len(parts), width, parts[0].shape[1]), dtype=parts[0].dtype)
+        for row, part in enumerate(parts):
+            found[row, : len(part)] = part
         return torch.from_numpy(found)
 
 
