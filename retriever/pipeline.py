@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +16,16 @@ from retriever.cascade_step import cascade_inputs, cascades, stored_scores
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, TrainingSettings
 from retriever.encodings import DocumentEncodings, encode_collection
-from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
+from retriever.ensemble_step import Targets, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint
-from retriever.generation.step import generated_collection, query_quality
+from retriever.generation.step import generated_collection
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
 from retriever.ragged_encodings import encode_ragged
 from retriever.resources import Resources
-from retriever.rounds import mined_pairs, target_of
+from retriever.rounds import train_in_rounds
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
 from retriever.search import SearchIndex, open_index, write_index
@@ -36,10 +35,7 @@ from retriever.student_settings import STUDENT_KINDS, SparseSettings, StudentSet
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
-from retriever.train_step import Lesson, teach_student
-from retriever.training.families import check_losses
-from retriever.training.loss_table import LOSS_TABLE
-from retriever.training.samples import TeacherVectors, hold_out
+from retriever.training.samples import hold_out
 from retriever.training.trainer import check_training
 from retriever.types import Document, Query, Teacher, TeacherIdentity, Unit
 
@@ -366,82 +362,7 @@ class Pipeline:
 
     def train(self, name: str, training: TrainingSettings) -> Done:
         """The last train step of these settings: the experiment's own, or an ablation; a step for each round before it is done first."""
-        _ = self.held_out  # train queries must be there before their documents are encoded
-        losses = {loss: LOSS_TABLE[loss] for loss, weight in training.losses.items() if weight}
-        check_losses(self.start.model, losses)  # before hours of scoring
-        self._vectors_from(training)
-        check_target_units(self.experiment, training, target_units(self.experiment, self.identities))
-        check_target_units(self.experiment, training, self.units, self.target[0])
-        pairs, target = self.pairs("train"), self.target_scores("train")
-        start: tuple[str, Callable[[], Any]] = (self.start.identity, lambda: self.load_student(self.experiment.student))
-        for number in range(1, training.rounds):
-            done = self._train_once(f"{name}-{number}", training, start, pairs, target)
-            load = functools.partial(self.open_student, done.folder / "student")
-            student = load()
-            pairs = mined_pairs(self, f"mine-{name}-{number}", student, pairs)
-            target, start = target_of(self, pairs), (student.identity, load)
-        return self._train_once(name, training, start, pairs, target)
-
-    def _train_once(self, name: str, training: TrainingSettings, start: tuple[str, Callable[[], Any]], pairs: Run, scores: TeacherScores) -> Done:
-        """A train step from a start, of which its identity and how to load it is given, on pairs and the target's scores of them."""
-        train, held = self.held_out
-        target, quality = self.target
-        lesson = Lesson(
-            settings=training,
-            target=scores,
-            queries=self.queries("train"),
-            qrels=self.qrels("train"),
-            train=train,
-            held=held,
-            pairs=pairs,
-            collection=self.collection,
-            measure=self.experiment.evaluation.measures[0],
-            batch_size=self.experiment.index.batch_size,
-            seed=self.experiment.seed,
-            vectors=self.teacher_vectors(training),
-            quality=query_quality(self),
-            active=self._wanted_dimensions,
-        )
-        identity, load = start
-        inputs = {"start": identity, "target": scores.run.fingerprint, "collection": self.collection.fingerprint}
-        inputs |= {"queries": fingerprint([train, held]), "judgements": self.judgements}
-
-        def work(folder: Path) -> dict[str, Any]:
-            chosen = {"target": target, "unit": scores.unit, "reason": self.target_reason, "held_out": quality}
-            return {**chosen, **teach_student(load(), lesson, folder, self.reporter, name)}  # a fresh student: training changes the weights
-
-        return self.step(name, inputs, training.model_dump(mode="json"), work)
-
-    @property
-    def _wanted_dimensions(self) -> tuple[float | None, float] | None:
-        """Active dimensions of a sparse student's queries and documents; queries that are looked up have as many as they have words."""
-        student = self.experiment.student
-        if not isinstance(student, SparseSettings):
-            return None
-        return None if student.inference_free_queries else student.query_dimensions, student.document_dimensions
-
-    def _vectors_from(self, training: TrainingSettings) -> str | None:
-        """The name of the teacher whose vectors a loss compares with; None where none does.
-
-        Raises:
-            ConfigError: no teacher has any.
-        """
-        comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs in ("vectors", "teacher_batch")]
-        dense = [one.label for one in self.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family == "dense"]
-        name = training.vectors_from or next(iter(dense), None)
-        if comparing and name not in dense:
-            found = f'"{name}" has none' if name else "none of the teachers has any"
-            raise ConfigError(f'training.losses: {comparing[0]} compares with a teacher\'s vectors, and {found}. Add a [[teacher]] of kind = "embedding"')
-        return name if comparing else None
-
-    def teacher_vectors(self, training: TrainingSettings) -> TeacherVectors | None:
-        """A teacher's vectors of the train queries and all documents, where a loss compares vectors."""
-        settings = self.taught.get(self._vectors_from(training) or "")
-        if not isinstance(settings, EmbeddingSettings):
-            return None
-        encoder, documents = self.encoder_of(settings)
-        queries = self.queries("train")
-        return TeacherVectors(dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True)), documents)
+        return train_in_rounds(self, name, training)
 
     def open_student(self, folder: Path) -> Any:
         """A student that a train step saved."""

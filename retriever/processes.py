@@ -173,6 +173,7 @@ def trained_along(order: Order) -> Iterator[None]:
 
 def follow(pipeline: Pipeline, orders: _Orders) -> None:
     """Trains along at every order, until there are no more."""
+    from retriever.rounds import teacher_vectors
     from retriever.training.parallel import shared
     from retriever.training.sparsity import SparsityController
     from retriever.training.trainer import Supervision, train_student
@@ -184,7 +185,7 @@ def follow(pipeline: Pipeline, orders: _Orders) -> None:
             order = shared(placeholder)
             if order is None:
                 raise RuntimeError("the first process called and sent no order")
-            samples = dataclasses.replace(order.samples, vectors=pipeline.teacher_vectors(order.settings))
+            samples = dataclasses.replace(order.samples, vectors=teacher_vectors(pipeline, order.settings))
             sparsity = SparsityController(*order.active) if order.active else None
             train_student(student.model, samples, pipeline.collection, order.settings, order.folder, order.seed, Supervision(dict, sparsity=sparsity))
     orders.store.add(LEFT, 1)

@@ -1,22 +1,138 @@
-"""Rounds of training: what each student finds is scored by the teachers and teaches the next one.
+"""Training the student of an experiment: in one round, or in several, where what each student finds teaches the next one.
 
 Hard negatives that the student itself retrieves are what its later training lacks most (Xiong et al. 2021, arXiv:2007.00808).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import index_run, reciprocal_rank_fusion, with_positives
 from retriever.cascade_step import stored_scores
+from retriever.config import TrainingSettings
+from retriever.ensemble_step import check_target_units, target_units
+from retriever.errors import ConfigError
+from retriever.files import fingerprint
+from retriever.generation.step import query_quality
 from retriever.plugins import load_kind
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
+from retriever.steps import Done
 from retriever.store import TeacherScores
+from retriever.student_settings import SparseSettings
+from retriever.teacher_settings import EmbeddingSettings
+from retriever.train_step import Lesson, teach_student
+from retriever.training.families import check_losses
+from retriever.training.loss_table import LOSS_TABLE
+from retriever.training.samples import TeacherVectors
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a round starts from: the student's identity, and how a fresh one is loaded, for training changes the weights."""
+
+    identity: str
+    load: Callable[[], Any]
+
+
+def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -> Done:
+    """The train step of the last round; those of the rounds before it are done first.
+
+    Args:
+        pipeline: the experiment.
+        name: of the last step.
+        training: the experiment's own settings, or those of an ablation.
+
+    Raises:
+        ConfigError: the student lacks what a loss compares, or a loss cannot learn from the target; nothing was scored.
+    """
+    _ = pipeline.held_out  # train queries must be there before their documents are encoded
+    check_losses(pipeline.start.model, {loss: LOSS_TABLE[loss] for loss, weight in training.losses.items() if weight})
+    vectors_from(pipeline, training)
+    check_target_units(pipeline.experiment, training, target_units(pipeline.experiment, pipeline.identities))
+    check_target_units(pipeline.experiment, training, pipeline.units, pipeline.target[0])
+    pairs, target = pipeline.pairs("train"), pipeline.target_scores("train")
+    start = Start(pipeline.start.identity, lambda: pipeline.load_student(pipeline.experiment.student))
+    for number in range(1, training.rounds):
+        done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target)
+        load = functools.partial(pipeline.open_student, done.folder / "student")
+        student = load()
+        pairs = mined_pairs(pipeline, f"mine-{name}-{number}", student, pairs)
+        target, start = target_of(pipeline, pairs), Start(student.identity, load)
+    return train_once(pipeline, name, training, start, pairs, target)
+
+
+def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start: Start, pairs: Run, scores: TeacherScores) -> Done:
+    """A train step of that name, from pairs of the train queries and the target's scores of them."""
+    train, held = pipeline.held_out
+    target, quality = pipeline.target
+    lesson = Lesson(
+        settings=training,
+        target=scores,
+        queries=pipeline.queries("train"),
+        qrels=pipeline.qrels("train"),
+        train=train,
+        held=held,
+        pairs=pairs,
+        collection=pipeline.collection,
+        measure=pipeline.experiment.evaluation.measures[0],
+        batch_size=pipeline.experiment.index.batch_size,
+        seed=pipeline.experiment.seed,
+        vectors=teacher_vectors(pipeline, training),
+        quality=query_quality(pipeline),
+        active=wanted_dimensions(pipeline),
+    )
+    inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
+    inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements}
+    inputs |= {"teacher's vectors": lesson.vectors.documents.encoder} if lesson.vectors else {}
+    inputs |= {"quality of queries": fingerprint(dict(lesson.quality))} if lesson.quality else {}
+    inputs |= {"active dimensions": fingerprint(list(lesson.active))} if lesson.active else {}
+
+    def work(folder: Path) -> dict[str, Any]:
+        chosen = {"target": target, "unit": scores.unit, "reason": pipeline.target_reason, "held_out": quality}
+        return {**chosen, **teach_student(start.load(), lesson, folder, pipeline.reporter, name)}
+
+    return pipeline.step(name, inputs, training.model_dump(mode="json"), work)
+
+
+def wanted_dimensions(pipeline: Pipeline) -> tuple[float | None, float] | None:
+    """Active dimensions of a sparse student's queries and documents; queries that are looked up have as many as they have words."""
+    student = pipeline.experiment.student
+    if not isinstance(student, SparseSettings):
+        return None
+    return None if student.inference_free_queries else student.query_dimensions, student.document_dimensions
+
+
+def vectors_from(pipeline: Pipeline, training: TrainingSettings) -> str | None:
+    """The name of the teacher whose vectors a loss compares with; None where none does.
+
+    Raises:
+        ConfigError: no teacher has any.
+    """
+    comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs in ("vectors", "teacher_batch")]
+    dense = [one.label for one in pipeline.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family == "dense"]
+    name = training.vectors_from or next(iter(dense), None)
+    if comparing and name not in dense:
+        found = f'"{name}" has none' if name else "none of the teachers has any"
+        raise ConfigError(f'training.losses: {comparing[0]} compares with a teacher\'s vectors, and {found}. Add a [[teacher]] of kind = "embedding"')
+    return name if comparing else None
+
+
+def teacher_vectors(pipeline: Pipeline, training: TrainingSettings) -> TeacherVectors | None:
+    """A teacher's vectors of the train queries and all documents, where a loss compares vectors."""
+    settings = pipeline.taught.get(vectors_from(pipeline, training) or "")
+    if not isinstance(settings, EmbeddingSettings):
+        return None
+    encoder, documents = pipeline.encoder_of(settings)
+    queries = pipeline.queries("train")
+    return TeacherVectors(dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True)), documents)
 
 
 def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run:
