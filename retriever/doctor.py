@@ -28,6 +28,8 @@ EXTRAS = {
     "export": ("openvino", "cross-encoders by OpenVINO and ONNX Runtime"),
     "lucene": ("pyserini", "BM25 by Lucene"),
     "ray": ("ray", "scoring on several machines"),
+    "lora": ("peft", "training of low-rank adapters"),
+    "tensorboard": ("tensorboard", "curves of a training while it runs"),
 }
 """Extra -> the package that shows it is there, and what it is good for."""
 

@@ -10,7 +10,8 @@ from retriever.plugins import kinds, load_kind
 
 def test_a_folders_files_are_its_kinds() -> None:
     assert {"lexical", "embedding", "cross_encoder"} <= set(kinds("teachers"))
-    assert kinds("students") == ["dense"]
+    assert kinds("students") == ["cross_encoder", "dense", "late_interaction", "sparse", "static"]
+    assert kinds("indexing") == ["flat", "inverted", "multivector"]
     assert not [name for package in ("teachers", "students", "indexing") for name in kinds(package) if name.startswith("_")]
 
 
