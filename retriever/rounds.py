@@ -116,7 +116,7 @@ def vectors_from(pipeline: Pipeline, training: TrainingSettings) -> str | None:
     Raises:
         ConfigError: no teacher has any.
     """
-    comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs in ("vectors", "teacher_batch")]
+    comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs_teacher_vectors]
     dense = [one.label for one in pipeline.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family == "dense"]
     name = training.vectors_from or next(iter(dense), None)
     if comparing and name not in dense:

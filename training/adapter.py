@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.parallel import DistributedDataParallel
 
 from retriever.config import TrainingSettings
 from retriever.errors import ConfigError
@@ -63,6 +61,15 @@ class Targets:
         return self.negatives & ~own
 
 
+@dataclasses.dataclass(frozen=True)
+class EncodedPair:
+    """A batch at one size of its vectors: what the model made of B queries and U documents, and their scores [B, U], which all losses share."""
+
+    queries: Encoded
+    documents: Encoded
+    scores: Tensor
+
+
 class DistillationLoss(nn.Module):
     """The weighted losses of an experiment on a batch of samples, the same for every kind of student.
 
@@ -83,6 +90,7 @@ class DistillationLoss(nn.Module):
         self.settings = settings
         self.sparsity = sparsity
         self.family = family_of(model)
+        self.compares_scores = any(loss.needs != "vectors" for loss in self.losses.values())
         self.size = getattr(model, "truncate_dim", None)  # sentence-transformers cuts vectors when it encodes, not in the forward pass
 
     def forward(self, features: Sequence[Features], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -101,22 +109,16 @@ class DistillationLoss(nn.Module):
         """The same from what the model made of B queries and U documents; of scores the mean over the sizes of a Matryoshka student."""
         targets = Targets.of(self.samples, labels, queries[0].device)
         sizes = self.settings.matryoshka or (self.size or queries[0].shape[-1],)
-        cuts = [(_cut(queries, size), _cut(documents, size)) for size in sizes]
+        cuts = [self._pair(_cut(queries, size), _cut(documents, size)) for size in sizes] if self.compares_scores else []
         terms = {}
         for name, loss in self.losses.items():
-            sides = [(queries, documents)] if loss.needs == "vectors" else cuts
-            values = [loss.function(*self._compared(loss, *side, targets, labels), **loss.arguments(self.settings)) for side in sides]
+            if loss.needs == "vectors":
+                compared = [self._vectors(queries[0], documents[0], labels)]
+            else:
+                compared = [self._compared(loss, cut, targets, labels) for cut in cuts]
+            values = [loss.function(*sides, **loss.arguments(self.settings)) for sides in compared]
             terms[name] = self.settings.losses[name] * torch.stack(values).mean()
-        return terms | self._cost_of(queries[0], documents[0]) if self.sparsity else terms
-
-    def _cost_of(self, queries: Tensor, documents: Tensor) -> dict[str, Tensor]:
-        """What sparse vectors [B, V] and [U, V] cost, with the weights that bring them to the wanted number of active dimensions."""
-        sparsity = self.sparsity
-        if sparsity is None:
-            return {}
-        weights = sparsity.weights()
-        sparsity.update(*(float((vectors > 0).sum(dim=1).float().mean()) for vectors in (queries, documents)))
-        return {"flops_queries": weights[0] * flops(queries), "flops_documents": weights[1] * flops(documents)}
+        return terms | cost_of(queries[0], documents[0], self.sparsity) if self.sparsity else terms
 
     def scores(self, queries: Encoded, documents: Encoded) -> Tensor:
         """[B, U], the student's scores as logits."""
@@ -130,13 +132,18 @@ class DistillationLoss(nn.Module):
     def _encode(self, features: Features, place: int) -> Encoded:
         return self.family.read(self.model(dict(features), task="document" if place else "query"))
 
-    def _compared(self, loss: Loss, queries: Encoded, documents: Encoded, targets: Targets, labels: Mapping[str, Tensor]) -> Compared:
-        """What a loss is called with, by what it needs."""
-        if loss.needs == "vectors":
-            vectors = torch.cat([queries[0], documents[0]])  # [B + U, D]
-            teacher = torch.cat(self._teacher_vectors(labels, vectors.device))
-            return vectors, teacher, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
-        scores = self.scores(queries, documents)
+    def _pair(self, queries: Encoded, documents: Encoded) -> EncodedPair:
+        return EncodedPair(queries, documents, self.scores(queries, documents))
+
+    def _vectors(self, queries: Tensor, documents: Tensor, labels: Mapping[str, Tensor]) -> Compared:
+        """What a loss of vectors is called with, from the student's [B, D] and [U, D]."""
+        vectors = torch.cat([queries, documents])  # [B + U, D]
+        teacher = torch.cat(self._teacher_vectors(labels, vectors.device))
+        return vectors, teacher, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
+
+    def _compared(self, loss: Loss, pair: EncodedPair, targets: Targets, labels: Mapping[str, Tensor]) -> Compared:
+        """What a loss of scores is called with, by what it needs."""
+        scores = pair.scores
         if loss.needs == "teacher_batch":
             of_queries, of_documents = self._teacher_vectors(labels, scores.device)
             return scores, normalize(of_queries, dim=1) @ normalize(of_documents, dim=1).T, torch.ones_like(scores, dtype=torch.bool)
@@ -144,8 +151,9 @@ class DistillationLoss(nn.Module):
             every, allowed = positive_first(scores, targets.negatives, targets.places[:, 0])
             return every, every, allowed
         if loss.needs == "four_ways":
-            positives = tuple(part[targets.places[:, 0]] for part in documents)
-            every, allowed = four_ways(scores, self.scores(queries, queries), self.scores(positives, positives), targets.negatives, targets.places[:, 0])
+            positives = tuple(part[targets.places[:, 0]] for part in pair.documents)
+            among = self.scores(pair.queries, pair.queries), self.scores(positives, positives)
+            every, allowed = four_ways(scores, *among, targets.negatives, targets.places[:, 0])
             return every, every, allowed
         own = scores.gather(1, targets.places)  # [B, K]
         if loss.needs == "target":
@@ -179,8 +187,7 @@ class DistillationLoss(nn.Module):
 
         def encode_again(scale: Tensor) -> None:
             for place, (one, state, leaf) in enumerate(zip(features, states, leaves, strict=True)):
-                last = place == len(features) - 1
-                with state, torch.enable_grad(), _synchronised(self.model, last):
+                with state, torch.enable_grad():
                     encoded = self._encode(one, place)
                     torch.autograd.backward(
                         [part for part, cached in zip(encoded, leaf, strict=True) if cached.grad is not None],
@@ -193,18 +200,24 @@ class DistillationLoss(nn.Module):
         return found
 
 
+def cost_of(queries: Tensor, documents: Tensor, sparsity: SparsityController) -> dict[str, Tensor]:
+    """What sparse vectors [B, V] and [U, V] cost, with the weights that bring them to the wanted number of active dimensions."""
+    weights = sparsity.weights()
+    sparsity.update(*(float((vectors > 0).sum(dim=1).float().mean()) for vectors in (queries, documents)))
+    return {"flops_queries": weights[0] * flops(queries), "flops_documents": weights[1] * flops(documents)}
+
+
 def check_vectors(model: Any, samples: TrainingSamples, losses: Mapping[str, Loss]) -> None:
     """Sees to it that losses which compare vectors have vectors of a teacher, of a size that they can compare.
 
     Raises:
         ConfigError: they have not.
     """
-    used = {name: loss.needs for name, loss in losses.items() if loss.needs in ("vectors", "teacher_batch")}
+    used = [name for name, loss in losses.items() if loss.needs_teacher_vectors]
     if not used:
         return
-    first = next(iter(used))
     if samples.vectors is None:
-        raise ConfigError(f'training.losses: {first} compares with a teacher\'s vectors, and there are none. Add a [[teacher]] of kind = "embedding"')
+        raise ConfigError(f'training.losses: {used[0]} compares with a teacher\'s vectors, and there are none. Add a [[teacher]] of kind = "embedding"')
     same = [name for name in used if name in ("vector_mse", "vector_distance", "vector_cosine")]
     if same and model.get_embedding_dimension() != samples.vectors.documents.dimensions:
         raise ConfigError(
@@ -216,8 +229,3 @@ def check_vectors(model: Any, samples: TrainingSamples, losses: Mapping[str, Los
 def _cut(encoded: Encoded, size: int) -> Encoded:
     """The first `size` dimensions."""
     return (encoded[0][..., :size], *encoded[1:])
-
-
-def _synchronised(model: Any, last: bool) -> Any:
-    """Gradients of several processes are added up once, at the last pass."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else contextlib.nullcontext()

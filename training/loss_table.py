@@ -37,6 +37,11 @@ class Loss:
     needs: Needs = "target"
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def needs_teacher_vectors(self) -> bool:
+        """Whether it compares with vectors of a teacher, and not with scores alone."""
+        return self.needs in ("vectors", "teacher_batch")
+
     def arguments(self, settings: TrainingSettings) -> dict[str, Any]:
         """The function's parameters as the experiment sets them."""
         return {name: getattr(settings, key) for name, key in self.parameters.items()}
