@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def find_model(name: str, revision: str | None = None, where: str = "model") -> 
         raise ConfigError(f"{where}: {folder} holds no weights as safetensors. Pickled ones could run code: load and save the model with transformers >= 5")
     _check_weights(folder, where)
     return ModelFolder(name, folder, model_identity(folder))
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: the folder in RETRIEVER_CACHE, else `retriever` in the user's cache folder."""
+    own = os.environ.get("RETRIEVER_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retriever"
 
 
 def model_identity(folder: Path) -> str:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def check_kind(values: Any, known: Mapping[str, Any]) -> Any:
+    """What a table of an own kind, a module named "package.module", was given, as it is.
+
+    Raises:
+        ValueError: its kind has no dot, so that it is a known one misspelt.
+    """
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if isinstance(kind, str) and "." not in kind:
+        near = difflib.get_close_matches(kind, known, n=1)
+        advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(known)}, or your own as "package.module"'
+        raise ValueError(f'unknown kind "{kind}"; {advice}')
+    return values
 
 
 class Settings(BaseModel):

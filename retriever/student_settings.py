@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from retriever.settings import PositiveInt, Settings
+from retriever.settings import PositiveInt, Settings, check_kind
 
 
 class StudentSettings(Settings):
@@ -87,12 +86,7 @@ class PrivateStudentSettings(StudentSettings):
     @model_validator(mode="before")
     @classmethod
     def _is_module(cls, values: Any) -> Any:
-        kind = values.get("kind") if isinstance(values, Mapping) else None
-        if isinstance(kind, str) and "." not in kind:
-            near = difflib.get_close_matches(kind, STUDENT_KINDS, n=1)
-            advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(STUDENT_KINDS)}, or your own as "package.module"'
-            raise ValueError(f'unknown kind "{kind}"; {advice}')
-        return values
+        return check_kind(values, STUDENT_KINDS)
 
 
 STUDENT_KINDS: dict[str, type[StudentSettings]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from retriever.engines.settings import EngineSettings, ServerSettings
-from retriever.settings import Fraction, PositiveInt, Settings
+from retriever.settings import Fraction, PositiveInt, Settings, check_kind
 from retriever.types import Unit, ViewName
 
 Cascade = Annotated[
@@ -169,12 +168,7 @@ class PrivateSettings(ModelTeacherSettings):
     @model_validator(mode="before")
     @classmethod
     def _is_module(cls, values: Any) -> Any:
-        kind = values.get("kind") if isinstance(values, Mapping) else None
-        if isinstance(kind, str) and "." not in kind:
-            near = difflib.get_close_matches(kind, TEACHER_KINDS, n=1)
-            advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(TEACHER_KINDS)}, or your own as "package.module"'
-            raise ValueError(f'unknown kind "{kind}"; {advice}')
-        return values
+        return check_kind(values, TEACHER_KINDS)
 
 
 TEACHER_KINDS: dict[str, type[TeacherSettings]] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import importlib.util
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 from retriever.errors import ConfigError, MissingExtraError
 from retriever.files import lock, recover_folder, replace_folder, sha256_file
+from retriever.models import cache_folder
 
 
 def find_gguf(name: str) -> Path | None:
@@ -27,12 +27,6 @@ def find_gguf(name: str) -> Path | None:
         return None
     found = [file for file in files or () if file.suffix == ".gguf"]
     return Path(str(found[0].locate())) if len(found) == 1 else None
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: the folder in RETRIEVER_CACHE, else `retriever` in the user's cache folder."""
-    own = os.environ.get("RETRIEVER_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retriever"
 
 
 def convert(path: Path, where: str, cache: Path | None = None) -> Path:

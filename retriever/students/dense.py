@@ -18,6 +18,7 @@ from retriever.models import check_length, find_model
 from retriever.student_settings import DenseSettings
 from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
+from retriever.students._prompts import set_prompts
 from retriever.types import Document, Query, Unit
 
 PROJECTION_SEED = 1
@@ -94,19 +95,13 @@ def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
         _truncate(model, settings.dimensions)
     if settings.max_length:
         _set_length(model, settings.max_length)
-    set_prompts(model, settings.query_prompt, settings.document_prompt)
+    set_prompts(model, settings)
     return DenseStudent(model, batch_size)
 
 
 def load_folder(folder: Path, batch_size: int = 64) -> DenseStudent:
     """The student saved in a folder, ours or any stock sentence-transformers one, with the lengths and prompts saved there."""
     return load(DenseSettings(model=str(folder)), batch_size)
-
-
-def set_prompts(model: SentenceTransformer, query: str | None, document: str | None) -> None:
-    """Puts the prompts of the experiment file into a model, where they are set there."""
-    prompts = {"query": query, "document": document}
-    model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
 
 
 def _projected(model: SentenceTransformer, dimensions: int) -> SentenceTransformer:

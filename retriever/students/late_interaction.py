@@ -23,6 +23,7 @@ from retriever.ragged import Ragged
 from retriever.student_settings import LateInteractionSettings
 from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
+from retriever.students._prompts import set_prompts
 from retriever.types import Document, Query, Unit
 
 DIMENSIONS = 128
@@ -122,8 +123,7 @@ def load(settings: LateInteractionSettings, batch_size: int = 64) -> LateInterac
     if settings.pool_factor:
         pooling = HierarchicalTokenPooling(float(settings.pool_factor)) if settings.pool_factor > 1 else None
     _set_lengths(model, settings)
-    prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
-    model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
+    set_prompts(model, settings)
     return LateInteractionStudent(model, batch_size, pooling)
 
 

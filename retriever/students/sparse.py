@@ -26,6 +26,7 @@ from retriever.student_settings import SparseSettings
 from retriever.students._head import sparsen, splade_of
 from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
+from retriever.students._prompts import set_prompts
 from retriever.types import Document, Query, Unit
 
 LOGITS = 2**26
@@ -187,8 +188,7 @@ def _read_as_asked(model: SparseEncoder, settings: SparseSettings) -> None:
         for module in model.modules():
             if isinstance(module, SparseStaticEmbedding):  # it reads as much as its tokenizer says, and nothing sets that
                 cast(Any, module.tokenizer).model_max_length = settings.max_length
-    prompts = {"query": settings.query_prompt, "document": settings.document_prompt}
-    model.prompts = {**model.prompts, **{task: prompt for task, prompt in prompts.items() if prompt is not None}}
+    set_prompts(model, settings)
 
 
 def _with_free_queries(model: SparseEncoder, settings: SparseSettings, texts: Sequence[str]) -> SparseEncoder:

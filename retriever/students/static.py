@@ -11,13 +11,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from tokenizers import Tokenizer
 
-from retriever.engines.gguf import cache_folder
 from retriever.errors import ConfigError
 from retriever.files import explain_full_disk, fingerprint, sync
-from retriever.models import ModelFolder, find_model
+from retriever.models import ModelFolder, cache_folder, find_model
 from retriever.student_settings import StaticSettings
+from retriever.students._prompts import set_prompts
 from retriever.students._token_table import token_table
-from retriever.students.dense import DenseStudent, set_prompts
+from retriever.students.dense import DenseStudent
 
 RECIPE = 1
 """Of `token_table`: another number where the same encoder gives another table."""
@@ -56,7 +56,7 @@ def load(settings: StaticSettings, batch_size: int = 64) -> StaticStudent:
         model = _open(_made(found, settings.dimensions))
     if settings.max_length:
         _table_of(model).tokenizer.enable_truncation(settings.max_length)
-    set_prompts(model, settings.query_prompt, settings.document_prompt)
+    set_prompts(model, settings)
     return StaticStudent(model, batch_size)
 
 
