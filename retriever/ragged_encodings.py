@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,18 +64,14 @@ class RaggedVectors:
 
     def rows(self, rows: NDArray[np.int64]) -> Ragged:
         """The entries of the documents with these numbers, in their order."""
-        parts: list[Mapping[str, NDArray[Any]] | None] = [None] * len(rows)
-        for number in np.unique(rows // encodings.BLOCK).tolist():
-            block = self._block(number)
-            for place in np.flatnonzero(rows // encodings.BLOCK == number).tolist():
-                row = int(rows[place]) % encodings.BLOCK
-                entries = slice(int(block.offsets[row]), int(block.offsets[row + 1]))
-                parts[place] = {name: column[entries] for name, column in block.columns.items()}
-        found = [part for part in parts if part is not None]
-        empty = {} if found else {name: np.empty(0, dtype=np.float32) for name in self.names}
-        counts = [len(part[self.names[0]]) for part in found]
-        columns = empty or {name: np.concatenate([part[name] for part in found]) for name in self.names}
-        return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), columns)
+        numbers = rows // encodings.BLOCK
+        blocks = [self._block(number)[rows[numbers == number] % encodings.BLOCK] for number in np.unique(numbers).tolist()]
+        if not blocks:
+            return Ragged(np.zeros(1, dtype=np.int64), {name: np.empty(0, dtype=np.float32) for name in self.names})
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate([block.counts for block in blocks]))]).astype(np.int64)
+        together = Ragged(offsets, {name: np.concatenate([block.columns[name] for block in blocks]) for name in self.names})
+        order = np.argsort(numbers, kind="stable")  # the rows as the blocks have them
+        return together[np.argsort(order)]
 
     def _block(self, number: int) -> Ragged:
         columns = {name: _load(_path(self.folder, number, name)) for name in self.names}
