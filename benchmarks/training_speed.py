@@ -49,7 +49,8 @@ from retriever.store import TeacherScores
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.samples import TrainingSamples, make_samples
-from retriever.training.trainer import Supervision, TrainingProgress, print_nothing, train_student, without_model_card
+from retriever.training.trainer import print_nothing, train_student, without_model_card
+from retriever.training.watcher import Supervision, TrainingProgress
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEPTH = 30

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from retriever.calibration import relevant_pairs
 from retriever.candidates import bm25_run, hybrid_run, index_run, pair_scores
 from retriever.encodings import score_rows
 from retriever.eval.latency import measure_latency
@@ -22,6 +23,7 @@ from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import SearchIndex
 from retriever.steps import Done, versions
+from retriever.teachers.ensemble import AlignedScores
 from retriever.train_step import read_curve
 from retriever.types import Query
 
@@ -101,11 +103,11 @@ def _indexed(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> Sy
 
 def _reranking(pipeline: Pipeline, name: str, what: str, student: Any) -> System:
     """A student that reads query and document together, on the candidates."""
-    candidates, queries = pipeline.candidates["test"].rename(name), pipeline.queries("test")
+    candidates, queries = pipeline.candidates["test"], pipeline.queries("test")
     return System(
         name,
         f"{what} re-ranking {pipeline.experiment.candidates.depth} candidates",
-        lambda: candidates.with_scores(name, pair_scores(student, candidates, queries, pipeline.collection, pipeline.reporter)),
+        lambda: pipeline.reranked(student).rename(name),
         lambda query: pair_scores(student, candidates.select([query.query_id]), queries, pipeline.collection),
         None,
     )
@@ -226,10 +228,10 @@ def _summary(pipeline: Pipeline) -> str:
 def _distributions(pipeline: Pipeline) -> list[ScoreDistribution]:
     """Scores of teacher and student for judged-relevant and other candidates of the test queries."""
     target, qrels = pipeline.target_run("test"), pipeline.qrels("test")
-    positive = np.array([qrels[query_id].get(doc_id, 0) > 0 for query_id in target for doc_id, _ in target[query_id]], dtype=np.bool_)
+    positive = relevant_pairs(target, qrels)
     encoder = pipeline.student
     if pipeline.reranks:
-        student = pair_scores(encoder, target, pipeline.queries("test"), pipeline.collection)
+        student = AlignedScores.of([target, pipeline.reranked(encoder)]).scores[1]
     else:
         queries = encoder.encode_queries(list(pipeline.queries("test").values()))
         rows = pipeline.collection.rows_of(target.doc_ids)

@@ -11,7 +11,7 @@ import numpy as np
 
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidate_step import find_candidates
-from retriever.candidates import with_positives
+from retriever.candidates import pair_scores, with_positives
 from retriever.cascade_step import cascade_inputs, cascades, stored_scores
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, TrainingSettings
@@ -80,6 +80,7 @@ class Pipeline:
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
         self._encodings: dict[str, DocumentEncodings] = {}
+        self._reranked: dict[str, Run] = {}
         self._targets: dict[str, dict[str, Run]] = {}
 
     # What is searched
@@ -176,6 +177,14 @@ class Pipeline:
     def reranks(self) -> bool:
         """Whether the student reads query and document together, so that there is nothing to index."""
         return not hasattr(self.start, "encode_queries")
+
+    def reranked(self, student: Any) -> Run:
+        """The test candidates with the scores of a student that reads query and document together, made once for every student."""
+        if student.identity not in self._reranked:
+            candidates = self.candidates["test"]
+            scores = pair_scores(student, candidates, self.queries("test"), self.collection, self.reporter)
+            self._reranked[student.identity] = candidates.with_scores("reranked", scores)
+        return self._reranked[student.identity]
 
     def encodings(self, encoder: Any, what: str) -> DocumentEncodings:
         """An encoder's vectors, token vectors or sparse entries of all documents, made once for every encoder."""

@@ -176,7 +176,8 @@ def follow(pipeline: Pipeline, orders: _Orders) -> None:
     from retriever.rounds import teacher_vectors
     from retriever.training.parallel import shared
     from retriever.training.sparsity import SparsityController
-    from retriever.training.trainer import Supervision, train_student
+    from retriever.training.trainer import train_student
+    from retriever.training.watcher import Supervision
 
     placeholder: Order | None = None
     while orders.wait():

@@ -27,7 +27,8 @@ from retriever.training.frozen import CacheProgress
 from retriever.training.memory import with_memory_explained
 from retriever.training.samples import TeacherVectors, make_samples
 from retriever.training.sparsity import SparsityController
-from retriever.training.trainer import Supervision, TrainingProgress, Validate, best_point, train_student
+from retriever.training.trainer import train_student
+from retriever.training.watcher import Supervision, TrainingProgress, Validate, best_point
 from retriever.types import Qrels, Query
 
 

@@ -15,7 +15,8 @@ from retriever.plugins import load_kind
 from retriever.progress import silence_libraries
 from retriever.student_settings import STUDENT_KINDS
 from retriever.training.parallel import average_gradients, processes
-from retriever.training.trainer import Supervision, train_student
+from retriever.training.trainer import train_student
+from retriever.training.watcher import Supervision
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(

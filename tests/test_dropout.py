@@ -18,7 +18,8 @@ from retriever.training import dropout
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.dropout import cheap_dropout, kept
-from retriever.training.trainer import Supervision, train_student
+from retriever.training.trainer import train_student
+from retriever.training.watcher import Supervision
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(documents_per_query=4, epochs=1, batch_size=8, precision="fp32")

@@ -14,7 +14,8 @@ from retriever.errors import MissingExtraError
 from retriever.pipeline import Pipeline
 from retriever.train_step import read_curve
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import EVENTS, Supervision, TrainingProgress, check_training, train_student
+from retriever.training.trainer import check_training, train_student
+from retriever.training.watcher import EVENTS, Supervision, TrainingProgress
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 

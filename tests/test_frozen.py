@@ -35,7 +35,8 @@ from retriever.training.batches import Batcher
 from retriever.training.frozen import CacheProgress, FrozenLayers, frozen
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import STATES, StoredStates
-from retriever.training.trainer import Supervision, TrainingProgress, train_student
+from retriever.training.trainer import train_student
+from retriever.training.watcher import Supervision, TrainingProgress
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 

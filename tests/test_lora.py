@@ -19,7 +19,8 @@ from retriever.plugins import load_kind
 from retriever.student_settings import STUDENT_KINDS
 from retriever.training.lora import FILE, Adapters
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import Supervision, TrainingProgress, check_training, train_student
+from retriever.training.trainer import check_training, train_student
+from retriever.training.watcher import Supervision, TrainingProgress
 from retriever.types import Document, Query
 from tests.tiny_experiment import process_environment
 from tests.training_material import animal_lessons

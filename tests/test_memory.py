@@ -13,7 +13,8 @@ from retriever.config import TrainingSettings, read_experiment
 from retriever.errors import ConfigError, RetrieverError
 from retriever.pipeline import Pipeline
 from retriever.training.memory import explain_memory, means_no_memory, training_advice
-from retriever.training.trainer import Supervision, train_student
+from retriever.training.trainer import train_student
+from retriever.training.watcher import Supervision
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 

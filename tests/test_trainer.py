@@ -21,7 +21,8 @@ from retriever.collection import Collection
 from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import Supervision, TrainingProgress, best_point, last_whole_checkpoint, train_student
+from retriever.training.trainer import train_student
+from retriever.training.watcher import Supervision, TrainingProgress, best_point, last_whole_checkpoint
 from tests.training_material import animal_lessons
 
 ROOT = Path(__file__).resolve().parent.parent

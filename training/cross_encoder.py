@@ -19,7 +19,8 @@ from retriever.errors import ConfigError, DataError
 from retriever.models import ModelFolder
 from retriever.runs import Run
 from retriever.teacher_settings import TeachingSettings
-from retriever.training.trainer import last_whole_checkpoint, print_nothing, without_model_card
+from retriever.training.trainer import print_nothing, without_model_card
+from retriever.training.watcher import last_whole_checkpoint
 from retriever.types import Qrels, Query
 
 SAVE_STEPS = 100

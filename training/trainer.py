@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import math
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,69 +14,28 @@ from datasets import Dataset
 from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from retriever.collection import Collection
 from retriever.config import TrainingSettings
-from retriever.errors import ConfigError, DataError, MissingExtraError
-from retriever.files import recover_folder, replace_folder, write_json
+from retriever.errors import ConfigError, MissingExtraError
 from retriever.models import check_length
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher, as_dataset
 from retriever.training.dropout import cheap_dropout
-from retriever.training.events import EventFiles
 from retriever.training.families import family_of
-from retriever.training.frozen import CacheProgress, frozen
+from retriever.training.frozen import frozen
 from retriever.training.lora import Adapters, with_adapters
 from retriever.training.memory import explain_memory, training_advice
 from retriever.training.pairs import PairBatcher, PairLoss
 from retriever.training.samples import TrainingSamples
-from retriever.training.sparsity import SparsityController
 from retriever.training.states import FrozenTexts
-
-Validate = Callable[[], Mapping[str, float]]
-"""What a model reaches: "validation", higher is better, and what else the curve should show; "excess" above 0 rules it out while there is a better one."""
+from retriever.training.watcher import Supervision, Watcher, last_whole_checkpoint, step_of
 
 FROZEN = "frozen"
 """The folder of the states of texts after the frozen layers; of no use when training is done."""
-
-EVENTS = "tensorboard"
-"""The folder of the event files."""
-
-SPARSITY = "sparsity.json"
-"""The state of the control of active dimensions at the last checkpoints, by step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingProgress:
-    """Where the loop is, for a progress bar: steps done and in all, the last loss, the best validation, and whether that was the last step before its time.
-
-    While texts go through frozen layers, before the first step, only `cached` tells something.
-    """
-
-    step: int
-    steps: int
-    loss: float | None
-    validation: float | None
-    stopped: bool = False
-    cached: CacheProgress | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Supervision:
-    """What goes on beside the loop.
-
-    Attributes:
-        validate: measures the model; it is asked at step 0 too.
-        progress: called at every step.
-        sparsity: steers the active dimensions of a sparse student; it goes on where a stop left it.
-    """
-
-    validate: Validate
-    progress: Callable[[TrainingProgress], None] | None = None
-    sparsity: SparsityController | None = None
 
 
 def train_student(
@@ -114,16 +70,34 @@ def train_student(
         DataError: the loss is no longer finite.
         RetrieverError: memory will not do; the message names settings that help.
     """
-    group = parallel.processes()
     check_training(settings)
-    parallel.check_batch_size(settings.batch_size, group.count)
+    parallel.check_batch_size(settings.batch_size, parallel.processes().count)
     check_length(settings.max_length, getattr(model, "config", None), "training.max_length")
+    with _texts_cut(model, settings.max_length):
+        return _train(model, samples, collection, settings, folder, seed, supervision)
+
+
+@contextlib.contextmanager
+def _texts_cut(model: Any, max_length: int | None) -> Iterator[None]:
+    """Lets the model read so many tokens of a text at most, and all that it can afterwards."""
     full_length = model.max_seq_length
-    cut = bool(settings.max_length) and full_length != math.inf  # a table of word vectors reads everything, which costs nothing
-    if cut:
-        model.max_seq_length = min(settings.max_length, full_length)
+    if not max_length or full_length == math.inf:  # a table of word vectors reads everything, which costs nothing
+        yield
+        return
+    model.max_seq_length = min(max_length, full_length)
+    try:
+        yield
+    finally:
+        model.max_seq_length = full_length
+
+
+def _train(
+    model: Any, samples: TrainingSamples, collection: Collection, settings: TrainingSettings, folder: Path, seed: int, supervision: Supervision
+) -> list[dict[str, float]]:
+    """The loop itself, from the last whole checkpoint to the best model."""
+    group = parallel.processes()
     adapters = Adapters(model, settings.lora, seed) if settings.lora else None
-    watcher = _Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters)
+    watcher = Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters)
     last = parallel.shared(last_whole_checkpoint(folder / "checkpoints") if group.first else None)
     with contextlib.closing(watcher), _states(model, samples, collection, settings, folder, watcher) as states:
         if group.first:
@@ -144,8 +118,6 @@ def train_student(
         watcher.load_best(model)
     if adapters:
         adapters.merge()
-    if cut:
-        model.max_seq_length = full_length
     return watcher.curve
 
 
@@ -165,7 +137,7 @@ def check_training(settings: TrainingSettings) -> None:
 
 @contextlib.contextmanager
 def _states(
-    model: Any, samples: TrainingSamples, collection: Collection, settings: TrainingSettings, folder: Path, watcher: _Watcher
+    model: Any, samples: TrainingSamples, collection: Collection, settings: TrainingSettings, folder: Path, watcher: Watcher
 ) -> Iterator[FrozenTexts | None]:
     """The states of all texts, where the experiment freezes layers; the first process writes them before others open them."""
     if settings.frozen_layers is None:
@@ -189,7 +161,7 @@ def _trainer(
     settings: TrainingSettings,
     folder: Path,
     seed: int,
-    watcher: _Watcher,
+    watcher: Watcher,
     states: FrozenTexts | None = None,
 ) -> Any:
     """sentence-transformers' trainer of the model's kind, for one process or for one of several."""
@@ -215,149 +187,9 @@ def _trainer(
     return trainer
 
 
-def step_of(checkpoint: Path | None) -> int:
-    """The steps that were done when a checkpoint was written."""
-    return int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a torn one is removed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the trainer writes this file last
-            return path
-        except (OSError, json.JSONDecodeError):
-            shutil.rmtree(path)
-    return None
-
-
 def without_model_card(trainer: type[Any]) -> type[Any]:
     """A trainer without the callback for a model card, which reads a thousand samples and draws a bar: ours is written after the evaluation."""
     return type(trainer.__name__, (trainer,), {"add_model_card_callback": lambda self, default_args_dict: None})
-
-
-def best_point(curve: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The validation whose model is kept; of equal ones the first."""
-    return max((point for point in curve if "validation" in point), key=rank)
-
-
-def rank(point: Mapping[str, float]) -> tuple[float, float]:
-    """What a validation is chosen by: first that nothing is in excess, or as little as can be, then quality."""
-    return -point.get("excess", 0.0), point["validation"]
-
-
-class _Watcher(TrainerCallback):
-    """Validates, keeps the best model, draws the curve and reports progress."""
-
-    def __init__(
-        self,
-        folder: Path,
-        supervision: Supervision,
-        steps: frozenset[int],
-        patience: int | None = None,
-        adapters: Adapters | None = None,
-    ) -> None:
-        self.folder = folder
-        self.validate = supervision.validate
-        self.progress = supervision.progress
-        self.sparsity = supervision.sparsity
-        self.steps = steps
-        self.patience = patience
-        self.adapters = adapters
-        self.events: EventFiles | None = None
-        self.states: dict[str, dict[str, float]] = {}
-        self.curve: list[dict[str, float]] = []
-        self.loss: float | None = None
-
-    @property
-    def spent(self) -> bool:
-        """Whether patience is at its end: as many validations as it has brought no gain."""
-        points = [point for point in self.curve if "validation" in point]
-        return bool(self.patience and points) and len(points) - 1 - points.index(best_point(points)) >= (self.patience or 0)  # type: ignore[arg-type]
-
-    def resume(self, model: Any, checkpoint: Path | None, events: bool = False) -> None:
-        """Takes up the curve where the checkpoint left it; without one, begins it with the untrained model."""
-        step = step_of(checkpoint)
-        self.events = EventFiles(self.folder / EVENTS, step) if events else None
-        recover_folder(self.folder / "best")
-        path = self.folder / "curve.json"
-        if checkpoint and path.exists():
-            self.curve = [point for point in json.loads(path.read_text(encoding="utf-8")) if point["step"] <= step]
-        if self.sparsity and checkpoint:
-            self.states = json.loads((self.folder / SPARSITY).read_text(encoding="utf-8"))
-            self.sparsity.restore(self.states[str(step)])
-        if not any("validation" in point for point in self.curve):
-            self._validate(model, 0)
-
-    def load_best(self, model: Any) -> None:
-        """Puts the weights that validated best into the model."""
-        if self.adapters:
-            self.adapters.load(self.folder / "best")
-        else:
-            model.load_state_dict(type(model)(str(self.folder / "best"), device="cpu", local_files_only=True).state_dict())
-        model.eval()
-
-    def close(self) -> None:
-        """Ends the event files, if there are any."""
-        if self.events:
-            self.events.close()
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Keeps the loss and its terms; a checkpoint of this step is written after them, so that none is lost by a stop."""
-        if not logs or "loss" not in logs:
-            return
-        terms = {name: value for name, value in logs.items() if isinstance(value, float) and name != "epoch"}
-        for name, value in terms.items():
-            if not math.isfinite(value):
-                raise DataError(f"training: {name} is {value} at step {state.global_step}. Lower training.learning_rate, which is {args.learning_rate}")
-        self.loss = logs["loss"]
-        self._add({"step": state.global_step, **terms})
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
-        """Validates at the steps where it is due."""
-        if state.global_step in self.steps:
-            self._validate(getattr(model, "module", model), state.global_step)
-            control.should_save = True
-            stops = parallel.shared(self.spent)
-            control.should_training_stop |= stops
-        if self.sparsity and control.should_save:  # the checkpoint is written after this, so that none is without its state
-            self.states = {**dict(list(self.states.items())[-2:]), str(state.global_step): self.sparsity.state()}
-            write_json(self.folder / SPARSITY, self.states)
-        self.tell(state.global_step, state.max_steps)
-
-    def tell(self, step: int, steps: int) -> None:
-        """Says how far training is."""
-        if self.progress:
-            self.progress(TrainingProgress(step, steps, self.loss, self._best(), step < steps and self.spent))
-
-    def tell_cached(self, at: CacheProgress) -> None:
-        """Says how many texts went through frozen layers, which is before the first step."""
-        if self.progress:
-            self.progress(TrainingProgress(0, 0, None, None, cached=at))
-
-    def _validate(self, model: Any, step: int) -> None:
-        training = model.training
-        model.eval()
-        point = {"step": step, **self.validate()}
-        model.train(training)
-        if rank(point) > max((rank(other) for other in self.curve if "validation" in other), default=(-math.inf, -math.inf)):
-            new = self.folder / "best.new"
-            if self.adapters:
-                self.adapters.save(new)
-            else:
-                model.save_pretrained(str(new), create_model_card=False)
-            replace_folder(new, self.folder / "best")
-        self._add(point)
-
-    def _add(self, point: dict[str, float]) -> None:
-        """Writes a point of the curve."""
-        self.curve.append(point)
-        write_json(self.folder / "curve.json", self.curve)
-        if self.events:
-            self.events.write(point)
-
-    def _best(self) -> float:
-        return best_point(self.curve)["validation"]
 
 
 def multiplies_bf16() -> bool:
