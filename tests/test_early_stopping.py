@@ -17,7 +17,7 @@ from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import check_training, train_student
 from retriever.training.watcher import EVENTS, Supervision, TrainingProgress
 from tests.tiny_experiment import write_experiment
-from tests.training_material import animal_lessons
+from tests.training_material import Stopped, animal_lessons
 
 TRAINING = TrainingSettings(documents_per_query=4, epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_steps=4, evaluations_per_epoch=7, patience=3)
 STEPS = 14
@@ -25,10 +25,6 @@ QUALITIES = [0.3, 0.5, 0.4, 0.6, 0.6, 0.5, 0.1, 0.9]  # at steps 0, 1, 2 ...: th
 
 Curve = list[dict[str, float]]
 Lessons = tuple[Collection, TrainingSamples]
-
-
-class Stopped(BaseException):
-    """As Ctrl-C is."""
 
 
 @pytest.fixture(scope="module")

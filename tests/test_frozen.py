@@ -38,7 +38,7 @@ from retriever.training.states import STATES, StoredStates
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress
 from tests.tiny_experiment import write_experiment
-from tests.training_material import animal_lessons
+from tests.training_material import Stopped, animal_lessons, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = TrainingSettings(documents_per_query=4, epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_steps=4, frozen_layers=2, precision="fp32")
@@ -55,10 +55,6 @@ BELOW = ("embeddings", "layer.0.", "layer.1.", "layers.0.", "layers.1.", "relati
 """Parts of the names of weights below the third layer."""
 
 Lessons = tuple[Collection, TrainingSamples]
-
-
-class Stopped(BaseException):
-    """As Ctrl-C is: nothing on the way catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -346,10 +342,6 @@ def train(model: Any, lessons: Lessons, folder: Path, progress: Callable[[Traini
         return {"validation": -float((vectors @ vectors.T).mean())}
 
     return train_student(model, samples, collection, TRAINING, folder, 7, Supervision(validate, progress))
-
-
-def weights(model: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def test_only_what_is_above_learns_and_what_is_saved_is_a_whole_stock_model(backbone: Callable[[str], str], lessons: Lessons, tmp_path: Path) -> None:

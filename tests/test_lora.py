@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from retriever.collection import Collection
 from retriever.config import LoraSettings, TrainingSettings, experiment_from
@@ -23,7 +22,7 @@ from retriever.training.trainer import check_training, train_student
 from retriever.training.watcher import Supervision, TrainingProgress
 from retriever.types import Document, Query
 from tests.tiny_experiment import process_environment
-from tests.training_material import animal_lessons
+from tests.training_material import Stopped, animal_lessons, weights
 
 LORA = LoraSettings(rank=4, alpha=8)
 TRAINING = TrainingSettings(documents_per_query=4, epochs=2, batch_size=8, learning_rate=1e-2, checkpoint_steps=2, lora=LORA, precision="fp32")
@@ -32,10 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {}, "late_interaction
 QUERY, DOCUMENT = Query("q", "a red hunter"), Document("d", "it drives nails")
 
 Lessons = tuple[Collection, TrainingSamples]
-
-
-class Stopped(BaseException):
-    """As Ctrl-C is."""
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +45,6 @@ def peft() -> None:
 
 def student_of(kind: str, encoder: Path, **keys: Any) -> Any:
     return load_kind("students", kind, kind).load(STUDENT_KINDS[kind](kind=kind, model=str(encoder), **keys))
-
-
-def weights(model: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def train(model: Any, lessons: Lessons, folder: Path, stop_at: int | None = None, training: TrainingSettings = TRAINING) -> list[dict[str, float]]:

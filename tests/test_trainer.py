@@ -23,7 +23,7 @@ from retriever.errors import DataError
 from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress, best_point, last_whole_checkpoint
-from tests.training_material import animal_lessons
+from tests.training_material import Stopped, animal_lessons, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = TrainingSettings(documents_per_query=4, epochs=2, batch_size=4, learning_rate=1e-3, checkpoint_steps=4, evaluations_per_epoch=2)
@@ -31,10 +31,6 @@ STEPS = 14  # 28 judged pairs, 4 a batch, 2 epochs
 
 Curve = list[dict[str, float]]
 Lessons = tuple[Collection, TrainingSamples]
-
-
-class Stopped(BaseException):
-    """As Ctrl-C is: nothing on the way catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +48,6 @@ def uninterrupted(lessons: Lessons, encoder_folder: Path, tmp_path_factory: pyte
 
 def load(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-
-
-def weights(model: SentenceTransformer) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def sameness(model: SentenceTransformer) -> float:

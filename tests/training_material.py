@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,15 @@ from retriever.training.samples import TrainingSamples, make_samples
 from retriever.types import Query, Unit
 
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
+
+
+class Stopped(BaseException):
+    """As Ctrl-C is: nothing on the way catches it."""
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of all weights of a model."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def untrained(similarity: str) -> SentenceTransformer:
