@@ -75,10 +75,10 @@ def folder_of(dataset: str, kind: str) -> str:
 
 
 def settings_of(experiment: Experiment) -> dict[str, Any]:
-    """The filled-in configuration; of the collection's path only its last name, which is the same on every machine."""
-    settings = experiment.model_dump(mode="json")
-    path = experiment.collection.path
-    settings["collection"]["path"] = path and path.name
+    """What its file says, so that a key which is new since leaves results alone; of the collection's path the last name, the same on every machine."""
+    settings = experiment.model_dump(mode="json", exclude_unset=True)
+    if path := experiment.collection.path:
+        settings["collection"]["path"] = path.name
     return settings
 
 
