@@ -168,7 +168,7 @@ def measure(pipeline: Pipeline, student: Any, query_ids: Sequence[str]) -> dict[
     encode: Any = encode_ragged if hasattr(student, "columns") else encode_collection
     with tempfile.TemporaryDirectory(dir=pipeline.folder) as folder:
         encodings = encode(student, pipeline.collection, Path(folder) / "encodings")
-        index = load_kind("indexing", pipeline.experiment.index_kind, "index.kind").of_vectors(encodings)
+        index = load_kind("indexing", pipeline.experiment.exact_index, "exact_index").of_vectors(encodings)
         first = index_run("first stage", student, index, pipeline.collection, queries, DEPTH)
         asked = student.encode_queries([queries[query_id] for query_id in pool.query_ids])
         scores = score_rows(student, asked, pool.query_numbers, encodings, pipeline.collection.rows_of(pool.doc_ids))

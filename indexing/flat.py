@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from retriever.encodings import Vectors
 from retriever.errors import MissingExtraError, SearchIndexError
 from retriever.files import write_atomic
+from retriever.index_settings import FlatSettings
 
 FILE = "index.faiss"
 _HEADER = struct.Struct("<4siqqq?iq")
 """FAISS's own: "IxFI", D, N, two numbers without meaning, trained, metric (0: inner product), numbers that follow."""
 
 
-def build(vectors: Vectors, folder: Path) -> None:
+def build(vectors: Vectors, folder: Path, settings: FlatSettings) -> None:
     """Writes a flat inner-product index of the vectors, in their order, as a file that stock FAISS opens."""
     write_atomic(folder / FILE, lambda path: _faiss().write_index(of_vectors(vectors, folder).index, str(path)))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from retriever.encodings import write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_json
+from retriever.index_settings import InvertedSettings
 from retriever.ragged import Ragged
 
 FACTS = "inverted.json"
@@ -128,7 +129,7 @@ def of_vectors(vectors: SparseVectors, folder: Path | None = None) -> InvertedIn
     return InvertedIndex(offsets, rows, values, len(vectors), folder or vectors.folder)
 
 
-def build(vectors: SparseVectors, folder: Path) -> None:
+def build(vectors: SparseVectors, folder: Path, settings: InvertedSettings) -> None:
     """Writes the index of the vectors' documents, in their order: three arrays that numpy opens, and a file that says how long they are."""
     index = of_vectors(vectors, folder)
     (folder / FACTS).unlink(missing_ok=True)  # arrays of two indexes never stand beside it

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from retriever.encodings import DocumentEncodings, write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_atomic
+from retriever.index_settings import MultiVectorSettings
 from retriever.ragged import Ragged
 
 VECTORS = "vectors.npy"
@@ -36,7 +37,7 @@ DOCUMENTS = 16_384
 """After which the best so far are chosen: scores of so many for each query are in memory."""
 
 
-def build(vectors: DocumentEncodings, folder: Path) -> None:
+def build(vectors: DocumentEncodings, folder: Path, settings: MultiVectorSettings) -> None:
     """Writes the token vectors of a collection as one float16 file, and where each document's begin as another.
 
     Raises:

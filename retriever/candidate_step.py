@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from retriever.candidates import bm25_run, file_run, index_run, reciprocal_rank_fusion, run_file
 from retriever.files import sha256_file
+from retriever.index_settings import EXACT
 from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.runs import Run
-from retriever.student_settings import INDEX_OF
 from retriever.teacher_settings import EmbeddingSettings
 
 if TYPE_CHECKING:
@@ -57,5 +57,5 @@ def _run_of(pipeline: Pipeline, source: str, split: str) -> Run:
     if run := run_file(source):
         return file_run(run, pipeline.collection, queries, settings.depth, pipeline.reporter)
     encoder, encodings = pipeline.encoder_of(EmbeddingSettings(model=source))
-    index = load_kind("indexing", INDEX_OF[encoder.kind], "candidates").of_vectors(encodings)
+    index = load_kind("indexing", EXACT[encoder.kind], "candidates").of_vectors(encodings)
     return index_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth)

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from retriever.errors import ConfigError
 from retriever.generation_settings import GenerationSettings
+from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
 from retriever.settings import Fraction, PositiveInt, Settings
-from retriever.student_settings import INDEX_OF, STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
+from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
 from retriever.types import ViewName
 
@@ -172,13 +173,6 @@ class ScoringSettings(Settings):
     address: str | None = Field(None, description='Ray: of a cluster, such as "auto"; one is started on this machine when left out')
 
 
-class IndexSettings(Settings):
-    """The index that the student's vectors go into."""
-
-    kind: str | None = Field(None, description='a file under indexing; when left out "flat", "inverted" or "multivector", as the student needs')
-    batch_size: PositiveInt = 64
-
-
 class EvaluationSettings(Settings):
     """What the report measures."""
 
@@ -202,13 +196,13 @@ class Experiment(Settings):
     ensemble: EnsembleSettings = EnsembleSettings()
     student: AnyStudentSettings
     training: TrainingSettings = TrainingSettings()
-    index: IndexSettings = IndexSettings()
+    index: AnyIndexSettings = AutoSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @property
-    def index_kind(self) -> str:
-        """The kind of index that the student's encodings go into."""
-        return self.index.kind or INDEX_OF.get(self.student.kind, "flat")
+    def exact_index(self) -> str:
+        """The kind of index that finds exactly what the student ranks best; of an own student "flat"."""
+        return EXACT.get(self.student.kind, "flat")
 
     @model_validator(mode="after")
     def _teacher_names(self) -> Experiment:
@@ -235,6 +229,15 @@ class Experiment(Settings):
         why = {"static": "has no transformer that could have adapters", "cross_encoder": "has a new head, which adapters leave as it is"}
         if self.training.lora and self.student.kind in why:
             raise ValueError(f"training.lora: a {self.student.kind} student {why[self.student.kind]}. Leave training.lora out")
+        return self
+
+    @model_validator(mode="after")
+    def _index_fits(self) -> Experiment:
+        """An index takes the encodings of some kinds of student."""
+        kind, fits = self.index.kind, STUDENTS_OF.get(self.index.kind, (self.student.kind,))
+        if self.student.kind in EXACT and self.student.kind not in fits:
+            possible = [name for name, students in STUDENTS_OF.items() if self.student.kind in students]
+            raise ValueError(f'index.kind: "{kind}" is for students of the kind {" or ".join(fits)}, not {self.student.kind}. Choose {", ".join(possible)}')
         return self
 
     @model_validator(mode="after")
@@ -400,8 +403,8 @@ _IN_OUR_WORDS = {
 
 
 def _without_kind(place: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A problem's place as the file has it: pydantic adds the kind of a teacher's or the student's table."""
-    tag = {"teacher": 2, "student": 1}.get(str(place[0]) if place else "", len(place))
+    """A problem's place as the file has it: pydantic adds the kind of a teacher's, the student's or the index's table."""
+    tag = {"teacher": 2, "student": 1, "index": 1}.get(str(place[0]) if place else "", len(place))
     return (*place[:tag], *place[tag + 1 :])
 
 
@@ -411,6 +414,8 @@ def _keys_at(parents: tuple[str | int, ...]) -> tuple[str, ...]:
     for before, part in zip((None, *parents), parents, strict=False):
         if before == "student":
             section = STUDENT_KINDS.get(str(part), PrivateStudentSettings)
+        elif before == "index":
+            section = INDEX_KINDS.get(str(part), PrivateIndexSettings)
         elif part in (*TEACHER_KINDS, "private"):
             section = TEACHER_KINDS.get(str(part), PrivateSettings)
         elif isinstance(part, str):

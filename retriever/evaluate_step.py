@@ -167,7 +167,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
 
     kept = {
         "evaluation": settings.model_dump(mode="json"),
-        "index": pipeline.experiment.index_kind,
+        "index": pipeline.experiment.index.model_dump(mode="json", exclude={"batch_size"}),
         "candidates": pipeline.experiment.candidates.model_dump(mode="json"),
     }
     return pipeline.step("evaluate", inputs, kept, work)

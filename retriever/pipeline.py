@@ -52,7 +52,8 @@ def check_names(experiment: Experiment) -> None:
     for teacher in experiment.teacher:
         load_kind("teachers", teacher.kind, f"teacher {teacher.label}")
     load_kind("students", experiment.student.kind, "student.kind")
-    load_kind("indexing", experiment.index_kind, "index.kind")
+    if experiment.index.kind != "auto":
+        load_kind("indexing", experiment.index.kind, "index.kind")
     check_training(experiment.training)
     try:
         measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
@@ -393,13 +394,13 @@ class Pipeline:
                 f"student.kind: a {self.experiment.student.kind} re-ranks what others find, so there is nothing to index. "
                 'Distil it with: retriever distill; or take student.kind = "dense"'
             )
-        kind = self.experiment.index_kind
+        settings = self.experiment.index
         inputs = {"encoder": student.identity, "collection": self.collection.fingerprint}
 
         def work(folder: Path) -> dict[str, Any]:
-            return write_index(folder, kind, student.kind, student_folder, student, self.encodings(student, name), self.collection)
+            return write_index(folder, settings, student.kind, student_folder, student, self.encodings(student, name), self.collection)
 
-        _, index = self.open_step(lambda: self.step(name, inputs, {"kind": kind}, work), open_index)
+        _, index = self.open_step(lambda: self.step(name, inputs, settings.model_dump(mode="json", exclude={"batch_size"}), work), open_index)
         return index
 
     @cached_property

@@ -147,7 +147,7 @@ def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run
     depth, queries, collection = pipeline.experiment.candidates.depth, pipeline.queries("train"), pipeline.collection
 
     def work(folder: Path) -> None:
-        engine = load_kind("indexing", pipeline.experiment.index_kind, "index.kind")
+        engine = load_kind("indexing", pipeline.experiment.exact_index, name)
         found = index_run(name, student, engine.of_vectors(pipeline.encodings(student, name)), collection, queries, depth)
         with_positives(reciprocal_rank_fusion(name, [before, found]), pipeline.qrels("train")).write_parquet(folder / "train.parquet")
 

@@ -16,6 +16,8 @@ from retriever.document_table import DocumentTable
 from retriever.encodings import DocumentEncodings, Encoder
 from retriever.errors import ConfigError, DataError, SearchIndexError
 from retriever.files import sha256_file, write_json
+from retriever.index_choice import choose
+from retriever.index_settings import AutoSettings, IndexSettings
 from retriever.plugins import load_kind
 from retriever.runs import Run
 from retriever.types import Document, Query
@@ -69,7 +71,7 @@ class SearchIndex:
 
 
 def write_index(
-    folder: Path, kind: str, student_kind: str, student_folder: Path, encoder: Encoder, vectors: DocumentEncodings, collection: Collection
+    folder: Path, settings: IndexSettings, student_kind: str, student_folder: Path, encoder: Encoder, vectors: DocumentEncodings, collection: Collection
 ) -> dict[str, Any]:
     """Fills a folder with a searchable index of the collection; returns what its manifest says.
 
@@ -81,7 +83,10 @@ def write_index(
         raise SearchIndexError(
             f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {encoder.identity}). Encode again with: retriever index"
         )
-    load_kind("indexing", kind, "index.kind").build(vectors, folder)
+    if isinstance(settings, AutoSettings):
+        settings, _ = choose(settings, student_kind, len(vectors), vectors.dimensions)
+    kind = settings.kind
+    load_kind("indexing", kind, "index.kind").build(vectors, folder, settings)
     _link(student_folder, folder / "student", ("*.md", "manifest.json"))
     _link(collection.folder, folder / "documents", ("queries*", "qrels*"))
     facts = {"layout": LAYOUT, "kind": kind, "student_kind": student_kind, "encoder": encoder.identity, "collection": collection.fingerprint}

@@ -98,10 +98,6 @@ STUDENT_KINDS: dict[str, type[StudentSettings]] = {
 }
 
 
-INDEX_OF = {"dense": "flat", "static": "flat", "sparse": "inverted", "late_interaction": "multivector"}
-"""The exact index of each kind of student."""
-
-
 def _kind_of(values: Any) -> str:
     kind = values.get("kind", "dense") if isinstance(values, Mapping) else getattr(values, "kind", None)
     return kind if kind in STUDENT_KINDS else "private"

@@ -47,7 +47,7 @@ def test_every_default_is_filled_in() -> None:
     assert (experiment.candidates.k1, experiment.candidates.b) == (0.9, 0.4)  # Anserini's
     assert (experiment.training.documents_per_query, experiment.training.epochs) == (8, 2)
     assert experiment.training.losses == {"margin_mse": 1.0, "contrastive": 0.2}
-    assert (experiment.student.kind, experiment.index_kind, experiment.ensemble.select) == ("dense", "flat", "auto")
+    assert (experiment.student.kind, experiment.index.kind, experiment.ensemble.select) == ("dense", "auto", "auto")
     assert experiment.evaluation.measures == ("nDCG@10", "RR@10", "R@100")
 
 
@@ -242,9 +242,26 @@ def test_each_kind_of_teacher_has_its_own_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "index"), [("dense", "flat"), ("static", "flat"), ("sparse", "inverted"), ("late_interaction", "multivector")])
-def test_a_student_goes_into_the_exact_index_of_its_kind(kind: str, index: str) -> None:
-    assert experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}}).index_kind == index
-    assert experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}, "index": {"kind": "my.index"}}).index_kind == "my.index"
+def test_a_student_has_an_exact_index_and_goes_into_the_one_that_fits(kind: str, index: str) -> None:
+    experiment = experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}})
+    assert (experiment.exact_index, experiment.index.kind) == (index, "auto")
+    assert experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}, "index": {"kind": index}}).index.kind == index
+    assert experiment_from(SMALLEST | {"student": {"kind": kind, "model": "some"}, "index": {"kind": "my.index"}}).index.kind == "my.index"
+
+
+def test_an_index_for_other_students_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'index.kind: "seismic" is for students of the kind sparse, not dense. Choose auto, flat, ivf, hnsw$'):
+        overridden(tmp_path, "index.kind=seismic")
+
+
+def test_each_kind_of_index_has_its_own_keys(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'unknown key "index.probes"; known are kind, batch_size, recall, .*, neighbours'):
+        overridden(tmp_path, "index.kind=hnsw", "index.probes=4")
+    with pytest.raises(ConfigError, match=r'index.memory: "much" is no size; write it like "4GB" or "512MB"'):
+        overridden(tmp_path, "index.memory=much")
+    with pytest.raises(ConfigError, match='index: pq_bytes is of quantisation = "pq", found "int8"'):
+        overridden(tmp_path, "index.kind=ivf", "index.quantisation=int8", "index.pq_bytes=16")
+    assert overridden(tmp_path, "index.kind=ivf", "index.probes=4").index.model_dump()["probes"] == 4
 
 
 def test_a_key_of_another_kind_of_student_is_refused_by_its_name_in_the_file() -> None:

@@ -17,12 +17,12 @@ from retriever.config import (
     EnsembleSettings,
     EvaluationSettings,
     Experiment,
-    IndexSettings,
     TrainingSettings,
     experiment_from,
     read_experiment,
 )
 from retriever.experiment_file import as_toml
+from retriever.index_settings import AutoSettings
 from retriever.student_settings import DenseSettings, SparseSettings, StaticSettings
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, LexicalSettings, PrivateSettings, TeachingSettings
 
@@ -66,7 +66,7 @@ EXPERIMENTS = st.builds(
     | st.builds(StaticSettings, model=TEXTS, dimensions=st.none() | COUNTS),
     ensemble=sections(EnsembleSettings, normalise=VIEWS, combine=st.sampled_from(["mean", "reciprocal_rank", "routing"])),
     training=TRAINING,
-    index=sections(IndexSettings, batch_size=COUNTS),
+    index=sections(AutoSettings, batch_size=COUNTS, memory=st.none() | COUNTS.map("{}MB".format)),
     evaluation=sections(EvaluationSettings, measures=st.lists(TEXTS, min_size=1).map(tuple), ablation=st.booleans()),
 )
 

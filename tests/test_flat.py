@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retriever.encodings import BLOCK, Vectors
 from retriever.errors import SearchIndexError
+from retriever.index_settings import FlatSettings
 from retriever.indexing import flat
 
 
@@ -29,13 +30,13 @@ def random_matrix(rows: int, dimensions: int, seed: int = 1) -> NDArray[np.float
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     """A folder with an index of 50 documents of 8 dimensions."""
-    flat.build(stored(tmp_path / "vectors", random_matrix(50, 8)), tmp_path)
+    flat.build(stored(tmp_path / "vectors", random_matrix(50, 8)), tmp_path, FlatSettings())
     return tmp_path
 
 
 def test_rows_and_scores_are_numpys(tmp_path: Path) -> None:
     documents, queries = random_matrix(2 * BLOCK + 7, 16), random_matrix(5, 16, seed=2)
-    flat.build(stored(tmp_path / "vectors", documents), tmp_path)
+    flat.build(stored(tmp_path / "vectors", documents), tmp_path, FlatSettings())
     index = flat.open_index(tmp_path)
     assert (len(index), index.dimensions) == (2 * BLOCK + 7, 16)
     rows, scores = index.search(queries, 20)
@@ -75,7 +76,7 @@ def test_stock_faiss_opens_the_file(built: Path) -> None:
 def test_an_opened_index_outlives_its_replacement(built: Path) -> None:
     index = flat.open_index(built)
     before = index.search(random_matrix(1, 8, seed=3), 5)
-    flat.build(stored(built / "other", random_matrix(10, 8, seed=4)), built)
+    flat.build(stored(built / "other", random_matrix(10, 8, seed=4)), built, FlatSettings())
     after = index.search(random_matrix(1, 8, seed=3), 5)
     assert np.array_equal(before[0], after[0])
     assert len(flat.open_index(built)) == 10

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retriever.errors import SearchIndexError
+from retriever.index_settings import InvertedSettings
 from retriever.indexing import inverted
 from retriever.ragged import Ragged
 
@@ -63,7 +64,7 @@ def pairs(found: tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.float32]
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     """A folder with an index of 50 documents and 30 terms."""
-    inverted.build(Blocks(random_matrix(50, 30)), tmp_path)
+    inverted.build(Blocks(random_matrix(50, 30)), tmp_path, InvertedSettings())
     return tmp_path
 
 
@@ -112,7 +113,7 @@ def test_a_cut_among_equal_scores_keeps_the_first_rows() -> None:
 
 
 def test_no_queries_and_no_documents_find_nothing(tmp_path: Path) -> None:
-    inverted.build(Blocks(np.zeros((0, 3), dtype=np.float32)), tmp_path)
+    inverted.build(Blocks(np.zeros((0, 3), dtype=np.float32)), tmp_path, InvertedSettings())
     index = inverted.open_index(tmp_path)
     assert (len(index), index.dimensions) == (0, 3)
     assert pairs(index.search(sparse(np.ones((2, 3), dtype=np.float32)), 5)) == [[], []]
@@ -128,7 +129,7 @@ def test_an_opened_index_outlives_its_replacement(built: Path) -> None:
     index = inverted.open_index(built)
     queries = sparse(random_matrix(1, 30, seed=3))
     before = pairs(index.search(queries, 5))
-    inverted.build(Blocks(random_matrix(10, 30, seed=4)), built)
+    inverted.build(Blocks(random_matrix(10, 30, seed=4)), built, InvertedSettings())
     assert pairs(index.search(queries, 5)) == before
     assert len(inverted.open_index(built)) == 10
 
@@ -227,7 +228,7 @@ def test_a_stop_between_the_arrays_of_a_new_index_leaves_none(built: Path, monke
 
     monkeypatch.setattr(inverted, "write_array", stop)
     with pytest.raises(KeyboardInterrupt):
-        inverted.build(Blocks(random_matrix(50, 30, seed=9)), built)
+        inverted.build(Blocks(random_matrix(50, 30, seed=9)), built, InvertedSettings())
     with pytest.raises(SearchIndexError, match=r"inverted\.json: the index file is missing"):
         inverted.open_index(built)
 

@@ -14,8 +14,9 @@ SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
-        *("types", "errors", "files", "resources", "settings", "teacher_settings", "student_settings", "generation_settings", "config", "plugins", "models"),
-        *("collection", "document_table", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings"),
+        *("types", "errors", "files", "resources", "plugins", "models", "config", "settings"),
+        *("teacher_settings", "student_settings", "index_settings", "generation_settings"),
+        *("collection", "document_table", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings", "vector_index"),
         "engines",
         *("token_batches", "backends"),
         *("store", "store_files", "shards", "scoring"),

@@ -12,6 +12,7 @@ from sentence_transformers.util.similarity import maxsim
 
 from retriever import encodings
 from retriever.errors import SearchIndexError
+from retriever.index_settings import MultiVectorSettings
 from retriever.indexing import multivector
 from retriever.ragged import Ragged
 from retriever.ragged_encodings import RaggedVectors
@@ -74,7 +75,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     """A folder with an index of 25 documents of 8 dimensions."""
-    multivector.build(stored(tmp_path / "tokens", random_texts(1, 25)), tmp_path)
+    multivector.build(stored(tmp_path / "tokens", random_texts(1, 25)), tmp_path, MultiVectorSettings())
     return tmp_path
 
 
@@ -83,7 +84,7 @@ def built(tmp_path: Path) -> Path:
 def test_rows_and_scores_are_those_of_a_slow_loop(tmp_path_factory: pytest.TempPathFactory, seed: int, documents: int, queries: int, k: int) -> None:
     folder = tmp_path_factory.mktemp("index")
     texts, asked = random_texts(seed, documents), random_texts(seed + 1, queries, shortest=1)
-    multivector.build(stored(folder / "tokens", texts), folder)
+    multivector.build(stored(folder / "tokens", texts), folder, MultiVectorSettings())
     index = multivector.open_index(folder)
     assert (len(index), index.dimensions) == (documents, 8)
     check(index, asked, texts, k)
@@ -139,7 +140,7 @@ def test_the_files_are_numpys_and_hold_the_vectors_as_they_are(built: Path) -> N
 
 def test_float32_vectors_are_stored_as_float16(tmp_path: Path) -> None:
     documents = random_texts(1, 5)
-    multivector.build(stored(tmp_path / "tokens", documents, kind=np.float32), tmp_path)
+    multivector.build(stored(tmp_path / "tokens", documents, kind=np.float32), tmp_path, MultiVectorSettings())
     assert np.array_equal(np.load(tmp_path / "vectors.npy"), np.concatenate(documents))
 
 
@@ -148,7 +149,7 @@ def test_a_vector_that_float16_cannot_hold_is_refused(tmp_path: Path, value: flo
     documents = random_texts(1, 5, shortest=1)
     documents[3][0, 2] = value
     tokens = stored(tmp_path / "tokens", documents, kind=np.float32)
-    for make in (lambda: multivector.build(tokens, tmp_path), lambda: multivector.of_vectors(tokens)):
+    for make in (lambda: multivector.build(tokens, tmp_path, MultiVectorSettings()), lambda: multivector.of_vectors(tokens)):
         with pytest.raises(SearchIndexError, match="not of 8 finite numbers that float16 can hold"):
             make()
     assert not list(tmp_path.glob("*.npy"))
@@ -156,7 +157,7 @@ def test_a_vector_that_float16_cannot_hold_is_refused(tmp_path: Path, value: flo
 
 @pytest.mark.parametrize("texts", [0, 3])
 def test_a_collection_without_tokens_has_an_index(tmp_path: Path, texts: int) -> None:
-    multivector.build(stored(tmp_path / "tokens", [np.zeros((0, 8), dtype=np.float32)] * texts), tmp_path)
+    multivector.build(stored(tmp_path / "tokens", [np.zeros((0, 8), dtype=np.float32)] * texts), tmp_path, MultiVectorSettings())
     index = multivector.open_index(tmp_path)
     rows, scores = index.search(ragged([np.eye(8, dtype=np.float32)[:2]]), 5)
     assert (len(index), index.dimensions) == (texts, 8)
@@ -208,7 +209,7 @@ def test_a_build_that_stops_between_its_files_leaves_no_mixture(built: Path, mon
 
     monkeypatch.setattr(multivector, "write_array", stop)
     with pytest.raises(KeyboardInterrupt):
-        multivector.build(stored(built / "other", random_texts(4, 25)), built)
+        multivector.build(stored(built / "other", random_texts(4, 25)), built, MultiVectorSettings())
     with pytest.raises(SearchIndexError, match=r"offsets\.npy: the index file is missing"):
         multivector.open_index(built)
 
@@ -217,7 +218,7 @@ def test_an_opened_index_outlives_its_replacement(built: Path) -> None:
     index = multivector.open_index(built)
     queries = ragged(random_texts(5, 2, shortest=1))
     before = index.search(queries, 5)
-    multivector.build(stored(built / "other", random_texts(6, 12)), built)
+    multivector.build(stored(built / "other", random_texts(6, 12)), built, MultiVectorSettings())
     after = index.search(queries, 5)
     assert np.array_equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])

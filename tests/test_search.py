@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from retriever.errors import ConfigError, DataError, SearchIndexError
+from retriever.index_settings import FlatSettings
 from retriever.queries_file import read_queries
 from retriever.runs import Run
 from retriever.search import SearchIndex, open_index, snippet, write_index
@@ -167,7 +168,7 @@ def test_vectors_of_another_student_are_refused(index: SearchIndex, tmp_path: Pa
     vectors = Vectors(tmp_path / "vectors", 60, 32, "another")
     collection = Collection(finished_experiment / "work" / "tiny" / "collection")
     with pytest.raises(SearchIndexError, match=r"these vectors were made by another student \(another, not [0-9a-f]{16}\)"):
-        write_index(tmp_path / "index", "flat", "dense", tmp_path, index.encoder, vectors, collection)
+        write_index(tmp_path / "index", FlatSettings(), "dense", tmp_path, index.encoder, vectors, collection)
     assert not (tmp_path / "index").exists()
 
 

@@ -172,7 +172,7 @@ class _Retrievers:
         if "bm25" in self.settings.round_trip:
             runs["bm25"] = bm25_run("round trip, BM25", pipeline.bm25, pipeline.documents, queries, depth, pipeline.reporter)
         if "student" in self.settings.round_trip:
-            index = load_kind("indexing", pipeline.experiment.index_kind, "generation").of_vectors(pipeline.encodings(pipeline.start, "start"))
+            index = load_kind("indexing", pipeline.experiment.exact_index, "generation").of_vectors(pipeline.encodings(pipeline.start, "start"))
             runs["student"] = index_run("round trip, student", pipeline.start, index, pipeline.documents, queries, depth)
         return runs
 
