@@ -186,7 +186,7 @@ def test_scores_of_another_collection_are_refused(experiment: Path, beir_folder:
     [
         ("student.model=no/such-model", 'student.model: "no/such-model" is no folder, no installed package carries it, and the hub did not give it ('),
         ("student.kind=dence", '{file}: student: unknown kind "dence"; did you mean "dense"?'),
-        ("index.kind=flatt", 'index: unknown kind "flatt"; did you mean "flat"?'),
+        ("index.kind=flatt", '{file}: index: unknown kind "flatt"; did you mean "flat"?'),
         ('teacher=[{kind="cross_encoder"}]', "teacher cross_encoder: a cross_encoder needs a model"),
         ('candidates.sources=["bm52"]', 'candidates.sources: "bm52" is no folder'),
         ("candidates.language=elvish", 'candidates.language: no stemmer for "elvish"; known are arabic, '),

@@ -313,7 +313,6 @@ def test_pairs_are_kept_where_the_other_run_has_them() -> None:
     ("changes", "said"),
     [
         ({'kind = "lexical"': 'kind = "mine.lexical"'}, 'teacher mine.lexical: no module named "mine.lexical" can be imported'),
-        ({"[evaluation]": '[index]\nkind = "flet"\n[evaluation]'}, 'index: unknown kind "flet"; did you mean "flat"?'),
         ({'"nDCG@10"': '"nDGC@10"'}, 'evaluation.measures: "nDGC@10" is not a measure. Did you mean nDCG@10?'),
         ({'"AP"': '"nDCG@10"'}, "evaluation.measures: one stands twice in nDCG@10, nDCG@10. Take it out"),
     ],
