@@ -16,7 +16,7 @@ from retriever.document_table import DocumentTable
 from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
 from retriever.progress import Quiet, Reporter
-from retriever.runs import Run, read_run
+from retriever.runs import Run, read_run, strings
 from retriever.scoring import CandidatePairs
 from retriever.types import Qrels, Query
 from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
@@ -136,7 +136,7 @@ def run_of_rows(name: str, documents: DocumentTable, query_ids: Sequence[str], r
     """A run of row numbers and scores, one array a query."""
     flat = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
     distinct, places = np.unique(flat, return_inverse=True)
-    vocabulary = documents.doc_ids[distinct]
+    vocabulary = strings(documents.ids_of(distinct))
     offsets = np.concatenate([[0], np.cumsum([len(found) for found in rows])]).astype(np.int64)
     return Run(
         name, tuple(query_ids), offsets, places.astype(np.int32), vocabulary, np.concatenate([np.zeros(0, dtype=np.float32), *scores]).astype(np.float32)

@@ -25,10 +25,11 @@ from retriever.readers import Judgement, Source
 from retriever.runs import read_qrels
 from retriever.types import Document, Qrels, Query, Turn, check_id
 
-_LAYOUT = 1
+_LAYOUT = 2
 _BATCH_ROWS = 10_000
 _QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "text", "turns", "image")])
 _EXAMPLES = 5
+_WITHOUT_FIELDS = ("files", "msmarco", "trec")
 
 MissingDocuments = Literal["error", "ignore"]
 Conversation = Literal["last", "user", "all"]
@@ -62,10 +63,12 @@ def _prepare(settings: CollectionSettings, folder: Path) -> Collection:
     if prepared and settings.path and not settings.path.exists() and prepared.source.get("location") == source.location:
         return prepared
     format_name = _format(settings)
+    if settings.fields and format_name in _WITHOUT_FIELDS:
+        raise ConfigError(f'collection.fields: documents of the format "{format_name}" have no fields. Give JSON lines, or leave collection.fields out')
     reader = readers.reader(format_name)
     files = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in reader.files(source)]
     described = {"format": format_name, "location": source.location, "wanted": list(source.wanted), "files": files}
-    described |= {"missing_documents": settings.missing_documents}
+    described |= {"missing_documents": settings.missing_documents, "fields": list(settings.fields)}
     if prepared and prepared.source == described:
         return prepared
     contents = _Contents(
@@ -202,7 +205,10 @@ class Collection(DocumentTable):
         Raises:
             DataError: there is something in the folder.
         """
-        documents = ({"_id": d.doc_id, "title": d.title, "text": d.text} | _image_field(d.image) for d in self.documents())
+        documents = (
+            {"_id": d.doc_id, "title": d.title, "text": d.text} | _image_field(d.image) | ({"metadata": dict(d.fields)} if d.fields else {})
+            for d in self.documents()
+        )
         queries = ({"_id": q.query_id, "text": q.text} | _turns_field(q) | _image_field(q.image) for q in self._stored_queries())
         with _new_folder(folder, "exporting a collection") as new:
             for name, records in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
@@ -234,10 +240,10 @@ class _Contents:
 
 def _source(settings: CollectionSettings) -> Source:
     if settings.ir_datasets is not None:
-        return Source(settings.ir_datasets, tuple(dict.fromkeys((settings.train, settings.test))))
+        return Source(settings.ir_datasets, tuple(dict.fromkeys((settings.train, settings.test))), settings.fields)
     if settings.path is None:
         raise ConfigError("collection: give either path or ir_datasets")
-    return Source(str(settings.path))
+    return Source(str(settings.path), fields=settings.fields)
 
 
 def _format(settings: CollectionSettings) -> str:

@@ -25,6 +25,7 @@ class CollectionSettings(Settings):
     path: Path | None = Field(None, strict=False, description="folder or file; relative to the experiment file")
     ir_datasets: str | None = Field(None, description='id without the split, such as "beir/scifact"')
     format: str | None = Field(None, description="a reader's name; recognised from the files when left out")
+    fields: tuple[str, ...] = Field((), strict=False, description="of a document's record, kept to filter searches by, such as year; those in its metadata too")
     conversation: Literal["last", "user", "all"] = Field(
         "last", description="what a query with earlier turns asks: its last turn, all turns of the user, or all"
     )

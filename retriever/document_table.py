@@ -1,11 +1,15 @@
-"""Documents in a folder: written once in a stream, then memory-mapped, found by row or by id."""
+"""Documents in a folder: written once in a stream, then memory-mapped, found by row or by id.
+
+Texts are compressed, a hundred or so documents together: one that is looked up costs a fraction of a millisecond. Ids lie open beside them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -13,14 +17,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from retriever.document_fields import FILE as FIELDS
+from retriever.document_fields import FieldColumns, FieldWriter, as_json
 from retriever.errors import DataError
 from retriever.files import sha256_file, text_hash
 from retriever.runs import Strings
 from retriever.types import Document, check_id
 
-_BATCH_ROWS = 10_000
-_BATCH_BYTES = 32 << 20
-_SCHEMA = pa.schema([(name, pa.string()) for name in ("doc_id", "title", "text", "image")])
+_TOGETHER = 128
+"""Documents whose texts are compressed together."""
+
+_READ = 64
+"""Of those, how many are kept as they were read last."""
+
+_IDS = 65_536
+"""Ids in a batch."""
+
+_TEXTS = pa.schema([(name, pa.string()) for name in ("title", "text", "image", "fields")])
+_NAMES = pa.schema([("doc_id", pa.string())])
+_FILES = ("documents.arrow", "ids.arrow", "ids.npy", "variants.npy")
 
 
 def framed(where: str, **fields: str) -> bytes:
@@ -58,7 +73,9 @@ def image_hash(where: str, image: Path | None) -> str:
 
 
 class DocumentWriter:
-    """Writes documents.arrow, ids.npy and variants.npy. It holds one batch of documents and 16 bytes for each one before.
+    """Writes documents.arrow, ids.arrow, ids.npy, variants.npy and, where documents have fields, fields.arrow.
+
+    It holds a batch of documents, and 16 bytes for each one before and 4 to 8 for each of its fields.
 
     Attributes:
         empty_texts: how many documents so far have no title, no text and no image.
@@ -68,27 +85,33 @@ class DocumentWriter:
         self.empty_texts = 0
         self._folder = folder
         self._digest = hashlib.sha256()
-        self._variants, self._ids = array("Q"), array("Q")
-        self._batch: list[tuple[str, str, str, str | None]] = []
-        self._batch_bytes = 0
-        self._writer = pa.ipc.new_file(str(folder / "documents.arrow"), _SCHEMA)
+        self._variants, self._hashes = array("Q"), array("Q")
+        self._ids: list[str] = []
+        self._texts: list[tuple[str, str, str | None, str]] = []
+        self._fields = FieldWriter()
+        compressed = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+        self._text_file = pa.ipc.new_file(str(folder / "documents.arrow"), _TEXTS, options=compressed)
+        self._id_file = pa.ipc.new_file(str(folder / "ids.arrow"), _NAMES)
 
     def __enter__(self) -> DocumentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if error is None:
-            self._flush()
-        self._writer.close()
+            self._flush_texts()
+            self._flush_ids()
+        self._text_file.close()
+        self._id_file.close()
         if error is None:
+            self._fields.write(self._folder / FIELDS)
             self._write_hashes()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._hashes)
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of all ids, titles, texts and images so far, in their order."""
+        """Sixteen hexadecimal digits of all ids, titles, texts, images and fields so far, in their order."""
         return self._digest.hexdigest()[:16]
 
     def add(self, where: str, document: Document) -> None:
@@ -98,24 +121,33 @@ class DocumentWriter:
             DataError: it breaks a rule; the message begins with `where`.
         """
         check_id(document.doc_id, where)
-        encoded = framed(where, id=document.doc_id, title=document.title, text=document.text, image=image_hash(where, document.image))
-        self._digest.update(encoded)
-        self._ids.append(text_hash(document.doc_id))
+        fields = as_json(where, document.fields)
+        hashed = {"id": document.doc_id, "title": document.title, "text": document.text, "image": image_hash(where, document.image)}
+        self._digest.update(framed(where, **hashed, **({"fields": fields} if fields else {})))
+        self._fields.add(where, document.fields)
+        self._hashes.append(text_hash(document.doc_id))
         self._variants.append(text_hash(document.full_text))
         self.empty_texts += not (document.title or document.text or document.image)
-        self._batch.append((document.doc_id, document.title, document.text, None if document.image is None else str(document.image)))
-        self._batch_bytes += len(encoded)
-        if len(self._batch) == _BATCH_ROWS or self._batch_bytes > _BATCH_BYTES:
-            self._flush()
+        self._ids.append(document.doc_id)
+        self._texts.append((document.title, document.text, None if document.image is None else str(document.image), fields))
+        if len(self._texts) == _TOGETHER:
+            self._flush_texts()
+        if len(self._ids) == _IDS:
+            self._flush_ids()
 
-    def _flush(self) -> None:
-        if self._batch:
-            columns = [pa.array(column, type=pa.string()) for column in zip(*self._batch, strict=True)]
-            self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-            self._batch, self._batch_bytes = [], 0
+    def _flush_texts(self) -> None:
+        if self._texts:
+            columns = [pa.array(column, type=pa.string()) for column in zip(*self._texts, strict=True)]
+            self._text_file.write_batch(pa.record_batch(columns, schema=_TEXTS))
+            self._texts = []
+
+    def _flush_ids(self) -> None:
+        if self._ids:
+            self._id_file.write_batch(pa.record_batch([pa.array(self._ids, type=pa.string())], schema=_NAMES))
+            self._ids = []
 
     def _write_hashes(self) -> None:
-        variants, hashes = (np.frombuffer(values, dtype=np.uint64) for values in (self._variants, self._ids))
+        variants, hashes = (np.frombuffer(values, dtype=np.uint64) for values in (self._variants, self._hashes))
         rows = np.argsort(hashes, kind="stable")
         _save(self._folder / "variants.npy", variants.shape, variants)
         _save(self._folder / "ids.npy", (2, len(hashes)), hashes[rows], rows.astype(np.uint64))
@@ -127,6 +159,7 @@ class DocumentTable:
     Attributes:
         folder: where the files of a `DocumentWriter` lie.
         variants: uint64 [N], the `text_hash` of each document's full text.
+        fields: what documents can be filtered by.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -137,26 +170,31 @@ class DocumentTable:
         """
         self.folder = folder
         try:
-            self._table = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow")))
+            self._texts, ids = (pa.ipc.open_file(pa.memory_map(str(folder / name))) for name in _FILES[:2])
+            self._ids = [ids.get_batch(number).column(0) for number in range(ids.num_record_batches)]
             self._hashes, self._rows = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
             self.variants: NDArray[np.uint64] = np.load(folder / "variants.npy", mmap_mode="r")
-            lengths = {len(self), len(self._hashes), len(self.variants)}
-        except (OSError, ValueError, pa.ArrowException) as error:
+            lengths = {sum(map(len, self._ids)), len(self._hashes), len(self.variants)}
+            whole = self._texts.num_record_batches == -(-len(self.variants) // _TOGETHER)
+            self.fields = FieldColumns(folder, len(self))
+        except (OSError, ValueError, pa.ArrowException, DataError) as error:
             raise DataError(f"{folder}: the prepared documents are damaged ({error}). Delete this folder and run the same command again") from error
-        if len(lengths) > 1:
+        if len(lengths) > 1 or not whole:
             found = f"files of {sorted(lengths)} documents"
             raise DataError(f"{folder}: the prepared documents are damaged ({found}). Delete this folder and run the same command again")
+        self._batch = lru_cache(_READ)(self._read)
 
     def __len__(self) -> int:
         """N, the number of documents."""
-        return int(self._offsets[-1])
+        return len(self.variants)
 
     def documents(self, start: int = 0) -> Iterator[Document]:
         """All documents in their order, from row `start` on."""
-        for first, batch in zip(self._offsets.tolist(), self._batches, strict=False):
-            if start < first + batch.num_rows:
-                columns = batch.slice(max(start - first, 0)).to_pydict().values()
-                yield from (_document(*row) for row in zip(*columns, strict=True))
+        for number in range(start // _TOGETHER, self._texts.num_record_batches):
+            first = number * _TOGETHER
+            rows = self._read(number)
+            ids = self.ids_of(np.arange(first, first + len(rows)))
+            yield from (_document(doc_id, *row) for doc_id, row in list(zip(ids, rows, strict=True))[max(start - first, 0) :])
 
     def document(self, doc_id: str) -> Document:
         """The document of an id.
@@ -171,7 +209,18 @@ class DocumentTable:
 
     def documents_by_row(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Document]:
         """The documents of rows, in the order of `rows`."""
-        return [_document(*(column[place].as_py() for column in self._columns[batch])) for batch, place in self._places(rows)]
+        wanted = self._checked(rows)
+        places = zip(self.ids_of(wanted), wanted.tolist(), strict=True)
+        return [_document(doc_id, *self._batch(row // _TOGETHER)[row % _TOGETHER]) for doc_id, row in places]
+
+    def ids_of(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The ids of rows, in the order of `rows`."""
+        wanted = self._checked(rows)
+        ids = np.empty(len(wanted), dtype=np.object_)
+        for batch in np.unique(wanted // _IDS).tolist():
+            here = np.flatnonzero(wanted // _IDS == batch)
+            ids[here] = self._ids[batch].take(pa.array(wanted[here] % _IDS)).to_pylist()
+        return list(ids)
 
     def rows_of(self, doc_ids: Sequence[str] | Strings) -> NDArray[np.int64]:
         """The rows of document ids, int64 in their order; -1 for an id that the collection lacks."""
@@ -185,7 +234,7 @@ class DocumentTable:
             here = self._hashes[places] == hashes[missing]
             missing, places = missing[here], places[here]
             found = np.asarray(self._rows[places]).astype(np.int64)
-            same = np.array([doc_id == wanted[place] for doc_id, place in zip(self._ids_of(found), missing.tolist(), strict=True)], dtype=np.bool_)
+            same = np.array([doc_id == wanted[place] for doc_id, place in zip(self.ids_of(found), missing.tolist(), strict=True)], dtype=np.bool_)
             rows[missing[same]] = found[same]
             missing, places = missing[~same], places[~same] + 1
         return rows
@@ -194,45 +243,29 @@ class DocumentTable:
     def doc_ids(self) -> Strings:
         """[N], all document ids in their order. Made when first asked for: 16 bytes for each id of up to 15 bytes."""
         doc_ids = np.empty(len(self), dtype=np.dtypes.StringDType())
-        for first, batch in zip(self._offsets.tolist(), self._batches, strict=False):
-            doc_ids[first : first + batch.num_rows] = batch.column(0).to_pylist()
+        for number, batch in enumerate(self._ids):
+            doc_ids[number * _IDS : number * _IDS + len(batch)] = batch.to_pylist()
         return doc_ids
 
     def repeated_ids(self) -> list[tuple[int, int]]:
         """The rows of documents whose id an earlier one has: (earlier row, later row), by the later row."""
         suspects = np.sort(self._rows[1:][self._hashes[1:] == self._hashes[:-1]]).astype(np.int64)
-        first = self.rows_of(self._ids_of(suspects))
+        first = self.rows_of(self.ids_of(suspects))
         return [(earlier, later) for earlier, later in zip(first.tolist(), suspects.tolist(), strict=True) if earlier < later]
 
-    @cached_property
-    def _batches(self) -> list[pa.RecordBatch]:
-        return [self._table.get_batch(number) for number in range(self._table.num_record_batches)]
+    def _read(self, number: int) -> list[tuple[str, str, str | None, str]]:
+        """Title, text, image and fields of the documents that were compressed together."""
+        try:
+            columns = self._texts.get_batch(number).to_pydict().values()
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.folder / _FILES[0]}: the documents from row {number * _TOGETHER} on are damaged ({error})") from error
+        return list(zip(*columns, strict=True))
 
-    @cached_property
-    def _columns(self) -> list[list[pa.Array]]:
-        return [batch.columns for batch in self._batches]
-
-    @cached_property
-    def _offsets(self) -> NDArray[np.int64]:
-        return np.cumsum([0, *(batch.num_rows for batch in self._batches)], dtype=np.int64)
-
-    def _places(self, rows: Sequence[int] | NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-        """The batch of each row, and its place there."""
+    def _checked(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of a collection of {len(self)} documents")
-        batches = np.searchsorted(self._offsets, wanted, side="right") - 1
-        return zip(batches.tolist(), (wanted - self._offsets[batches]).tolist(), strict=True)
-
-    def _ids_of(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        """The ids of rows, those of a batch in one go."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        batches = np.searchsorted(self._offsets, wanted, side="right") - 1
-        ids = np.empty(len(wanted), dtype=np.object_)
-        for batch in np.unique(batches).tolist():
-            here = np.flatnonzero(batches == batch)
-            ids[here] = self._columns[batch][0].take(pa.array(wanted[here] - self._offsets[batch])).to_pylist()
-        return list(ids)
+        return wanted
 
 
 def _save(path: Path, shape: tuple[int, ...], *parts: NDArray[np.uint64]) -> None:
@@ -243,5 +276,5 @@ def _save(path: Path, shape: tuple[int, ...], *parts: NDArray[np.uint64]) -> Non
             stream.write(part.data)
 
 
-def _document(doc_id: str, title: str, text: str, image: str | None) -> Document:
-    return Document(doc_id, text, title, None if image is None else Path(image))
+def _document(doc_id: str, title: str, text: str, image: str | None, fields: str) -> Document:
+    return Document(doc_id, text, title, None if image is None else Path(image), json.loads(fields) if fields else {})

@@ -58,12 +58,13 @@ class Query:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
-    """What is retrieved: a title and a text, or an image."""
+    """What is retrieved: a title and a text, or an image; and fields to filter by, such as {"year": 2021, "topics": ["law", "tax"]}."""
 
     doc_id: str
     text: str
     title: str = ""
     image: Path | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def full_text(self) -> str:

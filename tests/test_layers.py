@@ -16,7 +16,7 @@ FOUNDATION = frozenset(
     for name in [
         *("types", "errors", "files", "resources", "plugins", "models", "config", "settings"),
         *("teacher_settings", "student_settings", "index_settings", "generation_settings"),
-        *("collection", "document_table", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings", "vector_index"),
+        *("collection", "document_table", "document_fields", "filters", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings", "vector_index"),
         "engines",
         *("token_batches", "backends"),
         *("store", "store_files", "shards", "scoring"),

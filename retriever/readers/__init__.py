@@ -30,10 +30,12 @@ class Source:
     Attributes:
         location: a folder's or file's path, or an id.
         wanted: the splits the experiment names, for sources whose other splits had to be downloaded.
+        fields: the names of those that documents keep.
     """
 
     location: str
     wanted: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ GRADE = ("score", "grade", "relevance", "label")
 _KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object", type(None): "null"}
 
 
-def document(where: str, record: Mapping[str, Any], folder: Path) -> Document:
-    """The document in a record: id and text, and a title and an image's path (relative to `folder`) where it has them.
+def document(where: str, record: Mapping[str, Any], folder: Path, fields: Sequence[str] = ()) -> Document:
+    """The document in a record: id and text, and a title, an image's path (relative to `folder`) and wanted fields where it has them.
 
     Raises:
         DataError: id or text is missing, or a field is of a wrong type.
@@ -31,7 +31,14 @@ def document(where: str, record: Mapping[str, Any], folder: Path) -> Document:
     image = _optional_string(where, record, ("image",))
     text = _optional_string(where, record, DOCUMENT_TEXT) if image else _string(where, record, DOCUMENT_TEXT)
     title = _optional_string(where, record, ("title",))
-    return Document(_identifier(where, record, DOCUMENT_ID), text, title, folder / image if image else None)
+    return Document(_identifier(where, record, DOCUMENT_ID), text, title, folder / image if image else None, kept_fields(record, fields))
+
+
+def kept_fields(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The values of wanted fields, of the record or else of its metadata; a missing one is left out."""
+    inner = record.get("metadata")
+    values = {**(inner if isinstance(inner, Mapping) else {}), **record}
+    return {name: values[name] for name in names if values.get(name) is not None}
 
 
 def query(where: str, record: Mapping[str, Any], folder: Path) -> Query:

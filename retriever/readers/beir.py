@@ -25,7 +25,7 @@ def files(source: Source) -> list[Path]:
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
     """The documents of corpus.jsonl."""
     for where, record in _text.json_lines(_corpus(source)):
-        yield where, _records.document(where, record, source.path)
+        yield where, _records.document(where, record, source.path, source.fields)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:

@@ -43,8 +43,8 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
     corpus = _part(source, _CORPUS)
     if corpus is None:
         raise DataError(f"{source.location}: there is no corpus; a collection has {LAYOUT}")
-    for where, record in _rows(f"{source.location}: corpus", _only_split(source, corpus), _DOCUMENT_COLUMNS):
-        yield where, _records.document(where, record, source.path)
+    for where, record in _rows(f"{source.location}: corpus", _only_split(source, corpus), (*_DOCUMENT_COLUMNS, "metadata", *source.fields)):
+        yield where, _records.document(where, record, source.path, source.fields)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:

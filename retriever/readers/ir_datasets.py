@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source
+from retriever.readers import Judgement, Source, _records
 from retriever.types import Document, Query
 
 LAYOUT = ""
@@ -34,7 +34,7 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
     if holder is None:
         raise DataError(f'ir_datasets "{source.location}": this id has no documents')
     for number, record in enumerate(_explained(source, holder.docs_iter()), 1):
-        yield f"{source.location}: document {number}", _document(record)
+        yield f"{source.location}: document {number}", _document(record, source.fields)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
@@ -107,12 +107,13 @@ def _explained(source: Source, records: Iterable[Record]) -> Iterator[Record]:
         raise DataError(f'ir_datasets "{source.location}": the library could not fetch or read it ({reason})') from error
 
 
-def _document(record: Any) -> Document:
+def _document(record: Any, wanted: Sequence[str]) -> Document:
+    fields = _records.kept_fields(record._asdict(), wanted) if wanted else {}
     title = getattr(record, "title", None)
     text = next((getattr(record, name) for name in _TEXTS if isinstance(getattr(record, name, None), str)), None)
     if isinstance(title, str) and text is not None:
-        return Document(record.doc_id, text, title)
-    return Document(record.doc_id, _default_text(record))
+        return Document(record.doc_id, text, title, fields=fields)
+    return Document(record.doc_id, _default_text(record), fields=fields)
 
 
 def _default_text(record: Any) -> str:

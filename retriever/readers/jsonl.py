@@ -29,7 +29,7 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
     """The documents, one a line."""
     path = _documents(source)
     for where, record in _text.json_lines(path):
-        yield where, _records.document(where, record, path.parent)
+        yield where, _records.document(where, record, path.parent, source.fields)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:

@@ -34,8 +34,8 @@ def files(source: Source) -> list[Path]:
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
     """The documents, one a row."""
     for path in _documents(source):
-        for where, record in _rows(path, _DOCUMENT_COLUMNS):
-            yield where, _records.document(where, record, path.parent)
+        for where, record in _rows(path, (*_DOCUMENT_COLUMNS, "metadata", *source.fields)):
+            yield where, _records.document(where, record, path.parent, source.fields)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
