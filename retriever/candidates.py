@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from retriever.bm25 import BM25
 from retriever.collection import Collection
 from retriever.config import NAMED_SOURCES
-from retriever.document_table import DocumentTable
 from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
 from retriever.progress import Quiet, Reporter
@@ -37,8 +36,8 @@ def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str
     return run_of_rows(name, collection, list(queries), rows, scores)
 
 
-def index_run(name: str, encoder: Encoder, index: Any, documents: DocumentTable, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
-    """The best `depth` documents of each query in an index."""
+def index_run(name: str, encoder: Encoder, index: Any, documents: Any, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
+    """The best `depth` documents of each query in an index; `documents.ids_of` names what its rows are."""
     listed = list(queries.values())
     rows: list[NDArray[np.int64]] = []
     scores: list[NDArray[np.float32]] = []
@@ -49,19 +48,19 @@ def index_run(name: str, encoder: Encoder, index: Any, documents: DocumentTable,
     return run_of_rows(name, documents, list(queries), rows, scores)
 
 
-def hybrid_run(
-    name: str, bm25: BM25, encoder: Encoder, index: Any, encodings: DocumentEncodings, collection: Collection, queries: Mapping[str, Query], depth: int
-) -> Run:
+def hybrid_run(name: str, bm25: BM25, index: Any, encodings: DocumentEncodings, collection: Collection, queries: Mapping[str, Query], depth: int) -> Run:
     """BM25 and a student fused: the sum of both per-query z-scores over the union of their best `depth` documents.
 
-    Each document of the union has the exact score of both, also where only one of them found it.
+    Each document of the union has the exact score of both, also where only one of them found it. `index` is a snapshot of the student's.
     """
+    encoder: Encoder = index.encoder
     encoded = encoder.encode_queries(list(queries.values()))
     rows, scores = [], []
     for number, query in enumerate(queries.values()):
         one = np.array([number])
         lexical = bm25.scores(query.text)
-        union = np.union1d(bm25.search(query.text, depth)[0], index.search(encoded[one], depth)[0][0])
+        found = collection.rows_of(index.ids_of(index.search(encoded[one], depth)[0][0]))  # the index may hold documents of its own
+        union = np.union1d(bm25.search(query.text, depth)[0], found[found >= 0])
         one_list = np.array([0, len(union)])
         own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
         rows.append(union)
@@ -132,8 +131,8 @@ def with_positives(run: Run, qrels: Qrels) -> Run:
     return Run.from_dict(run.name, scores)
 
 
-def run_of_rows(name: str, documents: DocumentTable, query_ids: Sequence[str], rows: Sequence[NDArray[np.int64]], scores: Iterable[NDArray[np.float32]]) -> Run:
-    """A run of row numbers and scores, one array a query."""
+def run_of_rows(name: str, documents: Any, query_ids: Sequence[str], rows: Sequence[NDArray[np.int64]], scores: Iterable[NDArray[np.float32]]) -> Run:
+    """A run of row numbers and scores, one array a query; `documents.ids_of` names the rows."""
     flat = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
     distinct, places = np.unique(flat, return_inverse=True)
     vocabulary = strings(documents.ids_of(distinct))

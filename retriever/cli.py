@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import formats, generate, search, setup, steps, store, teachers
+from retriever.commands import formats, generate, index, search, setup, steps, store, teachers
 from retriever.commands.console import AROUND_COMMAND
 from retriever.errors import RetrieverError
 
@@ -29,7 +29,6 @@ for command in (
     steps.score,
     teachers.teachers,
     steps.train,
-    steps.index,
     steps.evaluate,
     steps.distill,
     search.search,
@@ -38,6 +37,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(formats.import_)
+app.add_typer(index.app, name="index")
 app.add_typer(store.app, name="store")
 
 PLACES_THAT_CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOSPC, errno.EIO)

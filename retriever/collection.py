@@ -146,7 +146,6 @@ class Collection(DocumentTable):
 
     Attributes:
         name: the name of the source's folder, or its id.
-        fingerprint: sixteen hexadecimal digits of all ids, titles, texts and images in their order.
         counts: what was counted while it was prepared: documents, empty_texts, queries and, by split, pairs and dropped_pairs.
         splits: the splits that have qrels.
         source: where it came from: format, location and, of each file, size and time of change.
@@ -162,11 +161,16 @@ class Collection(DocumentTable):
         facts = _facts(folder)
         super().__init__(folder)
         self.name: str = facts["name"]
-        self.fingerprint: str = facts["fingerprint"]
+        self._fingerprint: str = facts["fingerprint"]
         self.counts: dict[str, Any] = facts["counts"]
         self.splits: tuple[str, ...] = tuple(self.counts["pairs"])
         self.source: dict[str, Any] = facts["source"]
         self.conversation: Conversation = conversation
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of all ids, titles, texts, images and fields in their order."""
+        return self._fingerprint
 
     def __reduce__(self) -> tuple[type[Collection], tuple[Path, Conversation]]:
         return Collection, (self.folder, self.conversation)

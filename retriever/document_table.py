@@ -188,6 +188,11 @@ class DocumentTable:
         """N, the number of documents."""
         return len(self.variants)
 
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of all ids and full texts in their order."""
+        return hashlib.sha256(np.ascontiguousarray(self.variants).tobytes() + self._hashes.tobytes() + self._rows.tobytes()).hexdigest()[:16]
+
     def documents(self, start: int = 0) -> Iterator[Document]:
         """All documents in their order, from row `start` on."""
         for number in range(start // _TOGETHER, self._texts.num_record_batches):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retriever.calibration import relevant_pairs
-from retriever.candidates import bm25_run, hybrid_run, index_run, pair_scores
+from retriever.candidates import bm25_run, hybrid_run, pair_scores
 from retriever.encodings import score_rows
 from retriever.eval.latency import measure_latency
 from retriever.eval.measures import evaluate, parse_measure
@@ -95,8 +95,8 @@ def _indexed(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> Sy
     return System(
         name,
         what,
-        lambda: index_run(name, index.encoder, index.index, pipeline.collection, pipeline.queries("test"), depth),
-        lambda query: index.index.search(index.encoder.encode_queries([query]), depth),
+        lambda: index.run(pipeline.queries("test"), depth, name),
+        lambda query: index.snapshot.search(index.encoder.encode_queries([query]), depth),
         index.bytes,
     )
 
@@ -119,7 +119,7 @@ def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: Se
     encodings = pipeline.encodings(index.encoder, name)
 
     def fused(queries: Mapping[str, Query]) -> Run:
-        return hybrid_run(hybrid, pipeline.bm25, index.encoder, index.index, encodings, pipeline.collection, queries, depth)
+        return hybrid_run(hybrid, pipeline.bm25, index.snapshot, encodings, pipeline.collection, queries, depth)
 
     return [
         _indexed(pipeline, name, what, index),

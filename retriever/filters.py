@@ -74,7 +74,7 @@ def conditions_from(values: Mapping[str, Any]) -> list[Condition]:
             listed = list(value) if isinstance(value, list | tuple) else [value]
             if (comparison == "in") != isinstance(value, list | tuple) or not all(kind_of(one) in ("number", "truth", "text") for one in listed):
                 raise ConfigError(f"filter: {field} {comparison} {value!r:.60}: expected a number, true, false or a text; a list of them with in")
-            conditions.append(Condition(str(field), comparison, tuple(listed) if comparison == "in" else listed[0]))
+            conditions.append(Condition(str(field), cast(Comparison, comparison), tuple(listed) if comparison == "in" else listed[0]))
     return conditions
 
 
@@ -110,14 +110,14 @@ def _met(fields: FieldColumns, condition: Condition) -> NDArray[np.bool_]:
         return np.zeros(fields.n_documents, dtype=np.bool_)
     if kind in ("number", "truth"):
         numbers = fields.numbers(condition.field)
-        return cast("NDArray[np.bool_]", _holds(numbers, condition, kind) & ~np.isnan(numbers))
+        return np.asarray(_holds(numbers, condition, kind)) & ~np.isnan(numbers)
     codes, vocabulary, rows = fields.texts(condition.field)
     right = np.array([bool(_holds(text, condition, kind)) for text in vocabulary], dtype=np.bool_)
     answers = np.append(right, False)[codes]  # the code -1 of a missing text comes last
     if condition.comparison == "!=":
         there, wrong = (np.bincount(rows[which], minlength=fields.n_documents) for which in (codes >= 0, (codes >= 0) & ~answers))
-        return cast("NDArray[np.bool_]", (there > 0) & (wrong == 0))
-    return cast("NDArray[np.bool_]", np.bincount(rows[answers], minlength=fields.n_documents) > 0)
+        return (there > 0) & (wrong == 0)
+    return np.bincount(rows[answers], minlength=fields.n_documents) > 0
 
 
 def _holds(found: Any, condition: Condition, kind: Kind) -> Any:

@@ -37,6 +37,12 @@ class Ragged:
         kind = arrays[0].dtype if arrays else np.dtype(np.float16)
         return cls(offsets, {name: np.concatenate([np.empty((0, width), dtype=kind), *arrays])})
 
+    @classmethod
+    def together(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The texts of several, one after another; at least one."""
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.counts for part in parts]))]).astype(np.int64)
+        return cls(offsets, {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns})
+
     def __getitem__(self, rows: NDArray[np.int64]) -> Ragged:
         """What the texts with these numbers hold, in their order; one may be asked for twice."""
         counts = self.counts[rows]

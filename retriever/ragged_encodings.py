@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from retriever import encodings
 from retriever.collection import Collection
-from retriever.encodings import claim, encode_blocks, write_array
-from retriever.errors import DataError
+from retriever.encodings import EncodingEngine, claim, encode_blocks, encode_here, refuse_infinite, write_array
 from retriever.ragged import Ragged
 from retriever.types import Document
 
@@ -68,24 +67,25 @@ class RaggedVectors:
         blocks = [self._block(number)[rows[numbers == number] % encodings.BLOCK] for number in np.unique(numbers).tolist()]
         if not blocks:
             return Ragged(np.zeros(1, dtype=np.int64), {name: np.empty(0, dtype=np.float32) for name in self.names})
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate([block.counts for block in blocks]))]).astype(np.int64)
-        together = Ragged(offsets, {name: np.concatenate([block.columns[name] for block in blocks]) for name in self.names})
         order = np.argsort(numbers, kind="stable")  # the rows as the blocks have them
-        return together[np.argsort(order)]
+        return Ragged.together(blocks)[np.argsort(order)]
 
     def _block(self, number: int) -> Ragged:
         columns = {name: _load(_path(self.folder, number, name)) for name in self.names}
         return Ragged(np.asarray(_load(_path(self.folder, number, "offsets"))), columns)
 
 
-def encode_ragged(encoder: RaggedEncoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None) -> RaggedVectors:
-    """The entries of all documents, read from `folder` where they are there already; a stop loses at most a block.
+def encode_ragged(
+    encoder: RaggedEncoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None, engine: EncodingEngine = encode_here
+) -> RaggedVectors:
+    """The entries of all documents, read from `folder` where they are there already; a stop loses at most the blocks on their way.
 
     Args:
         encoder: what makes them.
         collection: whose documents.
         folder: belongs to this encoder and collection alone.
         progress: called with the number of documents just done (those found on disk included).
+        engine: who asks the encoder, here or on other machines; writing is done here.
 
     Raises:
         DataError: an entry is not finite, or the folder belongs to another encoder or collection.
@@ -93,23 +93,17 @@ def encode_ragged(encoder: RaggedEncoder, collection: Collection, folder: Path, 
     claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": encodings.BLOCK})
     names = tuple(encoder.columns)
 
-    def encode(number: int, documents: list[Document]) -> None:
-        made = encoder.encode_documents(documents)
+    def write(number: int, made: Ragged) -> None:
+        def row_of(entry: int) -> int:
+            return number * encodings.BLOCK + int(np.searchsorted(made.offsets, entry, side="right")) - 1
+
         for name in names:
-            _refuse_infinite(made, name, documents)
+            refuse_infinite(made.columns[name], collection, row_of)
             write_array(_path(folder, number, name), made.columns[name])
         write_array(_path(folder, number, "offsets"), made.offsets)  # the last: with it the block is whole
 
-    encode_blocks(collection, lambda number, size: _is_whole(folder, number, size, names), encode, progress)
+    encode_blocks(encoder, collection, lambda number, size: _is_whole(folder, number, size, names), write, progress, engine)
     return RaggedVectors(folder, len(collection), names, encoder.identity, getattr(encoder, "dimensions", 0))
-
-
-def _refuse_infinite(made: Ragged, name: str, documents: Sequence[Document]) -> None:
-    column = made.columns[name]
-    wrong = np.flatnonzero(~np.isfinite(column.reshape(len(column), -1)).all(axis=1)) if len(column) else np.zeros(0, dtype=np.int64)
-    if len(wrong):
-        document = documents[int(np.searchsorted(made.offsets, wrong[0], side="right")) - 1]
-        raise DataError(f"document {document.doc_id}: the encoder gave a vector that is not finite")
 
 
 def _is_whole(folder: Path, number: int, size: int, names: Sequence[str]) -> bool:

@@ -1,31 +1,24 @@
-"""A searchable folder: index, documents and the student that encodes queries, with nothing else needed."""
+"""A searchable folder, opened: index, documents and the student that encodes queries, with nothing else needed."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from retriever.candidates import index_run
-from retriever.collection import Collection
-from retriever.document_table import DocumentTable
-from retriever.encodings import DocumentEncodings, Encoder
-from retriever.errors import ConfigError, DataError, SearchIndexError
-from retriever.files import sha256_file, write_json
-from retriever.index_choice import choose
-from retriever.index_settings import AutoSettings, IndexSettings
-from retriever.plugins import load_kind
+from retriever.encodings import Encoding
+from retriever.errors import SearchIndexError
+from retriever.filters import Condition, conditions_from
+from retriever.index.layout import MANIFEST, index_folder, read_version
+from retriever.index.snapshot import Snapshot, open_snapshot
 from retriever.runs import Run
 from retriever.types import Document, Query
+from retriever.vector_index import Found
 
-MANIFEST = "index.json"
-LAYOUT = 1
-FACTS = frozenset({"kind", "student_kind", "encoder", "documents", "bytes"})
-"""What a manifest must say for the index to be opened."""
+_ATTEMPTS = 5
+"""Versions that may be switched and pruned under a reader that is just opening one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,65 +30,80 @@ class Hit:
     document: Document
 
 
-@dataclasses.dataclass(frozen=True)
 class SearchIndex:
-    """An opened index folder.
+    """An opened index folder. What is changed in it is searched from the next call on; a call that has begun answers from the version before.
 
     Attributes:
         folder: where it lies.
-        encoder: the student.
-        index: what an engine of retriever.indexing opened.
-        documents: ids, titles and texts, memory-mapped.
     """
 
-    folder: Path
-    encoder: Encoder
-    index: Any
-    documents: DocumentTable
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen, self._snapshot = self._opened(None)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The current version, opened; the same object until there is a new one."""
+        if _mark(self.folder) != self._seen:
+            self._seen, self._snapshot = self._opened(self._snapshot)
+        return self._snapshot
+
+    @property
+    def encoder(self) -> Any:
+        """The student."""
+        return self.snapshot.encoder
+
+    def __len__(self) -> int:
+        """How many documents can be found."""
+        return len(self.snapshot)
 
     @property
     def bytes(self) -> int:
-        """What the engine's files take on disk; documents and student not counted."""
-        return int(read_facts(self.folder)["bytes"])
+        """What the engines' files take on disk; documents and student not counted."""
+        return sum(segment.facts.bytes for segment in self.snapshot.segments)
 
-    def hits(self, query: str | Query, k: int = 10) -> list[Hit]:
-        """The best k documents of one query with their texts, best first."""
-        asked = query if isinstance(query, Query) else Query("query", query)
-        rows, scores = self.index.search(self.encoder.encode_queries([asked]), k)
-        documents = self.documents.documents_by_row(rows[0])
+    def hits(self, query: str | Query, k: int = 10, where: Mapping[str, Any] | Sequence[Condition] = ()) -> list[Hit]:
+        """The best k documents of one query with their texts, best first.
+
+        Args:
+            query: a text, or a query with its turns.
+            k: how many at most.
+            where: conditions on the documents' fields, such as {"year": {">=": 2020}, "language": ["de", "fr"]}.
+
+        Raises:
+            ConfigError: the documents' fields cannot answer a condition.
+        """
+        snapshot = self.snapshot
+        rows, scores = snapshot.search(snapshot.encoder.encode_queries([_asked(query)]), k, _conditions(where))
+        documents = snapshot.documents_by_row(rows[0])
         return [Hit(rank, float(score), document) for rank, (score, document) in enumerate(zip(scores[0], documents, strict=True), 1)]
 
-    def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None) -> Run:
+    def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
         """The best k documents of many queries, as a run."""
-        return index_run(name or self.folder.name, self.encoder, self.index, self.documents, queries, k)
+        snapshot, conditions = self.snapshot, _conditions(where)
+        return index_run(name or self.folder.name, snapshot.encoder, _Filtered(snapshot, conditions), snapshot, queries, k)
+
+    def _opened(self, before: Snapshot | None) -> tuple[Any, Snapshot]:
+        for attempt in range(_ATTEMPTS):
+            seen = _mark(self.folder)
+            version = read_version(self.folder)
+            try:
+                return seen, open_snapshot(self.folder, version, before)
+            except SearchIndexError:
+                if attempt == _ATTEMPTS - 1 or _mark(self.folder) == seen:
+                    raise
+        raise AssertionError
 
 
-def write_index(
-    folder: Path, settings: IndexSettings, student_kind: str, student_folder: Path, encoder: Encoder, vectors: DocumentEncodings, collection: Collection
-) -> dict[str, Any]:
-    """Fills a folder with a searchable index of the collection; returns what its manifest says.
+@dataclasses.dataclass(frozen=True)
+class _Filtered:
+    """A snapshot that finds only what meets some conditions."""
 
-    Raises:
-        ConfigError: there is no such kind of index.
-        SearchIndexError: the vectors were made by another encoder.
-    """
-    if vectors.encoder != encoder.identity:
-        raise SearchIndexError(
-            f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {encoder.identity}). Encode again with: retriever index"
-        )
-    if isinstance(settings, AutoSettings):
-        settings, _ = choose(settings, student_kind, len(vectors), vectors.dimensions)
-    kind = settings.kind
-    load_kind("indexing", kind, "index.kind").build(vectors, folder, settings)
-    _link(student_folder, folder / "student", ("*.md", "manifest.json"))
-    _link(collection.folder, folder / "documents", ("queries*", "qrels*"))
-    facts = {"layout": LAYOUT, "kind": kind, "student_kind": student_kind, "encoder": encoder.identity, "collection": collection.fingerprint}
-    facts |= {"documents": len(collection), "dimensions": vectors.dimensions}
-    files = sorted(path for path in folder.glob("*") if path.is_file() and path.name != "step.json")
-    checksums = {path.name: sha256_file(path) for path in files}
-    manifest = {**facts, "bytes": sum(path.stat().st_size for path in files), "sha256": checksums}
-    write_json(folder / MANIFEST, manifest)
-    return manifest
+    snapshot: Snapshot
+    conditions: Sequence[Condition]
+
+    def search(self, queries: Encoding, k: int) -> Found:
+        return self.snapshot.search(queries, k, self.conditions)
 
 
 def open_index(path: Path) -> SearchIndex:
@@ -104,49 +112,7 @@ def open_index(path: Path) -> SearchIndex:
     Raises:
         SearchIndexError: there is none, it was written by another version, or it does not fit its student or documents.
     """
-    folder = path / "index" if (path / "index" / MANIFEST).is_file() else path
-    facts = read_facts(folder)
-    try:
-        student = load_kind("students", facts["student_kind"], str(folder)).load_folder(folder / "student")
-    except ConfigError as error:
-        raise SearchIndexError(f"{folder}: its student cannot be loaded ({error}). Build the index again with: retriever index FILE.toml") from error
-    if student.identity != facts["encoder"]:
-        raise SearchIndexError(
-            f"{folder}: built with the student {facts['encoder']}, but the folder student holds {student.identity}. Build it again with: retriever index"
-        )
-    index = load_kind("indexing", facts["kind"], str(folder)).open_index(folder)
-    try:
-        documents = DocumentTable(folder / "documents")
-    except DataError as error:
-        raise SearchIndexError(f"{folder}: its documents are missing or damaged. Build the index again with: retriever index FILE.toml") from error
-    if not len(index) == len(documents) == facts["documents"]:
-        raise SearchIndexError(
-            f"{folder}: {len(index)} vectors, {len(documents)} documents and {facts['documents']} in {MANIFEST} disagree. Build it again with: retriever index"
-        )
-    return SearchIndex(folder, student, index, documents)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What an index folder's manifest says.
-
-    Raises:
-        SearchIndexError: there is none, or it is of another version.
-    """
-    try:
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SearchIndexError(f"{folder}: no index here ({MANIFEST} is missing). Build one with: retriever index FILE.toml") from error
-    except (OSError, ValueError) as error:
-        raise SearchIndexError(f"{folder / MANIFEST}: damaged ({error}). Build the index again with: retriever index FILE.toml") from error
-    if not isinstance(facts, dict):
-        raise SearchIndexError(f"{folder / MANIFEST}: damaged (no JSON object). Build the index again with: retriever index FILE.toml")
-    if facts.get("layout") != LAYOUT:
-        raise SearchIndexError(
-            f"{folder}: an index of layout {facts.get('layout')}; this version reads layout {LAYOUT}. Build it again with: retriever index FILE.toml"
-        )
-    if missing := sorted(FACTS - facts.keys()):
-        raise SearchIndexError(f"{folder / MANIFEST}: damaged (no {', '.join(missing)}). Build the index again with: retriever index FILE.toml")
-    return facts
+    return SearchIndex(index_folder(path))
 
 
 def snippet(text: str, query: str, words: int = 40) -> str:
@@ -159,14 +125,18 @@ def snippet(text: str, query: str, words: int = 40) -> str:
     return f"{'... ' if best else ''}{' '.join(split[best : best + words])}{' ...' if best + words < len(split) else ''}"
 
 
-def _link(source: Path, target: Path, leave: Sequence[str]) -> None:
-    """Copies a folder; files are hard links where the file system can, for they are never changed in place."""
+def _mark(folder: Path) -> tuple[int, int, int] | None:
+    """Changes with every version; one stat, a few microseconds."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def link_or_copy(one: str, other: str) -> None:
-        try:
-            os.link(os.path.realpath(one), other)
-        except OSError:
-            shutil.copy2(one, other)
 
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=link_or_copy, ignore=shutil.ignore_patterns(*leave))
+def _asked(query: str | Query) -> Query:
+    return query if isinstance(query, Query) else Query("query", query)
+
+
+def _conditions(where: Mapping[str, Any] | Sequence[Condition]) -> Sequence[Condition]:
+    return conditions_from(where) if isinstance(where, Mapping) else where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_dense_candidates_are_the_best_inner_products_whatever_the_batch(
 def test_a_hybrid_is_the_sum_of_both_z_scores_over_the_union(
     bm25: BM25, encoder: DenseStudent, index: FlatIndex, vectors: Vectors, collection: Collection, queries: dict[str, Query]
 ) -> None:
-    run = hybrid_run("hybrid", bm25, encoder, index, vectors, collection, queries, DEPTH)
+    run = hybrid_run("hybrid", bm25, SimpleNamespace(encoder=encoder, search=index.search, ids_of=collection.ids_of), vectors, collection, queries, DEPTH)
     lexical_run = bm25_run("bm25", bm25, collection, queries, DEPTH)
     assert list(run) == list(queries)
     for query_id, query in queries.items():

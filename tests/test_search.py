@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from retriever.errors import ConfigError, DataError, SearchIndexError
+from retriever.index.changes import publish
 from retriever.index_settings import FlatSettings
 from retriever.queries_file import read_queries
 from retriever.runs import Run
-from retriever.search import SearchIndex, open_index, snippet, write_index
+from retriever.search import SearchIndex, open_index, snippet
 from retriever.types import Query
 from tests.tiny_experiment import command
 
@@ -47,7 +48,7 @@ def test_a_query_may_be_a_text_or_a_query(index: SearchIndex) -> None:
 
 def test_more_than_there_is_cannot_be_asked_for(index: SearchIndex) -> None:
     hits = index.hits("a bird", k=1000)
-    assert len(hits) == len(index.documents) == 60
+    assert len(hits) == len(index) == 60
     assert len({hit.document.doc_id for hit in hits}) == 60
 
 
@@ -103,7 +104,7 @@ def test_an_index_searches_after_its_experiment_is_gone(finished_experiment: Pat
 
 
 def test_an_index_says_what_it_takes_on_disk(index: SearchIndex, folder: Path) -> None:
-    assert index.bytes == (folder / "index.faiss").stat().st_size >= 60 * 32 * 4  # 60 vectors of 32 float32
+    assert index.bytes == (folder / "segments" / "000001" / "index.faiss").stat().st_size >= 60 * 32 * 4  # 60 vectors of 32 float32
 
 
 def other_manifest(**changes: object) -> Callable[[Path], None]:
@@ -118,33 +119,45 @@ def cut(name: str, length: int) -> Callable[[Path], object]:
     return lambda folder: os.truncate(folder / name, length)
 
 
+def student_of(folder: Path) -> Path:
+    return next((folder / "students").iterdir())
+
+
 def another_student(folder: Path) -> None:
-    path = folder / "student" / "sentence_bert_config.json"
+    path = student_of(folder) / "sentence_bert_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_seq_length": 9}))
 
 
+def other_segment(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "segments" / "000001" / "segment.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+ONE = "segments/000001"
 AGAIN = "Build the index again with: retriever index FILE.toml"
 DAMAGE = {
     "no manifest": (lambda folder: (folder / "index.json").unlink(), "no index here (index.json is missing). Build one with: retriever index FILE.toml"),
     "cut manifest": (cut("index.json", 20), f"/index.json: damaged (Unterminated string starting at: line 3 column 3 (char 19)). {AGAIN}"),
     "list as manifest": (lambda folder: (folder / "index.json").write_text("[]"), f"/index.json: damaged (no JSON object). {AGAIN}"),
-    "empty manifest": (
-        lambda folder: (folder / "index.json").write_text('{"layout": 1}'),
-        "damaged (no bytes, documents, encoder, kind, student_kind)",
-    ),
-    "another layout": (other_manifest(layout=9), ": an index of layout 9; this version reads layout 1. Build it again with: retriever index FILE.toml"),
+    "empty manifest": (lambda folder: (folder / "index.json").write_text('{"layout": 2}'), f"/index.json: damaged (number: field required). {AGAIN}"),
+    "another layout": (other_manifest(layout=9), f": an index of layout 9; this version of retriever reads layout 2. {AGAIN}"),
+    "segment outside": (other_manifest(segments=[{"name": "../x", "documents": 1}]), "/index.json: damaged (segments.0.name: string should match pattern"),
     "unknown student": (other_manifest(student_kind="dence"), 'unknown kind "dence"; did you mean "dense"?'),
-    "unknown engine": (other_manifest(kind="flaat"), 'unknown kind "flaat"; did you mean "flat"?'),
-    "wrong count": (other_manifest(documents=61), ": 60 vectors, 60 documents and 61 in index.json disagree. Build it again with: retriever index"),
-    "other encoder": (other_manifest(encoder="0" * 16), ": built with the student 0000000000000000, but the folder student holds "),
-    "other student": (another_student, ", but the folder student holds "),
-    "no student": (lambda folder: shutil.rmtree(folder / "student"), ': its student cannot be loaded (student.model: "{folder}/student" is no folder'),
-    "cut student": (cut("student/model.safetensors", 1000), "/student/model.safetensors: the weights are cut or damaged ("),
-    "no engine": (lambda folder: (folder / "index.faiss").unlink(), "/index.faiss: the index file is missing. Build it again with: retriever index"),
-    "cut engine": (cut("index.faiss", 1000), "/index.faiss: the index file is cut or damaged. Build it again with: retriever index"),
-    "empty engine": (cut("index.faiss", 0), "/index.faiss: the index file is cut or damaged. Build it again with: retriever index"),
-    "no documents": (lambda folder: shutil.rmtree(folder / "documents"), f": its documents are missing or damaged. {AGAIN}"),
-    "cut documents": (cut("documents/documents.arrow", 500), f": its documents are missing or damaged. {AGAIN}"),
+    "unknown engine": (other_segment(kind="flaat"), 'unknown kind "flaat"; did you mean "flat"?'),
+    "wrong count": (other_segment(documents=61), "60 vectors, 60 documents and 60 in the index disagree"),
+    "other encoder": (other_segment(encoder="0" * 16), ": segment 000001 was built with the student 0000000000000000, the index has "),
+    "other student": (another_student, " holds "),
+    "no student": (lambda folder: shutil.rmtree(student_of(folder)), ": its student cannot be loaded (student.model: "),
+    "cut student": (lambda folder: os.truncate(student_of(folder) / "model.safetensors", 1000), "/model.safetensors: the weights are cut or damaged ("),
+    "no segment": (lambda folder: shutil.rmtree(folder / ONE), f"/{ONE}/segment.json: missing. {AGAIN}"),
+    "no engine": (lambda folder: (folder / ONE / "index.faiss").unlink(), "/index.faiss: the index file is missing. Build it again with: retriever index"),
+    "cut engine": (cut(f"{ONE}/index.faiss", 1000), "/index.faiss: the index file is cut or damaged. Build it again with: retriever index"),
+    "empty engine": (cut(f"{ONE}/index.faiss", 0), "/index.faiss: the index file is cut or damaged. Build it again with: retriever index"),
+    "no documents": (lambda folder: shutil.rmtree(folder / ONE / "documents"), f": its documents are missing or damaged. {AGAIN}"),
+    "cut documents": (cut(f"{ONE}/documents/documents.arrow", 500), f": its documents are missing or damaged. {AGAIN}"),
 }
 
 
@@ -168,8 +181,8 @@ def test_vectors_of_another_student_are_refused(index: SearchIndex, tmp_path: Pa
     vectors = Vectors(tmp_path / "vectors", 60, 32, "another")
     collection = Collection(finished_experiment / "work" / "tiny" / "collection")
     with pytest.raises(SearchIndexError, match=r"these vectors were made by another student \(another, not [0-9a-f]{16}\)"):
-        write_index(tmp_path / "index", FlatSettings(), "dense", tmp_path, index.encoder, vectors, collection)
-    assert not (tmp_path / "index").exists()
+        publish(tmp_path / "index", FlatSettings(), "dense", tmp_path, index.encoder, vectors, collection)
+    assert not (tmp_path / "index" / "index.json").exists()
 
 
 def test_a_snippet_is_the_stretch_with_most_of_the_query_s_words() -> None:

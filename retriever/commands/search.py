@@ -14,7 +14,8 @@ from retriever.commands.console import Json, print_json
 from retriever.errors import ConfigError
 
 if TYPE_CHECKING:
-    from retriever.search import SearchIndex
+    from retriever.filters import Condition
+    from retriever.search import Hit, SearchIndex
 
 
 def search(
@@ -22,10 +23,14 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
     queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.", metavar="FILE")] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Documents for each query.", metavar="NUMBER")] = 10,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", help="A condition on a field, such as 'year>=2020' or 'language in de,fr'.", metavar="CONDITION")
+    ] = None,
     trec: Annotated[Path | None, typer.Option("--trec", help="Write a TREC run instead of printing.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
     """Search an index: one query, or a file of them."""
+    from retriever.filters import parse_condition
     from retriever.progress import silence_libraries
     from retriever.queries_file import read_queries
     from retriever.search import open_index
@@ -36,29 +41,35 @@ def search(
     asked = read_queries(queries) if queries else {"query": Query("query", str(query))}
     if not all(one.text.strip() for one in asked.values()):
         raise ConfigError("search: the query is empty")
+    where = [parse_condition(one) for one in filters or []]
     silence_libraries()
     found = open_index(path)
     if trec:
-        found.run(asked, k).write_trec(trec)
+        found.run(asked, k, where=where).write_trec(trec)
         typer.echo(f"wrote {trec}", err=True)
     else:
-        _show_hits(found, asked, k, as_json)
+        _show_hits(found, asked, k, where, as_json)
 
 
-def _show_hits(found: SearchIndex, asked: dict[str, Any], k: int, as_json: bool) -> None:
+def _show_hits(found: SearchIndex, asked: dict[str, Any], k: int, where: list[Condition], as_json: bool) -> None:
     from retriever.search import snippet
 
     for query_id, query in asked.items():
-        hits = found.hits(query, k)
+        hits = found.hits(query, k, where)
         if as_json:
-            shown = [{"rank": hit.rank, "score": hit.score, "id": hit.document.doc_id, "title": hit.document.title, "text": hit.document.text} for hit in hits]
-            print_json({"query_id": query_id, "query": query.text, "results": shown})
+            print_json({"query_id": query_id, "query": query.text, "results": [_plain(hit) for hit in hits]})
             continue
         if len(asked) > 1:
             typer.secho(f"\n{query_id}: {query.text}", bold=True)
         for hit in hits:
             typer.secho(f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.title or hit.document.doc_id}", bold=True)
             typer.echo(_folded(snippet(hit.document.text, query.text)))
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    document = hit.document
+    found = {"rank": hit.rank, "score": hit.score, "id": document.doc_id, "title": document.title, "text": document.text}
+    return {**found, "fields": dict(document.fields)} if document.fields else found
 
 
 def _folded(text: str) -> str:

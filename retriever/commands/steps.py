@@ -86,16 +86,6 @@ def train(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     tell_next("index", file, set_, work)
 
 
-def index(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
-    """Encode the collection with the student and build its index."""
-    from retriever.eval.wording import size
-
-    found = pipeline_of(file, set_, work).index
-    result = {"index": str(found.folder), "documents": len(found.documents), "bytes": found.bytes}
-    tell(as_json, result, f"{found.folder}: {len(found.documents):,} documents, {size(found.bytes)}")
-    tell_next("evaluate", file, set_, work)
-
-
 def evaluate(
     file: File,
     set_: Set = None,

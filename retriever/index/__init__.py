@@ -1,0 +1,1 @@
+"""A searchable folder: versions of immutable segments, changed by writing new ones and switching over in one step."""

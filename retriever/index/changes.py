@@ -1,0 +1,413 @@
+"""Changes to an index: built, added to, deleted from, compacted. Each makes a new version; readers go over to it at their next search."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.collection import Collection
+from retriever.document_table import DocumentTable, DocumentWriter
+from retriever.encodings import DocumentEncodings, encode_collection
+from retriever.errors import DataError, SearchIndexError
+from retriever.files import explain_full_disk, fingerprint, lock, sync
+from retriever.index.layout import (
+    DELETIONS,
+    MANIFEST,
+    PARTS,
+    SEGMENTS,
+    STUDENTS,
+    UsedSegment,
+    Version,
+    kept_versions,
+    now,
+    read_version,
+    version_path,
+    write_deleted,
+    write_version,
+)
+from retriever.index.segments import DOCUMENTS, Segment, link_documents, write_segment
+from retriever.index.snapshot import Snapshot, open_snapshot
+from retriever.index_settings import AutoSettings, IndexSettings
+from retriever.progress import Quiet, Reporter
+from retriever.ragged import Ragged
+from retriever.ragged_encodings import encode_ragged
+from retriever.types import Document
+
+SMALL = 20_000
+"""Documents up to which a segment counts as small: searched exactly, and put together with others."""
+
+SMALL_SEGMENTS = 8
+"""With more of them, an addition puts all small ones together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """What a change did: the version that it made, documents added, replaced and deleted, and how many there are now."""
+
+    version: int
+    added: int
+    replaced: int
+    deleted: int
+    documents: int
+
+
+def publish(
+    folder: Path,
+    settings: IndexSettings,
+    student_kind: str,
+    student_folder: Path,
+    encoder: Any,
+    vectors: DocumentEncodings,
+    collection: Collection,
+    reporter: Reporter | None = None,
+) -> Version:
+    """Makes an index of a collection: the first version in the folder, or a new one beside those that are there.
+
+    Raises:
+        ConfigError: there is no such kind of index.
+        SearchIndexError: the vectors were made by another encoder.
+    """
+    reporter = reporter or Quiet()
+    if vectors.encoder != encoder.identity:
+        raise SearchIndexError(
+            f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {encoder.identity}). Encode again with: retriever index"
+        )
+    with changing(folder):
+        _leave_other_layouts(folder)
+        before = _current(folder)
+        if before and sum(before.by_hand):
+            added, deleted = before.by_hand
+            reporter.say(
+                f"{folder}: version {before.number} had {added:,} documents added and {deleted:,} deleted by hand; the new one is of the collection alone. "
+                f"Go back with: retriever index rollback {folder} --to {before.number}"
+            )
+        partial = _partial(folder, ".building")
+        link_documents(collection.folder, partial)
+        used = write_segment(folder, partial, settings, student_kind, vectors, reporter.say)
+        _keep_student(student_folder, folder, encoder.identity)
+        number = max([0, *kept_versions(folder)]) + 1
+        version = Version(
+            number=number,
+            made=now(),
+            change=f"built from {len(collection):,} documents",
+            student_kind=student_kind,
+            encoder=encoder.identity,
+            collection=collection.fingerprint,
+            settings=settings.model_dump(mode="json"),
+            segments=(used,),
+        )
+        write_version(folder, version)
+    return version
+
+
+def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Reporter | None = None) -> Changed:
+    """Adds documents, each with where it stands; one whose id is there already takes the place of the old one.
+
+    A stop while they are encoded loses a block at most: the same documents given again continue.
+
+    Args:
+        folder: of the index.
+        documents: read once.
+        reporter: where progress is told.
+
+    Raises:
+        DataError: a document breaks a rule, an id stands twice among them, or a field is of another kind than in the index.
+    """
+    reporter = reporter or Quiet()
+    with changing(folder):
+        snapshot = open_snapshot(folder, read_version(folder))
+        partial = _written(folder, documents, snapshot)
+        if partial is None:
+            return Changed(snapshot.version.number, 0, 0, 0, len(snapshot))
+        table = DocumentTable(partial / DOCUMENTS)
+        old = snapshot.rows_of(table.doc_ids)
+        replaced = old[old >= 0]
+        number = snapshot.version.number + 1
+        kept = deleted_from(folder, snapshot, replaced, number)
+        small = [segment for segment in kept if segment.documents <= SMALL]
+        if len(small) >= SMALL_SEGMENTS:
+            reporter.say(f"{folder}: putting {len(small)} small segments together")
+        vectors = encode_documents(snapshot.encoder, table, partial, reporter)
+        settings = AutoSettings() if len(table) <= SMALL else snapshot.version.index_settings
+        used = write_segment(folder, partial, settings, snapshot.version.student_kind, vectors, reporter.say)
+        added = len(table) - len(replaced)
+        change = f"added {added:,}" + (f", replaced {len(replaced):,}" if len(replaced) else "")
+        version = _next(snapshot.version, change, (*kept, used), added=len(table), deleted=len(replaced))
+        write_version(folder, version)
+        if len(small) >= SMALL_SEGMENTS:
+            whole = open_snapshot(folder, version, snapshot)
+            together = [segment for segment in whole.segments if segment.used.documents <= SMALL]
+            version = _put_together(folder, whole, together, AutoSettings(), "put small segments together", reporter)
+    return Changed(version.number, added, len(replaced), 0, version.documents)
+
+
+def delete(folder: Path, doc_ids: Sequence[str], ignore_missing: bool = False) -> Changed:
+    """Deletes documents by their ids.
+
+    Args:
+        folder: of the index.
+        doc_ids: of documents.
+        ignore_missing: passes over those that are not there.
+
+    Raises:
+        DataError: one is not there; nothing is deleted then.
+    """
+    with changing(folder):
+        snapshot = open_snapshot(folder, read_version(folder))
+        wanted = list(dict.fromkeys(doc_ids))
+        rows = snapshot.rows_of(wanted)
+        absent = [doc_id for doc_id, row in zip(wanted, rows.tolist(), strict=True) if row < 0]
+        if absent and not ignore_missing:
+            more = f" ({len(absent):,} such ids)" if len(absent) > 1 else ""
+            raise DataError(f"{folder}: there is no document {absent[0]}{more}; nothing was deleted. Leave it out, or pass over it with --ignore-missing")
+        rows = rows[rows >= 0]
+        if not len(rows):
+            return Changed(snapshot.version.number, 0, 0, 0, len(snapshot))
+        kept = deleted_from(folder, snapshot, rows, snapshot.version.number + 1)
+        version = _next(snapshot.version, f"deleted {len(rows):,}", kept, deleted=len(rows))
+        write_version(folder, version)
+    return Changed(version.number, 0, 0, len(rows), version.documents)
+
+
+def compact(folder: Path, reporter: Reporter | None = None) -> Changed:
+    """Puts all segments together into one without deleted documents; the old ones are kept until they are pruned."""
+    with changing(folder):
+        snapshot = open_snapshot(folder, read_version(folder))
+        version = _put_together(folder, snapshot, snapshot.segments, snapshot.version.index_settings, "compacted", reporter or Quiet())
+    return Changed(version.number, 0, 0, 0, version.documents)
+
+
+def roll_back(folder: Path, number: int) -> Version:
+    """Makes a new version that is as an earlier one was.
+
+    Raises:
+        SearchIndexError: that one is not kept.
+    """
+    with changing(folder):
+        wanted = read_version(folder, number)
+        last = max(kept_versions(folder))
+        version = wanted.model_copy(update={"number": last + 1, "made": now(), "change": f"back to version {number}"})
+        open_snapshot(folder, version)
+        write_version(folder, version)
+    return version
+
+
+def prune(folder: Path) -> int:
+    """Removes all versions but the current one, and what only they need; returns how many bytes that frees.
+
+    What a reader has open it can go on reading.
+    """
+    with changing(folder):
+        current = read_version(folder)
+        for number in kept_versions(folder):
+            if number != current.number:
+                version_path(folder, number).unlink()
+        return remove_orphans(folder)
+
+
+def remove_orphans(folder: Path) -> int:
+    """Removes segments, deletions and students that no version names, and what stopped changes left; returns their bytes. Under the lock only."""
+    kept = [read_version(folder, number) for number in kept_versions(folder)]
+    segments = {used.name for version in kept for used in version.segments}
+    deletions = {used.deletions for version in kept for used in version.segments}
+    students = {version.encoder for version in kept}
+    named: dict[str, set[Any]] = {SEGMENTS: segments, DELETIONS: deletions, STUDENTS: students}
+    orphans = [path for part, names in named.items() for path in sorted((folder / part).glob("*")) if path.name not in names]
+    orphans += [path for path in folder.glob(".*") if path.is_dir()]  # of changes that were stopped
+    freed = 0
+    for path in orphans:
+        freed += sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return freed
+
+
+@contextlib.contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Holds the index's lock: one change at a time, readers are not kept from anything."""
+    with explain_full_disk(folder), lock(folder / ".lock", "changing the index"):
+        yield
+
+
+def deleted_from(folder: Path, snapshot: Snapshot, rows: NDArray[np.int64], number: int) -> tuple[UsedSegment, ...]:
+    """The segments of a snapshot with these rows deleted, for the version of this number."""
+    used = []
+    for start, end, segment in zip(snapshot.starts[:-1].tolist(), snapshot.starts[1:].tolist(), snapshot.segments, strict=True):
+        own = rows[(rows >= start) & (rows < end)] - start
+        if not len(own):
+            used.append(segment.used)
+            continue
+        deleted = np.zeros(segment.used.documents, dtype=np.bool_) if segment.deleted is None else segment.deleted.copy()
+        deleted[own] = True
+        used.append(write_deleted(folder, segment.used, deleted, number))
+    return tuple(used)
+
+
+def _put_together(folder: Path, snapshot: Snapshot, segments: Sequence[Segment], settings: IndexSettings, change: str, reporter: Reporter) -> Version:
+    """A version in which one new segment, at the end, holds the documents of some others."""
+
+    def encodings(table: DocumentTable, partial: Path) -> DocumentEncodings:
+        return KeptEncodings.of(segments, partial) or encode_documents(snapshot.encoder, table, partial, reporter)
+
+    documents = (document for segment in segments for row in segment.live.tolist() for document in segment.documents.documents_by_row([row]))
+    used = put_segment(folder, snapshot.version, documents, settings, encodings, reporter)
+    names = {segment.used.name for segment in segments}
+    others = tuple(segment.used for segment in snapshot.segments if segment.used.name not in names)
+    version = _next(snapshot.version, change, (*others, *used))
+    write_version(folder, version)
+    return version
+
+
+def put_segment(
+    folder: Path,
+    version: Version,
+    documents: Iterable[Document],
+    settings: IndexSettings,
+    encodings: Callable[[DocumentTable, Path], DocumentEncodings],
+    reporter: Reporter,
+) -> list[UsedSegment]:
+    """A new segment with documents that the index has already; none without documents.
+
+    Args:
+        folder: of the index.
+        version: whose student made the encodings.
+        documents: read once.
+        settings: of the engine.
+        encodings: gives those of the documents, from them or from elsewhere; may keep files in the folder that it is told.
+        reporter: where progress is told.
+    """
+    partial = _partial(folder, ".merging")
+    with DocumentWriter(_made(partial / DOCUMENTS)) as writer:
+        for document in documents:
+            writer.add(document.doc_id, document)
+    table = DocumentTable(partial / DOCUMENTS)
+    return [write_segment(folder, partial, settings, version.student_kind, encodings(table, partial), reporter.say)] if len(table) else []
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptEncodings:
+    """The encodings of the documents of some segments that are not deleted, where all their engines keep them as they were given."""
+
+    segments: tuple[Segment, ...]
+    folder: Path
+    encoder: str
+    dimensions: int
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], folder: Path) -> KeptEncodings | None:
+        """None where an engine keeps only an approximation, or there are none."""
+        nothing = np.zeros(0, dtype=np.int64)
+        if not segments or any(segment.index.encodings(nothing) is None for segment in segments):
+            return None
+        first = segments[0].facts
+        return cls(tuple(segments), folder / "encodings", first.encoder, first.dimensions)
+
+    def __len__(self) -> int:
+        return sum(len(segment.live) for segment in self.segments)
+
+    def blocks(self) -> Iterator[Any]:
+        """At most 1,024 documents at a time."""
+        for segment in self.segments:
+            alive = segment.live
+            for start in range(0, len(alive), 1024):
+                yield segment.index.encodings(alive[start : start + 1024])
+
+    def rows(self, rows: NDArray[np.int64]) -> Any:
+        """Of documents that are counted through the segments."""
+        alive = [segment.live for segment in self.segments]
+        starts = np.cumsum([0, *map(len, alive)])
+        places = np.searchsorted(starts, rows, side="right") - 1
+        there = np.unique(places).tolist()
+        parts = [self.segments[place].index.encodings(alive[place][rows[places == place] - starts[place]]) for place in there]
+        if len(parts) == 1:
+            return parts[0]
+        together = Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
+        return together[np.argsort(np.argsort(places, kind="stable"))]
+
+
+def _written(folder: Path, documents: Iterable[tuple[str, Document]], snapshot: Snapshot) -> Path | None:
+    """A hidden folder with the documents, named by what they are, so that a stopped addition of the same ones is gone on with; None without documents."""
+    incoming = _partial(folder, ".incoming")
+    with DocumentWriter(_made(incoming / DOCUMENTS)) as writer:
+        for where, document in documents:
+            writer.add(where, document)
+    table = DocumentTable(incoming / DOCUMENTS)
+    if not len(table):
+        return None
+    if repeated := table.repeated_ids():
+        (earlier, later), doc_id = repeated[0], table.ids_of([repeated[0][1]])[0]
+        raise DataError(f"document {later + 1}: the id {doc_id} stands already at document {earlier + 1}. Ids must be unique; nothing was added")
+    known = snapshot.field_kinds
+    for name, kind in table.fields.kinds.items():
+        if known.get(name, kind) != kind:
+            raise DataError(f'{folder}: the field "{name}" is a {kind} in the new documents and a {known[name]} in the index. Give all of them the same')
+    partial = folder / f".adding-{fingerprint([table.fingerprint, snapshot.version.encoder])}"
+    for other in folder.glob(".adding-*"):
+        if other != partial:
+            shutil.rmtree(other)
+    for stale in _made(partial).iterdir():
+        if stale.name != "encodings":
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    (incoming / DOCUMENTS).rename(partial / DOCUMENTS)
+    return partial
+
+
+def encode_documents(encoder: Any, table: DocumentTable, partial: Path, reporter: Reporter) -> DocumentEncodings:
+    """The encodings of the documents of a segment in the making."""
+    encode: Callable[..., DocumentEncodings] = encode_ragged if hasattr(encoder, "columns") else encode_collection
+    with reporter.bar("encoding documents", len(table)) as advance:
+        return encode(encoder, table, partial / "encodings", advance)
+
+
+def _next(before: Version, change: str, segments: tuple[UsedSegment, ...], added: int = 0, deleted: int = 0) -> Version:
+    hand = (before.by_hand[0] + added, before.by_hand[1] + deleted)
+    segments = tuple(used for used in segments if used.deleted < used.documents)
+    return before.model_copy(update={"number": before.number + 1, "made": now(), "change": change, "by_hand": hand, "segments": segments})
+
+
+def _current(folder: Path) -> Version | None:
+    """The current version; None where there is none that can be read, which a new one mends."""
+    try:
+        return read_version(folder)
+    except SearchIndexError:
+        return None
+
+
+def _leave_other_layouts(folder: Path) -> None:
+    """Removes what an index of an earlier layout had in the folder; it cannot be opened any more."""
+    if (folder / MANIFEST).exists() and not (folder / SEGMENTS).is_dir():
+        for path in folder.iterdir():
+            if path.name not in PARTS and not path.name.startswith("."):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _keep_student(source: Path, folder: Path, identity: str) -> None:
+    """A copy of a student's folder, whole or not there at all."""
+    final = folder / STUDENTS / identity
+    if final.exists():
+        return
+    partial = folder / ".student"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("*.md", "manifest.json"))
+    for path in (*partial.rglob("*"), partial):
+        sync(path)
+    _made(final.parent)
+    partial.rename(final)
+    sync(final.parent)
+
+
+def _partial(folder: Path, name: str) -> Path:
+    """An empty hidden folder in the index."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+    return _made(folder / name)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,142 @@
+"""One version of an index, opened: it answers the same whatever is changed meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.document_fields import Kind
+from retriever.encodings import Encoder, Encoding
+from retriever.errors import ConfigError, SearchIndexError
+from retriever.filters import Condition, check_conditions
+from retriever.index.layout import AGAIN, STUDENTS, Version
+from retriever.index.segments import Segment, open_segment
+from retriever.plugins import load_kind
+from retriever.runs import Strings, strings
+from retriever.types import Document
+from retriever.vector_index import Found
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A version with its student and its segments. Rows count through the segments in their order, deleted documents included.
+
+    Attributes:
+        folder: of the index.
+        version: which.
+        encoder: the student.
+        segments: opened.
+    """
+
+    folder: Path
+    version: Version
+    encoder: Encoder
+    segments: tuple[Segment, ...]
+
+    def __len__(self) -> int:
+        """How many documents can be found."""
+        return self.version.documents
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """int64 [segments + 1], where the rows of each begin, and N."""
+        return np.concatenate([[0], np.cumsum([segment.used.documents for segment in self.segments])]).astype(np.int64)
+
+    @cached_property
+    def field_kinds(self) -> Mapping[str, Kind]:
+        """What the values of each field of the documents are."""
+        return {name: kind for segment in self.segments for name, kind in segment.documents.fields.kinds.items()}
+
+    def search(self, queries: Encoding, k: int, conditions: Sequence[Condition] = ()) -> Found:
+        """Rows and scores of the best documents of each query that meet all conditions, best first.
+
+        Raises:
+            ConfigError: the documents' fields cannot answer a condition.
+            SearchIndexError: the queries have another dimension, or are not finite.
+        """
+        if conditions:
+            check_conditions(self.field_kinds, conditions, str(self.folder))
+        found = [segment.index.search(queries, k, segment.allowed(tuple(conditions))) for segment in self.segments]
+        return found[0] if len(found) == 1 else self._merged(found, len(queries), k)
+
+    def documents_by_row(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Document]:
+        """The documents of rows, in the order of `rows`."""
+        return self._gather(rows, lambda segment, own: segment.documents.documents_by_row(own))
+
+    def ids_of(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """The ids of rows, in the order of `rows`."""
+        return self._gather(rows, lambda segment, own: segment.documents.ids_of(own))
+
+    def rows_of(self, doc_ids: Sequence[str] | Strings) -> NDArray[np.int64]:
+        """The rows of documents that can be found, int64 in the order of their ids; -1 for an id that is not there."""
+        wanted = strings(doc_ids)
+        rows = np.full(len(wanted), -1, dtype=np.int64)
+        for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
+            own = segment.documents.rows_of(wanted)
+            there = own >= 0
+            if segment.deleted is not None:
+                there[there] = ~segment.deleted[own[there]]
+            rows[there] = start + own[there]
+        return rows
+
+    def _gather(self, rows: Sequence[int] | NDArray[np.int64], read: Any) -> list[Any]:
+        wanted = np.asarray(rows, dtype=np.int64)
+        if len(self.segments) == 1:
+            return list(read(self.segments[0], wanted))
+        gathered = np.empty(len(wanted), dtype=np.object_)
+        places = np.searchsorted(self.starts, wanted, side="right") - 1
+        for place in np.unique(places).tolist():
+            here = np.flatnonzero(places == place)
+            for number, value in zip(here.tolist(), read(self.segments[place], wanted[here] - self.starts[place]), strict=True):
+                gathered[number] = value
+        return list(gathered)
+
+    def _merged(self, found: Sequence[Found], queries: int, k: int) -> Found:
+        """The best k of what the segments found; equal ones in the order of their rows."""
+        starts, rows, scores = self.starts[:-1].tolist(), [], []
+        for query in range(queries):
+            together = np.concatenate([np.zeros(0, dtype=np.int64), *(own[query] + start for (own, _), start in zip(found, starts, strict=True))])
+            values = np.concatenate([np.zeros(0, dtype=np.float32), *(own[query] for _, own in found)])
+            best = np.argsort(-values, kind="stable")[:k]
+            rows.append(together[best])
+            scores.append(values[best])
+        return rows, scores
+
+
+def open_snapshot(folder: Path, version: Version, before: Snapshot | None = None) -> Snapshot:
+    """A version, opened; what an earlier snapshot has open of it is taken from there.
+
+    Raises:
+        SearchIndexError: a file is missing or damaged, or the student is another one.
+    """
+    encoder = before.encoder if before and before.version.encoder == version.encoder else open_student(folder, version)
+    known = {segment.used: segment for segment in before.segments} if before else {}
+    segments = tuple(known.get(used) or open_segment(folder, used) for used in version.segments)
+    for segment in segments:
+        if segment.facts.encoder != version.encoder:
+            raise SearchIndexError(
+                f"{folder}: segment {segment.used.name} was built with the student {segment.facts.encoder}, the index has {version.encoder}. {AGAIN}"
+            )
+    return Snapshot(folder, version, encoder, segments)
+
+
+def open_student(folder: Path, version: Version) -> Any:
+    """The student of a version.
+
+    Raises:
+        SearchIndexError: it cannot be loaded, or it is another one than the documents were encoded with.
+    """
+    own = folder / STUDENTS / version.encoder
+    try:
+        student = load_kind("students", version.student_kind, str(folder)).load_folder(own)
+    except ConfigError as error:
+        raise SearchIndexError(f"{folder}: its student cannot be loaded ({error}). {AGAIN}") from error
+    if student.identity != version.encoder:
+        raise SearchIndexError(f"{folder}: built with the student {version.encoder}, but {own} holds {student.identity}. {AGAIN}")
+    return student

@@ -1,0 +1,226 @@
+"""Whether an index is what it was when it was written, and what can be mended of one that is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retriever.document_table import DocumentTable
+from retriever.errors import DataError, RetrieverError, SearchIndexError
+from retriever.files import sha256_file
+from retriever.index.changes import changing, encode_documents, put_segment, remove_orphans
+from retriever.index.layout import (
+    STUDENTS,
+    UsedSegment,
+    Version,
+    kept_versions,
+    now,
+    read_deleted,
+    read_segment,
+    read_version,
+    segment_folder,
+    write_version,
+)
+from retriever.index.segments import DOCUMENTS, open_segment
+from retriever.index.snapshot import open_student
+from retriever.progress import Quiet, Reporter
+
+SAMPLE = 20
+"""Documents of each segment that are encoded again and looked for."""
+
+ROUNDING = 0.01
+"""By which a score may differ for encodings kept in half precision and made in another batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is wrong with an index, and whether `repair` can mend it.
+
+    Attributes:
+        where: the file or folder.
+        what: one line.
+        segment: the name of the segment that it is in; None for what is outside.
+        documents_whole: whether that segment's documents can be read, so that it can be built again.
+    """
+
+    where: str
+    what: str
+    segment: str | None = None
+    documents_whole: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def verify(folder: Path, reporter: Reporter | None = None) -> list[Problem]:
+    """What is wrong with the current version: checksums, counts, ids, the student's fingerprint, and whether documents find themselves.
+
+    Raises:
+        SearchIndexError: there is no index, or its manifest cannot be read.
+    """
+    version = read_version(folder)
+    problems: list[Problem] = []
+    student: Any = None
+    try:
+        student = open_student(folder, version)
+    except SearchIndexError as error:
+        problems.append(Problem(str(folder / STUDENTS / version.encoder), str(error)))
+    with (reporter or Quiet()).bar("verifying segments", len(version.segments)) as advance:
+        for used in version.segments:
+            problems += _problems_of(folder, used, version, student)
+            advance(1)
+    if not problems:
+        problems += _repeated(folder, version)
+    return problems
+
+
+def repair(folder: Path, reporter: Reporter | None = None) -> list[str]:
+    """Mends what can be mended of the current version, and says what was done.
+
+    A segment whose documents are whole is built again by the student, one whose documents are damaged is left out. What stopped changes left
+    is removed.
+
+    Raises:
+        SearchIndexError: the student is damaged, or no version can be read: nothing can be built then.
+    """
+    reporter = reporter or Quiet()
+    done: list[str] = []
+    with changing(folder):
+        version = _readable(folder, done)
+        bad: dict[str, list[Problem]] = {}
+        student = open_student(folder, version)
+        for used in version.segments:
+            if found := _problems_of(folder, used, version, student):
+                bad[used.name] = found
+        segments: list[UsedSegment] = []
+        for used in version.segments:
+            if used.name not in bad:
+                segments.append(used)
+            elif all(problem.documents_whole for problem in bad[used.name]):
+                segments += _built_again(folder, used, version, student, reporter)
+                done.append(f"segment {used.name} is built again from its {used.documents - used.deleted:,} documents ({bad[used.name][0].what})")
+            else:
+                done.append(f"segment {used.name} is left out: its documents are damaged. {used.documents - used.deleted:,} documents are lost; add them again")
+        if bad:
+            number = max(kept_versions(folder)) + 1
+            write_version(folder, version.model_copy(update={"number": number, "made": now(), "change": "repaired", "segments": tuple(segments)}))
+        freed = remove_orphans(folder)
+        if freed:
+            done.append(f"removed {freed:,} bytes that no version needs")
+    return done
+
+
+def stats(folder: Path) -> dict[str, Any]:
+    """What an index holds and takes, as plain values."""
+    version = read_version(folder)
+    segments = []
+    for used in version.segments:
+        facts = read_segment(folder, used.name)
+        texts = sum(path.stat().st_size for path in (segment_folder(folder, used.name) / DOCUMENTS).glob("*"))
+        fields = DocumentTable(segment_folder(folder, used.name) / DOCUMENTS).fields.kinds
+        found = {"name": used.name, "kind": facts.kind, "documents": used.documents, "deleted": used.deleted, "dimensions": facts.dimensions}
+        segments.append({**found, "bytes": facts.bytes, "document_bytes": texts, "fields": fields, "told": facts.told})
+    versions = [read_version(folder, number) for number in kept_versions(folder)]
+    return {
+        "index": str(folder),
+        "version": version.number,
+        "documents": version.documents,
+        "deleted": sum(used.deleted for used in version.segments),
+        "student_kind": version.student_kind,
+        "encoder": version.encoder,
+        "bytes": sum(segment["bytes"] for segment in segments),
+        "document_bytes": sum(segment["document_bytes"] for segment in segments),
+        "segments": segments,
+        "versions": [{"number": one.number, "made": one.made, "change": one.change, "documents": one.documents} for one in versions],
+    }
+
+
+def _problems_of(folder: Path, used: UsedSegment, version: Version, student: Any) -> list[Problem]:
+    own = segment_folder(folder, used.name)
+    whole = _documents_whole(own / DOCUMENTS, used)
+    try:
+        facts = read_segment(folder, used.name)
+        problems = [
+            Problem(str(own / name), "missing" if not (own / name).is_file() else "its bytes are not those that were written", used.name, whole)
+            for name, checksum in facts.sha256.items()
+            if not (own / name).is_file() or sha256_file(own / name) != checksum
+        ]
+        read_deleted(folder, used)
+        if not problems:
+            segment = open_segment(folder, used)
+            if facts.encoder != version.encoder:
+                problems.append(Problem(str(own), f"built with the student {facts.encoder}, the index has {version.encoder}", used.name, whole))
+            elif student is not None and (lost := _lost(segment, student)):
+                problems.append(Problem(str(own), f"the document {lost} is not found by its own text", used.name, whole))
+    except RetrieverError as error:
+        problems = [Problem(str(own), str(error), used.name, whole)]
+    return problems
+
+
+def _documents_whole(folder: Path, used: UsedSegment) -> bool:
+    """Whether all documents of a segment can be read."""
+    try:
+        return sum(1 for _ in DocumentTable(folder).documents()) == used.documents
+    except DataError:
+        return False
+
+
+def _lost(segment: Any, student: Any) -> str | None:
+    """A document of a sample that the student encodes otherwise than it lies in the index, or that a search for it alone misses; None without one."""
+    rows = segment.live[np.linspace(0, max(len(segment.live) - 1, 0), min(SAMPLE, len(segment.live))).astype(np.int64)]
+    documents = segment.documents.documents_by_row(rows)
+    again = student.encode_documents(documents)
+    for place, row in enumerate(rows.tolist()):
+        allowed = np.zeros(len(segment.documents), dtype=np.bool_)
+        allowed[row] = True
+        found, _ = segment.index.search(again[np.array([place])], 1, allowed)
+        own = again[np.array([place])]
+        kept = segment.index.encodings(np.array([row]))
+        scores = (student.score(own, own)[0], student.score(own, own if kept is None else kept)[0])
+        if not np.isclose(*scores, rtol=ROUNDING, atol=ROUNDING) or (len(found[0]) and found[0][0] != row):
+            return str(documents[place].doc_id)
+    return None
+
+
+def _repeated(folder: Path, version: Version) -> list[Problem]:
+    """Documents that can be found twice under one id."""
+    seen: set[str] = set()
+    for used in version.segments:
+        segment = open_segment(folder, used)
+        ids = segment.documents.ids_of(segment.live)
+        twice = next((doc_id for doc_id in ids if doc_id in seen), None) or (None if len(set(ids)) == len(ids) else "of one segment")
+        if twice:
+            return [Problem(str(segment_folder(folder, used.name)), f"the document id {twice} stands twice", used.name)]
+        seen.update(ids)
+    return []
+
+
+def _readable(folder: Path, done: list[str]) -> Version:
+    """The current version, or the latest kept one where the manifest is damaged."""
+    try:
+        return read_version(folder)
+    except SearchIndexError as error:
+        for number in reversed(kept_versions(folder)):
+            try:
+                version = read_version(folder, number)
+            except SearchIndexError:
+                continue
+            write_version(folder, version)
+            done.append(f"version {number} is the current one again ({error})")
+            return version
+        raise
+
+
+def _built_again(folder: Path, used: UsedSegment, version: Version, student: Any, reporter: Reporter) -> list[UsedSegment]:
+    """A new segment with the live documents of a damaged one."""
+    documents = DocumentTable(segment_folder(folder, used.name) / DOCUMENTS)
+    try:
+        deleted = read_deleted(folder, used)
+    except SearchIndexError:
+        deleted = None  # what was deleted comes back rather than that something is lost
+    live = np.arange(len(documents)) if deleted is None else np.flatnonzero(~deleted)
+    rest = (document for row in live.tolist() for document in documents.documents_by_row([row]))
+    return put_segment(folder, version, rest, version.index_settings, lambda table, partial: encode_documents(student, table, partial, reporter), reporter)
