@@ -14,6 +14,7 @@ from retriever.errors import ConfigError
 from retriever.generation_settings import GenerationSettings
 from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
 from retriever.settings import Fraction, PositiveInt, Settings
+from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
 from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
 from retriever.types import ViewName
@@ -166,10 +167,10 @@ class TrainingSettings(Settings):
 
 
 class ScoringSettings(Settings):
-    """Where the teachers score."""
+    """Where models read many texts: teachers score, documents are encoded, a language model writes queries."""
 
     engine: Literal["local", "ray"] = Field("local", description='"local": in this process; "ray": by workers on a Ray cluster, extra [ray]')
-    workers: PositiveInt = Field(2, description="Ray: how many hold the teacher's model at the same time")
+    workers: PositiveInt = Field(2, description="Ray: how many hold a model at the same time")
     gpus_per_worker: float = Field(0.0, ge=0, description="Ray: such as 1, or 0.5 for two workers on each")
     address: str | None = Field(None, description='Ray: of a cluster, such as "auto"; one is started on this machine when left out')
 
@@ -198,6 +199,7 @@ class Experiment(Settings):
     student: AnyStudentSettings
     training: TrainingSettings = TrainingSettings()
     index: AnyIndexSettings = AutoSettings()
+    stage: tuple[StageSettings, ...] = Field((), strict=False)
     evaluation: EvaluationSettings = EvaluationSettings()
 
     @property
@@ -239,6 +241,11 @@ class Experiment(Settings):
         if self.student.kind in EXACT and self.student.kind not in fits:
             possible = [name for name, students in STUDENTS_OF.items() if self.student.kind in students]
             raise ValueError(f'index.kind: "{kind}" is for students of the kind {" or ".join(fits)}, not {self.student.kind}. Choose {", ".join(possible)}')
+        return self
+
+    @model_validator(mode="after")
+    def _stages(self) -> Experiment:
+        check_stages(self.stage, reranks=self.student.kind == "cross_encoder")
         return self
 
     @model_validator(mode="after")
@@ -325,8 +332,12 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
     ]
     candidates = experiment.candidates.model_copy(update={"sources": tuple(sources)})
     generation = experiment.generation and experiment.generation.model_copy(update={"model": model(experiment.generation.model)})
+    stages = [
+        stage.model_copy(update={"by": tuple(name if name in NAMED_RANKERS else str((base / name).resolve()) for name in stage.by)})
+        for stage in experiment.stage
+    ]
     changed = {"collection": collection, "generation": generation, "candidates": candidates, "student": student, "teacher": teachers}
-    return experiment.model_copy(update=changed)
+    return experiment.model_copy(update={**changed, "stage": tuple(stages)})
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

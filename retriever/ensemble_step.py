@@ -40,12 +40,13 @@ class Targets:
     ensemble: Ensemble | None
 
     def runs(self, raw: Mapping[str, Run], queries: Mapping[str, Query]) -> dict[str, Run]:
-        """Each target's scores of the pairs that the teachers scored, `raw` by teacher."""
+        """Each target's scores of the pairs that the teachers scored, `raw` by teacher; of an ensemble where all of them did."""
         found = {
             name: raw[name] if view.name == "none" else raw[name].with_scores(name, view.apply(raw[name].scores, raw[name].offsets))
             for name, view in self.alone.items()
+            if name in raw
         }
-        if self.ensemble:
+        if self.ensemble and len(found) == len(self.alone):
             found["ensemble"] = self.ensemble.run("ensemble", AlignedScores.of([raw[name] for name in self.alone]), queries)
         return found
 

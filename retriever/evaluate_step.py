@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import SearchIndex
+from retriever.stage_step import stages_fingerprint, stages_of
+from retriever.stages import search
 from retriever.steps import Done, versions
 from retriever.teachers.ensemble import AlignedScores
 from retriever.train_step import read_curve
@@ -72,11 +74,12 @@ def systems(pipeline: Pipeline) -> list[System]:
         found += [_reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
         if ablation:
             found.append(_reranking(pipeline, "contrastive", without_teacher, pipeline.open_student(train_contrastive(pipeline).folder / "student")))
-        return [*found, _reranking(pipeline, "student", "the distilled student", pipeline.student)]
+        return [*found, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
     found += [*_of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before), _of_teacher(pipeline)]
     if ablation:
         found.append(_indexed(pipeline, "contrastive", without_teacher, contrastive_index(pipeline)))
-    return [*found, *_of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)]
+    found += _of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)
+    return [*found, *_of_stages(pipeline)]
 
 
 def train_contrastive(pipeline: Pipeline) -> Done:
@@ -133,6 +136,30 @@ def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: Se
     ]
 
 
+def _of_stages(pipeline: Pipeline) -> list[System]:
+    """The search up to each stage: what it costs from the beginning, and what the stage gains."""
+    stages = stages_of(pipeline)
+
+    def up_to(number: int) -> System:
+        def found(queries: Mapping[str, Query]) -> Run:
+            return search(stages[:number], queries).rename(f"stage_{number}")
+
+        kept = [ranker.bytes for ranker in {ranker.name: ranker for stage in stages[:number] for ranker in stage.rankers}.values()]
+        words = "; then ".join(stage.name for stage in stages[:number])
+        return System(
+            f"stage_{number}", words, lambda: found(pipeline.queries("test")), lambda query: found({query.query_id: query}), sum(one or 0 for one in kept)
+        )
+
+    return [up_to(number) for number in range(1, len(stages) + 1)]
+
+
+def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The questions that can be asked of these runs; of stages, whether each gains on the one before, and the last on the student alone."""
+    stages = [name for name in names if name.startswith("stage_")]
+    asked = [*COMPARED, *zip(stages[1:], stages, strict=False), *((last, "student") for last in stages[-1:])]
+    return [(run, baseline) for run, baseline in asked if run in names and baseline in names]
+
+
 def _of_teacher(pipeline: Pipeline) -> System:
     """The chosen teacher re-ranking the candidates; its latency is that of scoring one query's candidates."""
     name, _ = pipeline.target
@@ -165,7 +192,11 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
         write_model_card(pipeline, report, pipeline.trained.folder / "student")
         return {run.name: run.evaluation.means for run in report.runs}
 
+    if pipeline.experiment.stage:
+        inputs["stages"] = stages_fingerprint(pipeline)
+
     kept = {
+        "stages": [stage.model_dump(mode="json") for stage in pipeline.experiment.stage],
         "evaluation": settings.model_dump(mode="json"),
         "index": pipeline.experiment.index.model_dump(mode="json", exclude={"batch_size"}),
         "candidates": pipeline.experiment.candidates.model_dump(mode="json"),
@@ -180,7 +211,7 @@ def make_report(pipeline: Pipeline, folder: Path) -> ReportData:
     pipeline.reporter.say(f"evaluate: running and timing {len(compared)} systems on {len(pipeline.queries('test')):,} test queries")
     results = [_result(pipeline, system, folder) for system in compared]
     names = [result.name for result in results]
-    pairs = [(run, baseline) for run, baseline in COMPARED if run in names and baseline in names]
+    pairs = _compared(names)
     measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
     return ReportData(
         title=experiment.name,
@@ -206,7 +237,8 @@ def _result(pipeline: Pipeline, system: System, folder: Path) -> RunResult:
     run.write_trec(folder / "runs" / f"{system.name}.trec")
     evaluation = evaluate(run, pipeline.qrels("test"), settings.measures)
     asked = [query for query_id, query in pipeline.queries("test").items() if run[query_id]]
-    limit = TEACHER_LATENCY_QUERIES if system.name == "teacher" else settings.latency_queries
+    slow = system.name == "teacher" or (system.name.startswith("stage_") and any("teacher" in stage.by for stage in pipeline.experiment.stage))
+    limit = TEACHER_LATENCY_QUERIES if slow else settings.latency_queries
     latency = measure_latency(system.answer, asked[:limit], warmup=min(5, limit)) if asked else None
     return RunResult(system.name, evaluation, latency, system.bytes, system.description)
 

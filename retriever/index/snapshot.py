@@ -18,6 +18,7 @@ from retriever.filters import Condition, check_conditions
 from retriever.index.layout import AGAIN, STUDENTS, Version
 from retriever.index.segments import Segment, open_segment
 from retriever.plugins import load_kind
+from retriever.ragged import Ragged
 from retriever.runs import Strings, strings
 from retriever.types import Document
 from retriever.vector_index import Found
@@ -84,6 +85,20 @@ class Snapshot:
                 there[there] = ~segment.deleted[own[there]]
             rows[there] = start + own[there]
         return rows
+
+    def encodings(self, rows: NDArray[np.int64]) -> Any:
+        """The encodings of the documents of rows; made anew from their texts where a segment keeps only an approximation."""
+        places = np.searchsorted(self.starts, rows, side="right") - 1
+        there = np.unique(places).tolist()
+        parts = [self._encodings_in(self.segments[place], rows[places == place] - self.starts[place]) for place in there]
+        if len(parts) == 1:
+            return parts[0]
+        together = Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
+        return together[np.argsort(np.argsort(places, kind="stable"))]
+
+    def _encodings_in(self, segment: Segment, rows: NDArray[np.int64]) -> Any:
+        kept = segment.index.encodings(rows)
+        return self.encoder.encode_documents(segment.documents.documents_by_row(rows)) if kept is None else kept
 
     def _gather(self, rows: Sequence[int] | NDArray[np.int64], read: Any) -> list[Any]:
         wanted = np.asarray(rows, dtype=np.int64)

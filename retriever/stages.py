@@ -1,0 +1,206 @@
+"""Search in stages: retrievers fused, then re-rankers over ever fewer documents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.bm25 import BM25
+from retriever.candidates import bm25_run, pair_scores
+from retriever.collection import Collection
+from retriever.runs import Run
+from retriever.search import SearchIndex
+from retriever.stage_settings import Fusion
+from retriever.types import Query
+from retriever.views import reciprocal_ranks, z_scores
+
+Queries = Mapping[str, Query]
+
+SCORED_TOGETHER = 2048
+"""Pairs whose encodings are in memory at a time."""
+
+
+class Ranker(Protocol):
+    """What can say how well documents answer queries."""
+
+    @property
+    def name(self) -> str:
+        """As reports call it."""
+        ...
+
+    @property
+    def bytes(self) -> int | None:
+        """What it keeps on disk or in memory for the documents; None where it reads their texts."""
+        ...
+
+    def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
+        """[n], of each pair of the run; NaN for a document that it does not have."""
+        ...
+
+
+class Retriever(Ranker, Protocol):
+    """A ranker that finds the best of all documents by itself."""
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """The best k documents of each query."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Lexical:
+    """BM25 over a collection."""
+
+    bm25: BM25
+    documents: Collection
+    name: str = "bm25"
+
+    @property
+    def bytes(self) -> int:
+        """Of its index."""
+        return self.bm25.n_bytes
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """The best k documents of each query."""
+        return bm25_run(self.name, self.bm25, self.documents, queries, k)
+
+    def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
+        """[n]."""
+        rows = self.documents.rows_of(run.doc_ids)
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        for number, query_id in enumerate(run):
+            own = run.pairs_of(number)
+            known = rows[own] >= 0
+            scores[own] = np.where(known, self.bm25.scores(queries[query_id].text)[rows[own]], np.nan)
+        return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Indexed:
+    """A student and its index."""
+
+    index: SearchIndex
+    name: str
+
+    @property
+    def bytes(self) -> int:
+        """Of the engines' files."""
+        return self.index.bytes
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """The best k documents of each query."""
+        return self.index.run(queries, k, self.name)
+
+    def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
+        """[n], by the encodings that the index keeps; where it keeps an approximation alone, the texts are encoded again."""
+        snapshot = self.index.snapshot
+        encoded = snapshot.encoder.encode_queries([queries[query_id] for query_id in run])
+        rows = snapshot.rows_of(run.doc_ids)
+        known = np.flatnonzero(rows >= 0)
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        for start in range(0, len(known), SCORED_TOGETHER):
+            pairs = known[start : start + SCORED_TOGETHER]
+            scores[pairs] = snapshot.encoder.score(encoded[run.query_numbers[pairs]], snapshot.encodings(rows[pairs]))
+        return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingPairs:
+    """A student that reads query and document together."""
+
+    student: Any
+    documents: Collection
+    name: str
+    bytes: None = None
+
+    def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
+        """[n]."""
+        rows = self.documents.rows_of(run.doc_ids)
+        scores = np.full(len(rows), np.nan, dtype=np.float32)
+        scores[rows >= 0] = pair_scores(self.student, run.keep(rows >= 0), queries, self.documents)
+        return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class ByFunction:
+    """A ranker whose scores somebody else makes, such as the teachers of an experiment."""
+
+    name: str
+    scores: Callable[[Queries, Run], NDArray[np.float32]]
+    bytes: None = None
+
+    def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
+        """[n]."""
+        return self.scores(queries, run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Rankers over the same documents, fused.
+
+    Attributes:
+        rankers: in the first stage they can retrieve.
+        keep: documents of each query that are handed on.
+        fusion: how their scores become one.
+        weights: [rankers], shares for "weighted".
+    """
+
+    rankers: tuple[Any, ...]
+    keep: int
+    fusion: Fusion = "z_score"
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Who ranks, and how many are kept."""
+        return f"{' + '.join(ranker.name for ranker in self.rankers)}, best {self.keep}"
+
+    def retrieve(self, queries: Queries) -> Run:
+        """The documents that any of its retrievers has among its best, each scored by all of them."""
+        found = [ranker.search(queries, self.keep) for ranker in self.rankers]
+        return found[0] if len(found) == 1 else self.rerank(queries, union(found))
+
+    def rerank(self, queries: Queries, run: Run) -> Run:
+        """A run's documents in the order of this stage, the best that are kept."""
+        scores = self.table(queries, run)
+        known = ~np.isnan(scores).any(axis=0)
+        kept = run.keep(known)
+        return kept.with_scores(self.name, fused(self.fusion, scores[:, known], kept.offsets, self.weights)).top(self.keep)
+
+    def table(self, queries: Queries, run: Run) -> NDArray[np.float32]:
+        """[rankers, n], each ranker's scores of a run's pairs."""
+        return np.stack([ranker.score(queries, run) for ranker in self.rankers])
+
+
+def search(stages: Sequence[Stage], queries: Queries) -> Run:
+    """The documents of each query that the last stage keeps, in its order."""
+    run = stages[0].retrieve(queries)
+    for stage in stages[1:]:
+        run = stage.rerank(queries, run)
+    return run
+
+
+def fused(fusion: Fusion, scores: NDArray[np.float32], offsets: NDArray[np.int64], weights: Sequence[float] | None = None) -> NDArray[np.float32]:
+    """[n], one score from several: a mean of the z-scores of each list, or the sum of 1 / (60 + rank) (Cormack et al. 2009).
+
+    Args:
+        fusion: which; "weighted" without weights is "z_score".
+        scores: [rankers, n].
+        offsets: [Q + 1], the borders of the lists.
+        weights: [rankers].
+    """
+    if len(scores) == 1:
+        return scores[0]
+    view = reciprocal_ranks if fusion == "reciprocal_rank" else z_scores
+    seen = np.stack([view(own, offsets) for own in scores])
+    shares = np.asarray(weights if fusion == "weighted" and weights else [1 / len(scores)] * len(scores))
+    return (shares @ seen).astype(np.float32)
+
+
+def union(runs: Sequence[Run]) -> Run:
+    """The pairs of several runs over the same queries, with scores that mean nothing."""
+    pairs = {query_id: dict.fromkeys((doc_id for run in runs for doc_id, _ in run[query_id]), 0.0) for query_id in runs[0].query_ids}
+    return Run.from_dict("union", pairs)
