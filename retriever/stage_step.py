@@ -18,7 +18,7 @@ from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import open_index
 from retriever.stage_settings import NAMED_RANKERS, StageSettings
-from retriever.stages import ByFunction, Indexed, Lexical, ReadingPairs, Stage, fused, union
+from retriever.stages import ByFunction, Indexed, Lexical, ReadingPairs, Stage, StagedSearch, fused, union
 from retriever.steps import Done
 from retriever.teachers._weights import choose_row, clearly_above, out_of_fold, weight_grid
 from retriever.types import Query
@@ -47,6 +47,17 @@ def stages_of(pipeline: Pipeline) -> tuple[Stage, ...]:
         stages.append(Stage(rankers, settings.keep, settings.fusion))
     weights = _weights(pipeline, stages)
     return tuple(dataclasses.replace(stage, weights=own) for stage, own in zip(stages, weights, strict=True))
+
+
+def open_stages(pipeline: Pipeline) -> StagedSearch:
+    """The experiment's stages, to be searched as an index is.
+
+    Raises:
+        ConfigError: the experiment file has no stages.
+    """
+    if not pipeline.experiment.stage:
+        raise ConfigError(f"search: the experiment {pipeline.experiment.name} has no [[stage]]. Search its index: retriever search {pipeline.folder}")
+    return StagedSearch(stages_of(pipeline), pipeline.collection)
 
 
 def stages_fingerprint(pipeline: Pipeline) -> str:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from retriever.bm25 import BM25
 from retriever.candidates import bm25_run, pair_scores
 from retriever.collection import Collection
+from retriever.errors import ConfigError
+from retriever.filters import Condition
 from retriever.runs import Run
-from retriever.search import SearchIndex
+from retriever.search import Hit, SearchIndex
 from retriever.stage_settings import Fusion
 from retriever.types import Query
 from retriever.views import reciprocal_ranks, z_scores
@@ -181,6 +183,31 @@ def search(stages: Sequence[Stage], queries: Queries) -> Run:
     for stage in stages[1:]:
         run = stage.rerank(queries, run)
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedSearch:
+    """Stages over a collection, searched as an index is."""
+
+    stages: tuple[Stage, ...]
+    documents: Collection
+
+    def hits(self, query: str | Query, k: int = 10, where: Sequence[Condition] = ()) -> list[Hit]:
+        """The best k documents of one query with their texts, best first; the last stage keeps no more than it says."""
+        asked = query if isinstance(query, Query) else Query("query", query)
+        found = self.run({asked.query_id: asked}, k, where=where)[asked.query_id]
+        texts = self.documents.documents_by_row(self.documents.rows_of([doc_id for doc_id, _ in found]))
+        return [Hit(rank, score, document) for rank, ((_, score), document) in enumerate(zip(found, texts, strict=True), 1)]
+
+    def run(self, queries: Queries, k: int = 1000, name: str = "stages", where: Sequence[Condition] = ()) -> Run:
+        """The best k documents of many queries, as a run.
+
+        Raises:
+            ConfigError: there are conditions, which not all rankers could keep.
+        """
+        if where:
+            raise ConfigError("search: stages take no --filter. Search the index: retriever search FOLDER")
+        return search(self.stages, queries).top(k).rename(name)
 
 
 def fused(fusion: Fusion, scores: NDArray[np.float32], offsets: NDArray[np.int64], weights: Sequence[float] | None = None) -> NDArray[np.float32]:

@@ -362,3 +362,47 @@ def test_stats_are_plain_values(folder: Path) -> None:
     found = json.loads(json.dumps(stats(folder)))
     assert (found["version"], found["documents"], found["student_kind"], found["segments"][0]["kind"]) == (1, 60, "dense", "flat")
     assert found["bytes"] == (folder / "segments" / "000001" / "index.faiss").stat().st_size
+
+
+def test_an_index_goes_to_an_engine_and_is_searched_there_alike(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client", reason="needs the extra [qdrant]")
+    add(folder, listed(NEW))
+    delete(folder, ["n2"])
+    address = f"qdrant+local://{tmp_path}/engine/animals"
+    said = command("index", "upload", folder, address, "--json")
+    assert said.status == 0, said.err
+    assert (json.loads(said.out)["documents"], json.loads(said.out)["recall"]) == (62, 1.0)
+    here = json.loads(command("search", folder, "an owl", "--json").out)["results"]
+    there = json.loads(command("search", address, "an owl", "--student", folder, "--json").out)["results"]
+    assert [one["id"] for one in there] == [one["id"] for one in here]
+    assert [one["score"] for one in there] == pytest.approx([one["score"] for one in here], abs=1e-5)
+    assert there[0]["text"] == here[0]["text"]
+    filtered = json.loads(command("search", address, "an owl", "--student", folder, "--filter", "kind=tool", "--json").out)["results"]
+    assert [one["id"] for one in filtered] == ["n3"]
+    assert command("search", address, "an owl").error.endswith("keeps no student. Give the one that made it: --student FOLDER")
+    assert "no student here" in command("search", address, "an owl", "--student", tmp_path / "engine").error
+
+
+def test_an_index_is_written_for_stock_faiss(folder: Path, tmp_path: Path) -> None:
+    import faiss
+
+    add(folder, listed(NEW))
+    assert command("index", "export", folder, tmp_path / "out", "--format", "faiss").out == f"{tmp_path / 'out'}: 63 documents\n"
+    stock, ids = faiss.read_index(str(tmp_path / "out" / "index")), (tmp_path / "out" / "docid").read_text().split()
+    index = open_index(folder)
+    _, rows = stock.search(index.encoder.encode_queries([Query("q", "an owl")]), 5)
+    assert [ids[row] for row in rows[0]] == [hit.document.doc_id for hit in index.hits("an owl", 5)]
+    assert "impacts are of a sparse student" in command("index", "export", folder, tmp_path / "other", "--format", "impacts").error
+    assert "allowed are impacts and faiss" in command("index", "export", folder, tmp_path / "other", "--format", "lucene").error
+
+
+def test_a_sparse_index_is_written_as_impacts_in_words(tmp_path: Path, encoder_folder: Path, documents: list[Document]) -> None:
+    folder = built(tmp_path, "sparse", encoder_folder, documents[:10], InvertedSettings())
+    assert command("index", "export", folder, tmp_path / "out", "--format", "impacts").status == 0
+    lines = [json.loads(line) for path in sorted((tmp_path / "out" / "collection").iterdir()) for line in path.read_text().splitlines()]
+    index = open_index(folder)
+    kept = index.snapshot.encodings(np.arange(10))
+    words, values = index.encoder.vocabulary, kept.columns["values"]
+    first = dict(zip([words[number] for number in kept.columns["dimensions"][: kept.offsets[1]]], values[: kept.offsets[1]].tolist(), strict=True))
+    assert [line["id"] for line in lines] == [document.doc_id for document in documents[:10]]
+    assert lines[0]["vector"] == {word: round(100 * value) for word, value in first.items() if round(100 * value)}

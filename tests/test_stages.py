@@ -148,6 +148,9 @@ def test_the_report_shows_what_each_stage_costs_and_gains(finished_experiment: P
     written = Run.read_trec(copy / "work" / "tiny" / "evaluate" / "runs" / "stage_2.trec")
     assert written.counts.max() == 5
     pipeline = Pipeline(read_experiment(file), copy / "work")
+    hits = json.loads(command("search", file, "a rodent that builds dams", "--work", copy / "work", "--json").out)["results"]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
+    assert "stages take no --filter" in command("search", file, "x", "--work", copy / "work", "--filter", "a=b").error
     stages = stages_of(pipeline)
     run = search(stages, pipeline.queries("test"))
     assert {query_id: [doc_id for doc_id, _ in run[query_id]] for query_id in run} == {

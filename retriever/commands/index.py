@@ -14,6 +14,7 @@ from retriever.commands.console import WORK, File, Json, Set, Work, pipeline_of,
 
 if TYPE_CHECKING:
     from retriever.index.changes import Changed
+    from retriever.index.snapshot import Snapshot
     from retriever.types import Document
 
 
@@ -36,14 +37,24 @@ app = typer.Typer(
 Index = Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.", metavar="INDEX")]
 
 
+To = Annotated[
+    str | None, typer.Option("--to", help="Then fill a collection of an engine: qdrant://HOST:6333/NAME or milvus://HOST:19530/NAME.", metavar="ADDRESS")
+]
+
+
 @app.command()
-def build(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
+def build(file: File, set_: Set = None, work: Work = WORK, to: To = None, as_json: Json = False) -> None:
     """Encode the collection with the student and build its index. The word build may be left out."""
     from retriever.eval.wording import size
+    from retriever.remote.addresses import parse_address
 
+    if to:
+        parse_address(to)  # a wrong one is told before anything long is begun
     found = pipeline_of(file, set_, work).index
     kinds = [segment.facts.kind for segment in found.snapshot.segments]
     result = {"index": str(found.folder), "version": found.snapshot.version.number, "documents": len(found), "bytes": found.bytes, "kinds": kinds}
+    if to:
+        result["uploaded"] = _upload(found.snapshot, to)
     tell(as_json, result, f"{found.folder}: {len(found):,} documents, {size(found.bytes)}, {', '.join(kinds)}")
     tell_next("evaluate", file, set_, work)
 
@@ -96,6 +107,40 @@ def compact(index: Index, as_json: Json = False) -> None:
         changed = compact(folder, Terminal())
     _tell_change(changed, folder, as_json)
     typer.echo(f"next: retriever index prune {index}", err=True)
+
+
+@app.command()
+def upload(
+    index: Index, address: Annotated[str, typer.Argument(help="qdrant://HOST:6333/NAME or milvus://HOST:19530/NAME.", metavar="ADDRESS")], as_json: Json = False
+) -> None:
+    """Fill a collection of an engine with the index's documents. One that was stopped goes on."""
+    from retriever.progress import quiet_libraries
+    from retriever.search import open_index
+
+    with quiet_libraries():
+        done = _upload(open_index(index).snapshot, address)
+    tell(as_json, done, f"{address}: {done['documents']:,} documents, {done['sent']:,} sent now; recall@10 {done['recall']:.3f}")
+    typer.echo(f'next: retriever search {address} "..." --student {index}', err=True)
+
+
+@app.command()
+def export(
+    index: Index,
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER")],
+    form: Annotated[str, typer.Option("--format", help="impacts (of a sparse student, for Anserini) or faiss (for Pyserini).", metavar="NAME")],
+    as_json: Json = False,
+) -> None:
+    """Write the index for Anserini and Pyserini."""
+    from retriever.errors import ConfigError
+    from retriever.index.elsewhere import export_index
+    from retriever.progress import quiet_libraries
+    from retriever.search import open_index
+
+    if form not in ("impacts", "faiss"):
+        raise ConfigError(f'--format "{form}" is unknown; allowed are impacts and faiss')
+    with quiet_libraries():
+        done = export_index(open_index(index).snapshot, folder, form)
+    tell(as_json, {"folder": str(folder), **done}, f"{folder}: {done['documents']:,} documents")
 
 
 @app.command()
@@ -190,6 +235,15 @@ def _documents(path: Path | None, fields: list[str]) -> Iterator[tuple[str, Docu
     source = path or Path("/dev/stdin")
     for where, record in _text.json_lines(source):
         yield where, _records.document(where, record, source.parent, fields)
+
+
+def _upload(snapshot: Snapshot, address: str) -> dict[str, Any]:
+    import dataclasses
+
+    from retriever.index.elsewhere import upload_index
+    from retriever.progress import Terminal
+
+    return {"address": address, **dataclasses.asdict(upload_index(snapshot, address, Terminal()))}
 
 
 def _tell_change(changed: Changed, folder: Path, as_json: bool) -> None:

@@ -10,22 +10,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retriever.commands.console import Json, print_json
+from retriever.commands.console import WORK, Json, Set, Work, pipeline_of, print_json
 from retriever.errors import ConfigError
 
 if TYPE_CHECKING:
     from retriever.filters import Condition
-    from retriever.search import Hit, SearchIndex
+    from retriever.search import Hit
 
 
-def search(
-    path: Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.", metavar="FOLDER")],
+def search(  # noqa: PLR0913, PLR0917 (a command's options)
+    where: Annotated[
+        str,
+        typer.Argument(
+            help="Index folder, or the folder of its experiment; an experiment file, for its stages; or an engine's address (with --student).", metavar="INDEX"
+        ),
+    ],
     query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
     queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.", metavar="FILE")] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Documents for each query.", metavar="NUMBER")] = 10,
     filters: Annotated[
         list[str] | None, typer.Option("--filter", help="A condition on a field, such as 'year>=2020' or 'language in de,fr'.", metavar="CONDITION")
     ] = None,
+    student: Annotated[
+        Path | None, typer.Option("--student", help="Of an engine's collection: folder of the experiment, index or student that made it.", metavar="FOLDER")
+    ] = None,
+    set_: Set = None,
+    work: Work = WORK,
     trec: Annotated[Path | None, typer.Option("--trec", help="Write a TREC run instead of printing.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
@@ -33,7 +43,6 @@ def search(
     from retriever.filters import parse_condition
     from retriever.progress import silence_libraries
     from retriever.queries_file import read_queries
-    from retriever.search import open_index
     from retriever.types import Query
 
     if (query is None) == (queries is None):
@@ -41,17 +50,36 @@ def search(
     asked = read_queries(queries) if queries else {"query": Query("query", str(query))}
     if not all(one.text.strip() for one in asked.values()):
         raise ConfigError("search: the query is empty")
-    where = [parse_condition(one) for one in filters or []]
+    conditions = [parse_condition(one) for one in filters or []]
     silence_libraries()
-    found = open_index(path)
+    found = _opened(where, student, set_, work)
     if trec:
-        found.run(asked, k, where=where).write_trec(trec)
+        found.run(asked, k, where=conditions).write_trec(trec)
         typer.echo(f"wrote {trec}", err=True)
     else:
-        _show_hits(found, asked, k, where, as_json)
+        _show_hits(found, asked, k, conditions, as_json)
 
 
-def _show_hits(found: SearchIndex, asked: dict[str, Any], k: int, where: list[Condition], as_json: bool) -> None:
+def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path) -> Any:
+    """An index on disk, the stages of an experiment file, or a collection of an engine: all of them have `hits` and `run`."""
+    from retriever.remote.addresses import is_address
+
+    if is_address(where):
+        from retriever.remote.search import open_remote_search
+
+        if student is None:
+            raise ConfigError(f"search: {where} keeps no student. Give the one that made it: --student FOLDER")
+        return open_remote_search(where, student)
+    if where.endswith(".toml"):
+        from retriever.stage_step import open_stages
+
+        return open_stages(pipeline_of(Path(where), set_, work))
+    from retriever.search import open_index
+
+    return open_index(Path(where))
+
+
+def _show_hits(found: Any, asked: dict[str, Any], k: int, where: list[Condition], as_json: bool) -> None:
     from retriever.search import snippet
 
     for query_id, query in asked.items():

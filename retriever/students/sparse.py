@@ -62,6 +62,14 @@ class SparseStudent:
         return int(self.model.get_embedding_dimension() or 0)
 
     @property
+    def vocabulary(self) -> list[str]:
+        """[V], the word of each dimension; "" for one without, where the head was padded to a round number."""
+        words = [""] * self.dimensions
+        for word, number in self.model.tokenizer.get_vocab().items():
+            words[number] = word
+        return words
+
+    @property
     def unit(self) -> Unit:
         """What an inner product of its vectors is."""
         return "cosine" if self.model.similarity_fn_name == "cosine" else "dot"

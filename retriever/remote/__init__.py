@@ -1,0 +1,1 @@
+"""Collections that outgrow one machine, kept and searched by an engine: Qdrant or Milvus."""

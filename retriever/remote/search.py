@@ -1,0 +1,73 @@
+"""Search with a student in a collection that an engine keeps: the same questions as to an index on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from retriever.encodings import Encoder
+from retriever.errors import ConfigError
+from retriever.filters import Condition, conditions_from
+from retriever.index.layout import MANIFEST, index_folder, read_version
+from retriever.index.snapshot import open_student
+from retriever.plugins import load_kind
+from retriever.remote.index import RemoteIndex, open_remote
+from retriever.runs import Run
+from retriever.search import Hit
+from retriever.types import Query
+
+ASKED_TOGETHER = 256
+"""Queries encoded at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteSearch:
+    """A student and the collection that it made."""
+
+    index: RemoteIndex
+    encoder: Encoder
+
+    def __len__(self) -> int:
+        """N, the number of documents."""
+        return len(self.index)
+
+    def hits(self, query: str | Query, k: int = 10, where: Mapping[str, Any] | Sequence[Condition] = ()) -> list[Hit]:
+        """The best k documents of one query with their texts, best first; as `SearchIndex.hits`."""
+        asked = query if isinstance(query, Query) else Query("query", query)
+        conditions = conditions_from(where) if isinstance(where, Mapping) else where
+        points = self.index.search(self.encoder.encode_queries([asked]), k, conditions)[0]
+        return [Hit(rank, point.score, point.document) for rank, point in enumerate(points, 1)]
+
+    def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
+        """The best k documents of many queries, as a run."""
+        conditions = conditions_from(where) if isinstance(where, Mapping) else where
+        scores: dict[str, dict[str, float]] = {}
+        listed = list(queries.values())
+        for start in range(0, len(listed), ASKED_TOGETHER):
+            some = listed[start : start + ASKED_TOGETHER]
+            for query, points in zip(some, self.index.search(self.encoder.encode_queries(some), k, conditions), strict=True):
+                scores[query.query_id] = {point.document.doc_id: point.score for point in points}
+        return Run.from_dict(name or self.index.address.collection, scores)
+
+
+def open_remote_search(address: str, student: Path) -> RemoteSearch:
+    """The collection at an address, searched with the student in a folder: of an experiment, an index, or the student's own.
+
+    Raises:
+        ConfigError: there is no student in the folder, or the address is wrong.
+        SearchIndexError: the engine does not answer, or the collection was made by another student.
+    """
+    remote = open_remote(address)
+    folder = index_folder(student)
+    if (folder / MANIFEST).is_file():
+        encoder = open_student(folder, read_version(folder))
+    else:
+        own = next((path for path in (student / "train" / "student", student) if (path / "modules.json").is_file()), None)
+        if own is None:
+            raise ConfigError(f"--student {student}: no student here. Name the folder of an experiment, of an index or of a student")
+        encoder = load_kind("students", remote.facts.student_kind, str(student)).load_folder(own)
+    if encoder.identity != remote.facts.encoder:
+        raise ConfigError(f"{address}: was made with the student {remote.facts.encoder}, and {student} holds {encoder.identity}. Search with that student")
+    return RemoteSearch(remote, encoder)
