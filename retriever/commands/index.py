@@ -31,7 +31,7 @@ app = typer.Typer(
     cls=_BuildsByDefault,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Build an experiment's index (retriever index FILE.toml), or change, check and mend one.",
+    help="Build an index (index FILE.toml), or change, check, mend one.",
 )
 
 Index = Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.", metavar="INDEX")]
