@@ -355,6 +355,7 @@ def _written(folder: Path, documents: Iterable[tuple[str, Document]], snapshot: 
         if stale.name != "encodings":
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     (incoming / DOCUMENTS).rename(partial / DOCUMENTS)
+    incoming.rmdir()
     return partial
 
 
