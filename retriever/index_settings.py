@@ -71,6 +71,8 @@ class QuantisedSettings(ApproximateSettings):
     def _has_codes(self) -> QuantisedSettings:
         if self.pq_bytes and self.quantisation != "pq":
             raise ValueError(f'pq_bytes is of quantisation = "pq", found "{self.quantisation}". Leave one of them out')
+        if self.refine and self.refine > 1 and self.quantisation == "none":
+            raise ValueError('refine is of a quantisation; found "none", whose scores are exact already. Leave it out')
         return self
 
 
@@ -92,6 +94,7 @@ class HnswSettings(QuantisedSettings):
     """A graph of near vectors, walked from far to near (Malkov and Yashunin 2018)."""
 
     kind: Literal["hnsw"] = "hnsw"
+    quantisation: Literal["none", "fp16", "int8"] = Field("none", description="how a vector is kept: fp16 halves it, int8 quarters it")
     neighbours: PositiveInt = Field(32, description="edges of a vector: memory, and recall")
     ef_construction: PositiveInt = Field(100, description="candidates when a vector is put in: building time, and recall")
     ef_search: PositiveInt | None = Field(None, description="candidates when a query walks; chosen on a sample when left out")
@@ -101,13 +104,14 @@ class InvertedSettings(IndexSettings):
     """Sparse vectors, every document that shares a term scored: exact."""
 
     kind: Literal["inverted"] = "inverted"
+    quantised: bool = Field(False, description="a value is kept in a byte: 5 bytes an entry and not 8, and the scores are those of the rounded values")
 
 
 class SeismicSettings(ApproximateSettings):
     """Sparse vectors in blocks of each term's postings, skipped by their summaries (Bruch et al. 2024)."""
 
     kind: Literal["seismic"] = "seismic"
-    postings: PositiveInt | None = Field(None, description="kept of a term on average; chosen from the collection when left out")
+    postings: PositiveInt | None = Field(None, description="kept of a term on average: a tenth of what it has, or as many as reach the recall, when left out")
     query_cut: PositiveInt | None = Field(None, description="heaviest terms of a query whose blocks are looked at; chosen on a sample when left out")
     heap_factor: float | None = Field(None, gt=0, le=1, description="blocks below this share of the least kept score are skipped; chosen when left out")
 
@@ -122,10 +126,10 @@ class TokenClustersSettings(ApproximateSettings):
     """A vector for each token as its nearest centroid and a coarse residual; MaxSim for documents near the query's tokens alone."""
 
     kind: Literal["token_clusters"] = "token_clusters"
-    bits: Literal[1, 2, 4] = Field(2, description="of each dimension of a token's residual")
+    bits: Literal[1, 2, 4] = Field(2, description="of each dimension of a token's residual; 4 where rounding to 2 loses more than recall allows")
     centroids: PositiveInt | None = Field(None, description="of the token vectors; about 16 times the root of their number when left out")
     probes: PositiveInt | None = Field(None, description="centroids looked at for each token of a query; chosen on a sample when left out")
-    candidates: PositiveInt | None = Field(None, description="documents scored exactly for a query; chosen on a sample when left out")
+    candidates: PositiveInt | None = Field(None, description="documents scored by all their tokens' vectors for a query; chosen on a sample when left out")
 
 
 class PrivateIndexSettings(IndexSettings):

@@ -1,7 +1,6 @@
 """The inverted index against brute force, and what becomes of a damaged file."""
 
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,51 +13,9 @@ from retriever.errors import SearchIndexError
 from retriever.index_settings import InvertedSettings
 from retriever.indexing import inverted
 from retriever.ragged import Ragged
+from tests.sparse_material import Blocks, brute_force, pairs, random_matrix, sparse
 
 FILES = ("offsets.npy", "rows.npy", "values.npy")
-
-
-class Blocks:
-    """A matrix [N, V] as sparse vectors, a few documents at a time."""
-
-    def __init__(self, matrix: NDArray[np.float32], size: int = 7, folder: Path = Path("vectors")) -> None:
-        self.matrix = matrix
-        self.size = size
-        self.folder = folder
-        self.dimensions = matrix.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.matrix)
-
-    def blocks(self) -> Iterator[Ragged]:
-        for start in range(0, len(self.matrix), self.size):
-            yield sparse(self.matrix[start : start + self.size])
-
-
-def sparse(matrix: NDArray[np.float32]) -> Ragged:
-    """The entries of each row that are not 0."""
-    places, dimensions = np.nonzero(matrix)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=len(matrix)))]).astype(np.int64)
-    return Ragged(offsets, {"dimensions": dimensions.astype(np.int32), "values": matrix[places, dimensions]})
-
-
-def random_matrix(rows: int, dimensions: int, seed: int = 1, share: float = 0.2) -> NDArray[np.float32]:
-    draw = np.random.default_rng(seed)
-    return (draw.random((rows, dimensions)) * (draw.random((rows, dimensions)) < share)).astype(np.float32)
-
-
-def brute_force(queries: NDArray[np.float32], documents: NDArray[np.float32], k: int) -> list[list[tuple[int, float]]]:
-    """By the definition: every product, those above 0, best first, equal ones by row."""
-    found = []
-    for query in queries:
-        scores = [sum(float(a) * float(b) for a, b in zip(query, document, strict=True)) for document in documents]
-        ranked = sorted((-score, row) for row, score in enumerate(scores) if score > 0)
-        found.append([(row, -score) for score, row in ranked[:k]])
-    return found
-
-
-def pairs(found: tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.float32]]]) -> list[list[tuple[int, float]]]:
-    return [list(zip(rows.tolist(), scores.tolist(), strict=True)) for rows, scores in zip(*found, strict=True)]
 
 
 @pytest.fixture
@@ -134,6 +91,119 @@ def test_an_opened_index_outlives_its_replacement(built: Path) -> None:
     assert len(inverted.open_index(built)) == 10
 
 
+@settings(max_examples=30, deadline=None)
+@given(documents=st.integers(0, 25), k=st.integers(0, 30), block=st.integers(1, 30), seed=st.integers(0, 1000))
+def test_blocks_of_documents_change_nothing_and_only_allowed_documents_are_found(documents: int, k: int, block: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    matrix, queries = (draw.integers(0, 3, (rows, 4)).astype(np.float32) for rows in (documents, 3))
+    allowed = draw.random(documents) < draw.random()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverted, "DOCUMENTS", block)
+        index = inverted.of_vectors(Blocks(matrix))
+        assert pairs(index.search(sparse(queries), k)) == brute_force(queries, matrix, k)
+        assert pairs(index.search(sparse(queries), k, allowed)) == brute_force(queries, matrix * allowed[:, None], k)
+
+
+def test_thousands_of_documents_are_ranked_as_by_a_sort_of_all_scores() -> None:
+    matrix, queries = random_matrix(5000, 40, seed=5).round(1), random_matrix(3, 40, seed=6).round(1)
+    products = queries.astype(np.float64) @ matrix.T.astype(np.float64)
+    found, scores = inverted.of_vectors(Blocks(matrix, 1000)).search(sparse(queries), 50)
+    for rows, values, exact in zip(found, scores, products, strict=True):
+        np.testing.assert_allclose(values, np.sort(exact)[::-1][:50], rtol=1e-6)
+        np.testing.assert_allclose(values, exact[rows], rtol=1e-6)
+
+
+def test_sums_of_hundreds_of_products_are_exact_to_a_hundred_thousandth() -> None:
+    matrix = random_matrix(20, 500, share=1.0)
+    exact = matrix.astype(np.float64) @ matrix[0].astype(np.float64)
+    rows, scores = inverted.of_vectors(Blocks(matrix)).search(sparse(matrix[:1]), 20)
+    np.testing.assert_allclose(scores[0], exact[rows[0]], rtol=1e-5)
+
+
+def test_a_term_that_a_query_has_twice_counts_twice() -> None:
+    query = Ragged(np.array([0, 2]), {"dimensions": np.array([0, 0], dtype=np.int32), "values": np.array([1, 2], dtype=np.float32)})
+    assert pairs(inverted.of_vectors(Blocks(np.array([[2]], dtype=np.float32))).search(query, 1)) == [[(0, 6)]]
+
+
+# Encodings
+
+
+@settings(max_examples=30, deadline=None)
+@given(documents=st.integers(1, 20), asked=st.lists(st.integers(0, 19), max_size=8), part=st.integers(1, 40), gap=st.integers(1, 20))
+def test_the_entries_of_documents_are_rebuilt_from_the_postings(documents: int, asked: list[int], part: int, gap: int) -> None:
+    matrix = random_matrix(documents, 6, seed=documents, share=0.5)
+    rows = np.array([row % documents for row in asked], dtype=np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inverted, "POSTINGS", part)
+        patch.setattr(inverted, "GAP", gap)
+        found, expected = inverted.of_vectors(Blocks(matrix)).encodings(rows), sparse(matrix[rows])
+    assert found is not None
+    for one, other in ((found.offsets, expected.offsets), *((found.columns[name], expected.columns[name]) for name in ("dimensions", "values"))):
+        assert one.dtype == other.dtype
+        assert one.tolist() == other.tolist()
+
+
+def test_damaged_rows_are_met_when_documents_are_rebuilt(built: Path) -> None:
+    rows = np.load(built / "rows.npy")
+    np.save(built / "rows.npy", rows[::-1].copy())
+    with pytest.raises(SearchIndexError, match=r"rows\.npy: the index file is cut or damaged"):
+        inverted.open_index(built).encodings(np.arange(10, 20))
+
+
+# Quantised
+
+
+def test_quantised_values_are_the_nearest_of_255_levels_up_to_the_largest_of_the_term(tmp_path: Path) -> None:
+    matrix = np.array([[51, 0], [10.3, 4], [0.01, 2.01]], dtype=np.float32)  # a level of the first term is 0.2, of the second 4 / 255
+    inverted.build(Blocks(matrix), tmp_path, InvertedSettings(quantised=True))
+    index = inverted.open_index(tmp_path)
+    assert index.values.tolist() == [255, 52, 1, 255, 128]  # nothing becomes 0: 10.3 / 0.2 is 51.5, and an even number is nearest
+    found, scores = index.search(sparse(np.array([[1, 0], [0, 1]], dtype=np.float32)), 3)
+    assert [rows.tolist() for rows in found] == [[0, 1, 2], [1, 2]]
+    np.testing.assert_allclose(scores[0], [51, 10.4, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(scores[1], [4, 128 * 4 / 255], rtol=1e-6)
+
+
+def test_a_quantised_entry_takes_5_bytes_and_cannot_be_expectedback(tmp_path: Path) -> None:
+    matrix = random_matrix(50, 30)
+    inverted.build(Blocks(matrix), tmp_path, InvertedSettings(quantised=True))
+    entries = np.count_nonzero(matrix)
+    assert [(tmp_path / name).stat().st_size - 128 for name in (*FILES, "scales.npy")] == [8 * 31, 4 * entries, entries, 4 * 30]
+    assert inverted.open_index(tmp_path).encodings(np.array([0])) is None
+
+
+def test_quantised_scores_are_within_a_level_for_each_product(tmp_path: Path) -> None:
+    matrix, queries = random_matrix(200, 30), random_matrix(5, 30, seed=2)
+    inverted.build(Blocks(matrix), tmp_path, InvertedSettings(quantised=True))
+    found, scores = inverted.open_index(tmp_path).search(sparse(queries), 200)
+    level = matrix.max(axis=0) / 255
+    for rows, values, query in zip(found, scores, queries, strict=True):
+        off = np.abs(values - matrix[rows] @ query)
+        assert (off <= (matrix[rows] > 0) @ (level * query) + 1e-6).all()
+
+
+@pytest.mark.parametrize("wrong", [-0.5, np.nan])
+def test_a_value_that_is_not_above_0_cannot_be_quantised(tmp_path: Path, wrong: float) -> None:
+    matrix = np.array([[1, wrong]], dtype=np.float32)
+    with pytest.raises(SearchIndexError, match=r"vectors: has the value .*, and quantised = true needs values above 0"):
+        inverted.build(Blocks(matrix), tmp_path, InvertedSettings(quantised=True))
+    with pytest.raises(SearchIndexError, match=r"inverted\.json: the index file is missing"):
+        inverted.open_index(tmp_path)
+
+
+def test_missing_scales_are_one_clear_line(tmp_path: Path) -> None:
+    inverted.build(Blocks(random_matrix(5, 3)), tmp_path, InvertedSettings(quantised=True))
+    (tmp_path / "scales.npy").unlink()
+    with pytest.raises(SearchIndexError, match=r"scales\.npy: the index file is missing"):
+        inverted.open_index(tmp_path)
+
+
+def test_an_index_that_is_no_longer_quantised_leaves_no_scales(tmp_path: Path) -> None:
+    inverted.build(Blocks(random_matrix(5, 3)), tmp_path, InvertedSettings(quantised=True))
+    inverted.build(Blocks(random_matrix(5, 3)), tmp_path, InvertedSettings())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inverted.json", *FILES]
+
+
 # Files
 
 
@@ -145,6 +215,25 @@ def test_an_entry_takes_8_bytes_and_a_term_8(built: Path) -> None:
 
 def test_numpy_opens_the_arrays(built: Path) -> None:
     assert [np.load(built / name).dtype for name in FILES] == [np.int64, np.int32, np.float32]
+
+
+@pytest.mark.parametrize("part", [1, 50, 300])
+@pytest.mark.parametrize("quantised", [False, True])
+def test_terms_written_in_parts_are_those_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, quantised: bool) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, postings in ((whole, inverted.POSTINGS), (parts, part)):
+        folder.mkdir()
+        monkeypatch.setattr(inverted, "POSTINGS", postings)
+        inverted.build(Blocks(random_matrix(50, 30)), folder, InvertedSettings(quantised=quantised))
+    assert [path.read_bytes() for path in sorted(parts.iterdir())] == [path.read_bytes() for path in sorted(whole.iterdir())]
+
+
+def test_facts_of_an_earlier_version_do_not_say_whether_values_are_quantised(built: Path) -> None:
+    path = built / "inverted.json"
+    facts = json.loads(path.read_text())
+    del facts["quantised"]
+    path.write_text(json.dumps(facts))
+    assert inverted.open_index(built).values.dtype == np.float32
 
 
 @pytest.mark.parametrize("name", [*FILES, "inverted.json"])

@@ -15,9 +15,9 @@ FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
         *("types", "errors", "files", "resources", "plugins", "models", "config", "settings"),
-        *("teacher_settings", "student_settings", "index_settings", "generation_settings"),
+        *("teacher_settings", "student_settings", "index_settings", "stage_settings", "generation_settings"),
         *("collection", "document_table", "document_fields", "filters", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings", "vector_index"),
-        "engines",
+        *("engines", "tasks"),
         *("token_batches", "backends"),
         *("store", "store_files", "shards", "scoring"),
         *("units", "views", "calibration"),
