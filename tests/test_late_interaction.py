@@ -260,7 +260,7 @@ def test_the_index_ranks_by_the_students_score(late_folder: Path, tmp_path: Path
 
         index = multivector.of_vectors(cast(DocumentEncodings, Encodings(documents)), tmp_path)
         rows, found = index.search(student.encode_queries(QUERIES), 5)
-        assert rows.tolist() == np.argsort(-scores(student), axis=1).tolist()
+        assert np.array(rows).tolist() == np.argsort(-scores(student), axis=1).tolist()
         np.testing.assert_allclose(found, -np.sort(-scores(student), axis=1), atol=1e-5)
 
 

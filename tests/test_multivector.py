@@ -55,7 +55,7 @@ def best_of(token: NDArray[np.float64], document: NDArray[np.float32]) -> float:
 
 
 def check(index: multivector.MultiVectorIndex, queries: Texts, documents: Texts, k: int) -> None:
-    rows, scores = index.search(ragged(queries), k)
+    rows, scores = (np.array(found) for found in index.search(ragged(queries), k))
     expected = slow_scores(queries, documents)
     assert (rows.shape, rows.dtype, scores.dtype) == ((len(queries), min(k, len(documents))), np.int64, np.float32)
     np.testing.assert_allclose(scores, -np.sort(-expected, axis=1)[:, :k], atol=1e-5)
@@ -96,7 +96,7 @@ def test_the_usual_sizes_of_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch
     small = multivector.open_index(built).search(queries, 10)
     monkeypatch.undo()
     large = multivector.open_index(built).search(queries, 10)
-    assert small[0].tolist() == large[0].tolist()
+    assert np.array_equal(small[0], large[0])
     np.testing.assert_allclose(small[1], large[1], atol=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_scores_are_stock_sentence_transformers(built: Path) -> None:
     filled = [number for number, document in enumerate(documents) if len(document)]
     expected = maxsim(queries, [documents[number] for number in filled]).numpy()
     rows, scores = multivector.open_index(built).search(ragged(queries), len(filled))
-    assert rows.tolist() == np.array(filled)[np.argsort(-expected, axis=1)].tolist()
+    assert np.array(rows).tolist() == np.array(filled)[np.argsort(-expected, axis=1)].tolist()
     np.testing.assert_allclose(scores, -np.sort(-expected, axis=1), atol=1e-5)
 
 
@@ -115,19 +115,40 @@ def test_by_hand() -> None:
     index = multivector.MultiVectorIndex(np.concatenate(documents).astype(np.float16), offsets, Path("by hand"))
     rows, scores = index.search(ragged([np.array([[1, 0], [0, 2]], dtype=np.float32)]), 5)
     # Equal ones in the collection's order; the one without tokens is as bad as can be: minus the lengths 1 and 2.
-    assert rows.tolist() == [[2, 0, 4, 3, 1]]
-    assert scores.tolist() == [[3, 1, 1, -1, -3]]
+    assert rows[0].tolist() == [2, 0, 4, 3, 1]
+    assert scores[0].tolist() == [3, 1, 1, -1, -3]
 
 
 def test_a_query_without_tokens_finds_every_document_equally_good(built: Path) -> None:
     rows, scores = multivector.open_index(built).search(ragged([np.zeros((0, 8), dtype=np.float32), *random_texts(3, 1, shortest=2)]), 4)
     assert (rows[0].tolist(), scores[0].tolist()) == ([0, 1, 2, 3], [0, 0, 0, 0])
-    assert scores[1, 0] > scores[1, 3]
+    assert scores[1][0] > scores[1][3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), documents=st.integers(1, 30), share=st.sampled_from([0.0, 0.1, 0.5, 1.0]), k=st.integers(1, 40))
+def test_only_allowed_documents_are_found_and_none_of_them_is_lost(seed: int, documents: int, share: float, k: int) -> None:
+    texts, asked = random_texts(seed, documents), random_texts(seed + 1, 3, shortest=1)
+    allowed = np.random.default_rng(seed).random(documents) < share
+    index = multivector.MultiVectorIndex(np.concatenate(texts).astype(np.float16), np.cumsum([0, *(len(text) for text in texts)]), Path("in memory"))
+    expected = np.where(allowed, slow_scores(asked, texts), -np.inf)
+    for rows, scores, wanted in zip(*index.search(ragged(asked), k, allowed), expected, strict=True):
+        assert len(rows) == min(k, allowed.sum())
+        np.testing.assert_allclose(scores, -np.sort(-wanted)[: len(rows)], atol=1e-5)
+        np.testing.assert_allclose(scores, wanted[rows], atol=1e-5)
+        assert len(set(rows.tolist())) == len(rows)
+
+
+def test_the_vectors_of_documents_come_back_as_they_were_given(built: Path) -> None:
+    documents = random_texts(1, 25)
+    found = multivector.open_index(built).encodings(np.array([7, 0, 7, 24]))
+    assert [len(documents[row]) for row in (7, 0, 7, 24)] == found.counts.tolist()
+    assert found.columns["vectors"].dtype == np.float16
+    assert np.array_equal(found.columns["vectors"], np.concatenate([documents[row] for row in (7, 0, 7, 24)]))
 
 
 def test_no_queries_find_nothing(built: Path) -> None:
-    rows, scores = multivector.open_index(built).search(Ragged.of_lists("vectors", [], 8), 5)
-    assert rows.shape == scores.shape == (0, 5)
+    assert multivector.open_index(built).search(Ragged.of_lists("vectors", [], 8), 5) == ([], [])
 
 
 def test_the_files_are_numpys_and_hold_the_vectors_as_they_are(built: Path) -> None:
@@ -161,7 +182,7 @@ def test_a_collection_without_tokens_has_an_index(tmp_path: Path, texts: int) ->
     index = multivector.open_index(tmp_path)
     rows, scores = index.search(ragged([np.eye(8, dtype=np.float32)[:2]]), 5)
     assert (len(index), index.dimensions) == (texts, 8)
-    assert (rows.tolist(), scores.tolist()) == ([list(range(texts))], [[-2] * texts])
+    assert (rows[0].tolist(), scores[0].tolist()) == (list(range(texts)), [-2] * texts)
 
 
 # What is refused
