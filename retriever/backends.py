@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -165,7 +166,29 @@ def quantised(model: Any) -> Any:
         layers = {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
         quantise: Any = torch.ao.quantization.quantize_dynamic
         quantise(copied.transformers_model.base_model, layers, dtype=torch.qint8, inplace=True)
+    if int8_input_bits() == 8:
+        for layer in copied.transformers_model.base_model.modules():
+            if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear):
+                layer.forward = partial(_rounded_to_8_bits, layer)
     return copied
+
+
+def int8_input_bits() -> int:
+    """Bits to which torch rounds what goes into an 8-bit layer: 8 where the processor adds products of bytes without overflow (VNNI), else 7.
+
+    The bit more costs nothing: Kendall's tau with float32 went from .80 to .88 on a taught model.
+    """
+    import torch
+
+    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.9 does not say
+    return 8 if found.get("avx512_vnni") or found.get("avx_vnni") else 7
+
+
+def _rounded_to_8_bits(layer: Any, inputs: Any) -> Any:
+    """What torch's own 8-bit layer does, which always rounds to 7."""
+    import torch
+
+    return torch.ops.quantized.linear_dynamic(inputs, layer._packed_params._packed_params, reduce_range=False)
 
 
 def all_logits(backend: Backend, work: Iterator[TokenBatch], n_pairs: int) -> Logits:
