@@ -24,7 +24,16 @@ from retriever.index import changes
 from retriever.index.changes import add, compact, delete, prune, publish, roll_back
 from retriever.index.layout import kept_versions, read_version
 from retriever.index.soundness import repair, stats, verify
-from retriever.index_settings import AutoSettings, FlatSettings, InvertedSettings, MultiVectorSettings
+from retriever.index_settings import (
+    AutoSettings,
+    FlatSettings,
+    HnswSettings,
+    InvertedSettings,
+    IvfSettings,
+    MultiVectorSettings,
+    SeismicSettings,
+    TokenClustersSettings,
+)
 from retriever.plugins import load_kind
 from retriever.ragged_encodings import encode_ragged
 from retriever.search import SearchIndex, open_index
@@ -206,6 +215,35 @@ def test_every_kind_of_student_has_an_index_that_changes(kind: str, settings: An
     before = all_found(index)
     compact(folder)
     assert all_found(index) == pytest.approx(before, abs=1e-4)
+    assert verify(folder) == []
+
+
+APPROXIMATE = [
+    ("dense", HnswSettings(neighbours=8)),
+    ("dense", IvfSettings(lists=4, quantisation="int8")),
+    ("dense", FlatSettings(quantisation="rabitq")),
+    ("sparse", SeismicSettings()),
+    ("late_interaction", TokenClustersSettings()),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), APPROXIMATE, ids=lambda value: getattr(value, "kind", value))
+def test_an_approximate_index_changes_and_filters_too(kind: str, settings: Any, tmp_path: Path, encoder_folder: Path, documents: list[Document]) -> None:
+    if settings.kind == "seismic":
+        pytest.importorskip("seismic", reason="needs the extra [sparse]")
+    folder = built(tmp_path, kind, encoder_folder, [*documents[:40], *NEW[1:]], settings)
+    index = open_index(folder)
+    assert index.snapshot.segments[0].facts.kind == settings.kind
+    add(folder, listed(NEW[:1]))
+    assert index.hits("owl a small owl that hunts at dusk", 1)[0].document.doc_id == "n1"
+    delete(folder, ["n1", documents[0].doc_id])
+    assert not {"n1", documents[0].doc_id} & set(all_found(index, documents[0].full_text))
+    assert {hit.document.doc_id for hit in index.hits("a tool", 10, {"kind": "tool"})} == {"n2", "n3"}
+    assert {hit.document.doc_id for hit in index.hits("a tool", 10, {"year": {">": 2019}})} == {"n3"}
+    before = [hit.document.doc_id for hit in index.hits("a hammer of wood", 3)]
+    compact(folder)
+    assert index.snapshot.segments[0].facts.kind == settings.kind
+    assert index.hits("a hammer of wood", 1)[0].document.doc_id == before[0] == "n3"
     assert verify(folder) == []
 
 
