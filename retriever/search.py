@@ -88,7 +88,9 @@ class SearchIndex:
             seen = _mark(self.folder)
             version = read_version(self.folder)
             try:
-                return seen, open_snapshot(self.folder, version, before)
+                snapshot = open_snapshot(self.folder, version, before)
+                snapshot.load_encoder()  # so that a damaged student is told now, and not to the first query
+                return seen, snapshot
             except SearchIndexError:
                 if attempt == _ATTEMPTS - 1 or _mark(self.folder) == seen:
                     raise

@@ -382,6 +382,22 @@ def test_the_commands_change_verify_and_mend_an_index(folder: Path, tmp_path: Pa
     assert command("index", "verify", folder).status == 0
 
 
+def test_documents_come_from_a_pipe_too(folder: Path) -> None:
+    lines = "".join(json.dumps({"id": document.doc_id, "text": document.text}) + "\n" for document in NEW)
+    program = [sys.executable, "-m", "retriever", "index", "add", str(folder)]
+    done = subprocess.run(program, input=lines, capture_output=True, text=True, env=process_environment(), check=True)
+    assert done.stdout == f"{folder}: 3 added; version 2, 63 documents\n"
+
+
+def test_deleting_loads_no_student(folder: Path, documents: list[Document]) -> None:
+    program = "import sys; from pathlib import Path; from retriever.index.changes import delete; delete(Path(sys.argv[1]), [sys.argv[2]])"
+    program += "; print('sentence_transformers' in sys.modules)"
+    arguments = [sys.executable, "-c", program, str(folder), documents[0].doc_id]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=process_environment(), check=True)
+    assert done.stdout == "False\n"
+    assert len(open_index(folder)) == 59
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

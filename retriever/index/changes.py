@@ -194,7 +194,7 @@ def roll_back(folder: Path, number: int) -> Version:
         wanted = read_version(folder, number)
         last = max(kept_versions(folder))
         version = wanted.model_copy(update={"number": last + 1, "made": now(), "change": f"back to version {number}"})
-        open_snapshot(folder, version)
+        open_snapshot(folder, version).load_encoder()
         write_version(folder, version)
     return version
 

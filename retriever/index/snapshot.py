@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,23 @@ class Snapshot:
     Attributes:
         folder: of the index.
         version: which.
-        encoder: the student.
         segments: opened.
+        load_encoder: gives the student, loaded at the first call: deleting needs none.
     """
 
     folder: Path
     version: Version
-    encoder: Encoder
     segments: tuple[Segment, ...]
+    load_encoder: Callable[[], Encoder]
+
+    @property
+    def encoder(self) -> Encoder:
+        """The student.
+
+        Raises:
+            SearchIndexError: it cannot be loaded, or it is another one.
+        """
+        return self.load_encoder()
 
     def __len__(self) -> int:
         """How many documents can be found."""
@@ -128,9 +137,10 @@ def open_snapshot(folder: Path, version: Version, before: Snapshot | None = None
     """A version, opened; what an earlier snapshot has open of it is taken from there.
 
     Raises:
-        SearchIndexError: a file is missing or damaged, or the student is another one.
+        SearchIndexError: a file is missing or damaged, or a segment was made by another student.
     """
-    encoder = before.encoder if before and before.version.encoder == version.encoder else open_student(folder, version)
+    same = before is not None and before.version.encoder == version.encoder
+    load = before.load_encoder if before and same else cache(lambda: open_student(folder, version))
     known = {segment.used: segment for segment in before.segments} if before else {}
     segments = tuple(known.get(used) or open_segment(folder, used) for used in version.segments)
     for segment in segments:
@@ -138,7 +148,7 @@ def open_snapshot(folder: Path, version: Version, before: Snapshot | None = None
             raise SearchIndexError(
                 f"{folder}: segment {segment.used.name} was built with the student {segment.facts.encoder}, the index has {version.encoder}. {AGAIN}"
             )
-    return Snapshot(folder, version, encoder, segments)
+    return Snapshot(folder, version, segments, load)
 
 
 def open_student(folder: Path, version: Version) -> Any:

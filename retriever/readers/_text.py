@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 from retriever.errors import DataError
 from retriever.readers import Judgement
 
+_GZIP = b"\x1f\x8b"
 _QRELS = re.compile(r"qrels(?:[.\-_](?P<split>.+?))??(?:\.(?:tsv|txt|qrels|trec))?(?:\.gz)?")
 _SPLIT = re.compile(r"(?P<split>[^.].*?)\.(?:tsv|txt|qrels|trec)(?:\.gz)?")
 
@@ -20,7 +21,7 @@ _SPLIT = re.compile(r"(?P<split>[^.].*?)\.(?:tsv|txt|qrels|trec)(?:\.gz)?")
 def is_gzip(path: Path) -> bool:
     """Whether a file begins as gzip does, whatever its name."""
     with path.open("rb") as stream:
-        return stream.read(2) == b"\x1f\x8b"
+        return stream.read(2) == _GZIP
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -46,8 +47,14 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The bytes of a file, decompressed when it is gzip."""
-    return cast(BinaryIO, gzip.open(path, "rb") if is_gzip(path) else path.open("rb"))
+    """The bytes of a file or a pipe, decompressed when they are gzip."""
+    stream = path.open("rb")
+    if stream.peek(2)[:2] != _GZIP:  # not opened twice: what was read of a pipe is gone
+        return stream
+    if not path.is_file():
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    stream.close()
+    return cast(BinaryIO, gzip.open(path, "rb"))
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
