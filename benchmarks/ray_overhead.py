@@ -28,7 +28,7 @@ from retriever.config import CandidateSettings, CollectionSettings, ScoringSetti
 from retriever.files import text_hash
 from retriever.ray_engine import connect, ray_engine
 from retriever.runs import Run
-from retriever.scoring import ScoringEngine, local_engine
+from retriever.scoring import ScoringEngine, local_engine, scored_shard
 from retriever.store import ScoreStore
 from retriever.types import Document, Query, ScoredPairs, Teacher, TeacherIdentity
 
@@ -121,7 +121,7 @@ def compare(work: Path, collection: Collection, load: Callable[[], Teacher], arg
     begin = time.perf_counter()
     connect(settings)
     start = time.perf_counter() - begin
-    with ray_engine(settings, load) as engine:
+    with ray_engine(settings, load, scored_shard, f'teacher "{teacher.identity.name}"') as engine:
         first = seconds_of(work / "first", collection, teacher, few, engine)  # the worker starts and loads the model
         by_ray = seconds_of(work / "ray", collection, teacher, candidates, engine)
     same = shards(work / "local") == shards(work / "ray")

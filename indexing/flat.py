@@ -1,4 +1,4 @@
-"""Exact search with FAISS: every document's vector is compared, nothing is lost."""
+"""Search with FAISS in which every document's vector is compared: exact, unless the vectors are quantised."""
 
 from __future__ import annotations
 
@@ -9,66 +9,91 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.encodings import Vectors
-from retriever.errors import MissingExtraError, SearchIndexError
+from retriever.encodings import DocumentEncodings
 from retriever.files import write_atomic
 from retriever.index_settings import FlatSettings
+from retriever.indexing._effort import settle
+from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, training_sample
+from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, damaged, open_full, read_facts, read_index, write_facts
 
-FILE = "index.faiss"
+FACTS = "flat.json"
+"""Beside an index of codes; one of whole vectors says all of itself."""
+
+TRAINED_ON = 1 << 16
+
+FEW = 4
+"""Where no more than this part of the documents is allowed, their vectors are copied and compared: sooner than passing over the others."""
+
 _HEADER = struct.Struct("<4siqqq?iq")
 """FAISS's own: "IxFI", D, N, two numbers without meaning, trained, metric (0: inner product), numbers that follow."""
 
 
-def build(vectors: Vectors, folder: Path, settings: FlatSettings) -> None:
-    """Writes a flat inner-product index of the vectors, in their order, as a file that stock FAISS opens."""
-    write_atomic(folder / FILE, lambda path: _faiss().write_index(of_vectors(vectors, folder).index, str(path)))
-
-
-class FlatIndex:
+class FlatIndex(DenseIndex):
     """An opened flat index."""
 
-    def __init__(self, index: Any, folder: Path) -> None:
-        self.index = index
-        self.folder = folder
+    def _find(self, queries: NDArray[np.float32], depth: int, candidates: int, selector: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        parameters = library().SearchParameters(sel=selector) if selector is not None else None
+        if self.quantisation != "none":
+            scores, rows = self._engine(queries, depth, parameters).search(queries, depth, params=parameters)
+            return scores, rows
+        further = min(candidates, depth + 1)
+        scores, rows = self._engine(queries, further, parameters).search(queries, further, params=parameters)
+        if (scores[:, 1:] == scores[:, :-1]).any():
+            for number in np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(axis=1)):
+                scores[number, :depth], rows[number, :depth] = self._first_of_equals(queries[number : number + 1], depth, candidates, parameters)
+        return scores[:, :depth], rows[:, :depth]
 
-    def __len__(self) -> int:
-        """N, the number of documents."""
-        return int(self.index.ntotal)
+    def _first_of_equals(self, query: NDArray[np.float32], depth: int, candidates: int, parameters: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What was found for a query of which several documents have the same score, those in the order of their rows: FAISS keeps any of them."""
+        further = min(candidates, depth + 1)
+        scores, rows = self.index.search(query, further, params=parameters)
+        while further < candidates and scores[0, depth - 1] == scores[0, -1]:
+            further = min(candidates, 4 * further)
+            scores, rows = self.index.search(query, further, params=parameters)
+        order = np.lexsort((rows[0], -scores[0]))[:depth]
+        return scores[0, order], rows[0, order]
 
-    @property
-    def dimensions(self) -> int:
-        """D."""
-        return int(self.index.d)
-
-    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows and inner products of the best documents, best first.
-
-        Args:
-            queries: [B, D].
-            k: documents a query; cut to N.
-
-        Returns:
-            Rows int64 [B, min(k, N)] and scores float32 of the same shape.
-
-        Raises:
-            SearchIndexError: the vectors have another dimension, or are not finite.
-        """
-        if queries.shape[1] != self.dimensions:
-            raise SearchIndexError(
-                f"{self.folder}: holds vectors of {self.dimensions} dimensions, the query has {queries.shape[1]}. Search with the student it was built with"
-            )
-        if not np.isfinite(queries).all():
-            raise SearchIndexError(f"{self.folder}: a query's vector is not finite")
-        scores, rows = self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(self)))
-        return rows.astype(np.int64), scores
+    def _few(self, candidates: int, k: int) -> bool:
+        if self.quantisation == "rabitq" and self.full is None:
+            return False  # its scores are not products with what it keeps of a vector
+        return self.quantisation == "pq" or candidates * FEW <= len(self)  # FAISS selects among no pq codes
 
 
-def of_vectors(vectors: Vectors, folder: Path | None = None) -> FlatIndex:
+def of_vectors(vectors: DocumentEncodings, folder: Path | None = None) -> FlatIndex:
     """A flat index in memory, not written anywhere."""
-    index = _faiss().IndexFlatIP(vectors.dimensions)
-    for block in vectors.blocks():
-        index.add(np.ascontiguousarray(block))
+    index = library().IndexFlatIP(vectors.dimensions)
+    reserve(index.codes, 4 * len(vectors) * vectors.dimensions)
+    for chunk in chunks(vectors):
+        index.add(chunk)
     return FlatIndex(index, folder or vectors.folder)
+
+
+def build(vectors: DocumentEncodings, folder: Path, settings: FlatSettings) -> dict[str, Any]:
+    """Writes a flat inner-product index of the vectors, in their order, as a file that stock FAISS opens.
+
+    Returns:
+        The quantisation; of one that loses something the refinement, and the recall and milliseconds that were measured of it.
+
+    Raises:
+        ConfigError: the codes do not fit the dimensions.
+        SearchIndexError: there are no documents.
+    """
+    code = code_name(settings, vectors.dimensions)
+    for name in (FACTS, VECTORS):
+        (folder / name).unlink(missing_ok=True)  # files of two indexes never stand beside each other
+    if settings.quantisation == "none":
+        write_atomic(folder / FILE, lambda path: _write_whole(vectors, path))
+        return {"quantisation": "none"}
+    index = made(vectors.dimensions, code)
+    index.train(training_sample(vectors, TRAINED_ON))
+    reserve(index.codes, index.code_size * len(vectors))
+    for chunk in chunks(vectors):
+        index.add(chunk)
+    write_atomic(folder / FILE, lambda path: library().write_index(index, str(path)))
+    served = FlatIndex(read_index(folder / FILE), folder, settings.quantisation)
+    told = settle(served, vectors, settings, (1,))
+    facts = Facts(len(vectors), vectors.dimensions, settings.quantisation, 1, served.refine, index.code_size * len(vectors), told)
+    return write_facts(folder / FACTS, facts, None)
 
 
 def open_index(folder: Path) -> FlatIndex:
@@ -77,14 +102,24 @@ def open_index(folder: Path) -> FlatIndex:
     Raises:
         SearchIndexError: there is none, or its file is cut or damaged.
     """
-    faiss = _faiss()
     path = folder / FILE
-    try:
-        _check_header(path)
-        return FlatIndex(faiss.read_index(str(path), getattr(faiss, "IO_FLAG_MMAP_IFC", 0)), folder)  # FAISS before 1.11 reads it into memory
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = "cut or damaged" if path.exists() else "missing"
-        raise SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index") from error
+    if not (folder / FACTS).exists():
+        try:
+            _check_header(path)
+        except (OSError, ValueError) as error:
+            raise damaged(path) from error
+        return FlatIndex(read_index(path), folder)
+    facts = read_facts(folder / FACTS, None)
+    full = open_full(folder, facts.documents, facts.dimensions) if facts.full else None
+    return FlatIndex(read_index(path), folder, facts.quantisation, full, facts.refine)
+
+
+def _write_whole(vectors: DocumentEncodings, path: Path) -> None:
+    numbers = len(vectors) * vectors.dimensions
+    with path.open("wb") as stream:
+        stream.write(_HEADER.pack(b"IxFI", vectors.dimensions, len(vectors), 1 << 20, 1 << 20, True, 0, numbers))
+        for chunk in chunks(vectors):
+            stream.write(chunk.data)
 
 
 def _check_header(path: Path) -> None:
@@ -100,11 +135,3 @@ def _check_header(path: Path) -> None:
     right_kind = (magic, trained, metric) == (b"IxFI", True, 0) and min(dimensions, documents) >= 0
     if not right_kind or floats != dimensions * documents or path.stat().st_size != _HEADER.size + 4 * floats:
         raise ValueError("not a whole flat index")
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtraError("faiss", "cpu") from error
-    return faiss

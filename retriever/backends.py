@@ -167,9 +167,9 @@ def quantised(model: Any) -> Any:
         quantise: Any = torch.ao.quantization.quantize_dynamic
         quantise(copied.transformers_model.base_model, layers, dtype=torch.qint8, inplace=True)
     if int8_input_bits() == 8:
-        for layer in copied.transformers_model.base_model.modules():
-            if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear):
-                layer.forward = partial(_rounded_to_8_bits, layer)
+        rounding: list[Any] = [layer for layer in copied.transformers_model.base_model.modules() if type(layer) is torch.ao.nn.quantized.dynamic.Linear]
+        for layer in rounding:
+            layer.forward = partial(_rounded_to_8_bits, layer)
     return copied
 
 
@@ -180,7 +180,7 @@ def int8_input_bits() -> int:
     """
     import torch
 
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.9 does not say
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.9 does not say
     return 8 if found.get("avx512_vnni") or found.get("avx_vnni") else 7
 
 

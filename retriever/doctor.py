@@ -27,7 +27,10 @@ EXTRAS = {
     "llm": ("gguf", "language models in GGUF files"),
     "export": ("openvino", "cross-encoders by OpenVINO and ONNX Runtime"),
     "lucene": ("pyserini", "BM25 by Lucene"),
-    "ray": ("ray", "scoring on several machines"),
+    "ray": ("ray", "scoring, encoding and writing queries on several machines"),
+    "sparse": ("pyseismic-lsr", "approximate indexes of sparse vectors"),
+    "qdrant": ("qdrant-client", "collections kept by Qdrant"),
+    "milvus": ("pymilvus", "collections kept by Milvus"),
     "lora": ("peft", "training of low-rank adapters"),
     "tensorboard": ("tensorboard", "curves of a training while it runs"),
 }

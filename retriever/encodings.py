@@ -17,6 +17,7 @@ from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.files import write_atomic, write_json
 from retriever.ragged import Ragged
+from retriever.tasks import Engine, here
 from retriever.types import Document, Query, Unit
 
 BLOCK = 1024
@@ -106,13 +107,21 @@ def score_rows(
     return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
-class VectorEncoder(Protocol):
-    """An encoder whose encodings are vectors [n, D]."""
+class DocumentEncoder(Protocol):
+    """What encodes documents; that is all that is asked of it here."""
 
     @property
     def identity(self) -> str:
         """As an `Encoder`'s."""
         ...
+
+    def encode_documents(self, documents: Sequence[Document]) -> Encoding:
+        """The encodings of n documents."""
+        ...
+
+
+class VectorEncoder(DocumentEncoder, Protocol):
+    """An encoder whose encodings are vectors [n, D]."""
 
     @property
     def dimensions(self) -> int:
@@ -160,52 +169,69 @@ class Vectors:
         return np.asarray(np.load(_block_path(self.folder, number), mmap_mode="r", allow_pickle=False))
 
 
-def encode_collection(encoder: VectorEncoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None) -> Vectors:
-    """The vectors of all documents, read from `folder` where they are there already.
+def encode_block(encoder: DocumentEncoder, collection: Collection, rows: range) -> Any:
+    """What an encoder makes of the documents of some rows, one after the other."""
+    return encoder.encode_documents(list(islice(collection.documents(rows.start), len(rows))))
+
+
+EncodingEngine = Engine[DocumentEncoder, Collection, range, Any]
+"""Has an encoder encode blocks of a collection's documents, given by their rows, and yields the encodings in their order."""
+
+encode_here: EncodingEngine = here(encode_block)
+"""Encodes in this process, one block after the other."""
+
+
+def encode_collection(
+    encoder: VectorEncoder, collection: Collection, folder: Path, progress: Callable[[int], None] | None = None, engine: EncodingEngine = encode_here
+) -> Vectors:
+    """The vectors of all documents, read from `folder` where they are there already; a stop loses at most the blocks on their way.
 
     Args:
         encoder: what makes them.
         collection: whose documents.
         folder: belongs to this encoder and collection alone; another's vectors in it are an error.
         progress: called with the number of documents just done (those found on disk included).
+        engine: who asks the encoder, here or on other machines; writing is done here.
 
     Raises:
         DataError: the encoder gave a vector that is not finite, or the folder belongs to another encoder or collection.
     """
     claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": BLOCK})
-    encode_blocks(
-        collection,
-        is_whole=lambda number, size: _is_block(_block_path(folder, number), size, encoder.dimensions),
-        encode=lambda number, documents: _write_block(_block_path(folder, number), encoder.encode_documents(documents), documents),
-        progress=progress,
-    )
+
+    def write(number: int, vectors: NDArray[np.float32]) -> None:
+        refuse_infinite(vectors, collection, lambda place: number * BLOCK + place)
+        write_array(_block_path(folder, number), vectors.astype(np.float32, copy=False))
+
+    encode_blocks(encoder, collection, lambda number, size: _is_block(_block_path(folder, number), size, encoder.dimensions), write, progress, engine)
     return Vectors(folder, len(collection), encoder.dimensions, encoder.identity)
 
 
 def encode_blocks(
+    encoder: DocumentEncoder,
     collection: Collection,
     is_whole: Callable[[int, int], bool],
-    encode: Callable[[int, list[Document]], None],
+    write: Callable[[int, Any], None],
     progress: Callable[[int], None] | None = None,
+    engine: EncodingEngine = encode_here,
 ) -> None:
     """Encodes the blocks of documents that are not there yet.
 
     Args:
+        encoder: what makes them.
         collection: whose documents.
         is_whole: whether the block of a number, with so many documents, lies on the disk whole.
-        encode: writes the block of a number from its documents.
+        write: writes the block of a number.
         progress: called with the number of documents just done (those found on disk included).
+        engine: who asks the encoder.
     """
-    documents = None
-    for number, start in enumerate(range(0, len(collection), BLOCK)):
-        size = min(BLOCK, len(collection) - start)
-        if not is_whole(number, size):
-            documents = documents or collection.documents(start)
-            encode(number, list(islice(documents, size)))
-        elif documents:
-            documents = None  # a block in the middle was there: start reading anew after it
+    blocks = [range(start, min(start + BLOCK, len(collection))) for start in range(0, len(collection), BLOCK)]
+    missing = {number: rows for number, rows in enumerate(blocks) if not is_whole(number, len(rows))}
+    made = engine(encoder, collection, list(missing.values()))
+    for number, rows in enumerate(blocks):
+        if number in missing:
+            write(number, next(made))
         if progress:
-            progress(size)
+            progress(len(rows))
 
 
 def claim(folder: Path, owner: dict[str, str | int]) -> None:
@@ -221,6 +247,18 @@ def claim(folder: Path, owner: dict[str, str | int]) -> None:
         raise DataError(f"{folder}: holds the vectors of another encoder or collection. Remove it, or give another folder")
 
 
+def refuse_infinite(entries: NDArray[Any], collection: Collection, row_of: Callable[[int], int]) -> None:
+    """Sees to it that all of the entries [n, ...] are finite numbers.
+
+    Raises:
+        DataError: one is not; `row_of` gives the row of its document, which is named.
+    """
+    wrong = np.flatnonzero(~np.isfinite(entries).reshape(len(entries), -1).all(axis=1)) if len(entries) else np.zeros(0, dtype=np.int64)
+    if len(wrong):
+        (doc_id,) = collection.ids_of([row_of(int(wrong[0]))])
+        raise DataError(f"document {doc_id}: the encoder gave a vector that is not finite")
+
+
 def write_array(path: Path, array: NDArray[Any]) -> None:
     """Writes an array as a .npy file, whole or not at all."""
 
@@ -230,13 +268,6 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         temporary.write_bytes(whole.getbuffer())  # numpy writing to a full disk raises an error that does not say so
 
     write_atomic(path, write)
-
-
-def _write_block(path: Path, vectors: NDArray[np.float32], documents: Sequence[Document]) -> None:
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        raise DataError(f"document {documents[int(np.flatnonzero(bad)[0])].doc_id}: the encoder gave a vector that is not finite")
-    write_array(path, vectors.astype(np.float32, copy=False))
 
 
 def _is_block(path: Path, size: int, dimensions: int) -> bool:

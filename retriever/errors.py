@@ -30,3 +30,7 @@ class MissingExtraError(RetrieverError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f'the package "{package}" is not installed. Install it with: pip install "retriever-distill[{extra}]"')
+        self.missing = package, extra
+
+    def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str]]:
+        return MissingExtraError, self.missing  # raised in another process, it would arrive with its message in place of both

@@ -110,14 +110,14 @@ def _met(fields: FieldColumns, condition: Condition) -> NDArray[np.bool_]:
         return np.zeros(fields.n_documents, dtype=np.bool_)
     if kind in ("number", "truth"):
         numbers = fields.numbers(condition.field)
-        return np.asarray(_holds(numbers, condition, kind)) & ~np.isnan(numbers)
+        return np.asarray(_holds(numbers, condition, kind), dtype=np.bool_) & ~np.isnan(numbers)
     codes, vocabulary, rows = fields.texts(condition.field)
-    right = np.array([bool(_holds(text, condition, kind)) for text in vocabulary], dtype=np.bool_)
+    right: NDArray[np.bool_] = np.array([bool(_holds(text, condition, kind)) for text in vocabulary], dtype=np.bool_)
     answers = np.append(right, False)[codes]  # the code -1 of a missing text comes last
     if condition.comparison == "!=":
         there, wrong = (np.bincount(rows[which], minlength=fields.n_documents) for which in (codes >= 0, (codes >= 0) & ~answers))
-        return (there > 0) & (wrong == 0)
-    return np.bincount(rows[answers], minlength=fields.n_documents) > 0
+        return np.asarray((there > 0) & (wrong == 0))
+    return np.asarray(np.bincount(rows[answers], minlength=fields.n_documents) > 0)
 
 
 def _holds(found: Any, condition: Condition, kind: Kind) -> Any:

@@ -15,29 +15,31 @@ from retriever.candidates import pair_scores, with_positives
 from retriever.cascade_step import cascade_inputs, cascades, stored_scores
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment, TrainingSettings
-from retriever.encodings import DocumentEncodings, encode_collection
+from retriever.encoder_step import encode_documents, load_encoder
+from retriever.encodings import DocumentEncodings
 from retriever.ensemble_step import Targets, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint
 from retriever.generation.step import generated_collection
+from retriever.index.changes import publish
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
-from retriever.ragged_encodings import encode_ragged
 from retriever.resources import Resources
 from retriever.rounds import train_in_rounds
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
-from retriever.search import SearchIndex, open_index, write_index
+from retriever.search import SearchIndex, open_index
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
-from retriever.student_settings import STUDENT_KINDS, SparseSettings, StudentSettings
+from retriever.student_settings import SparseSettings, StudentSettings
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.training.samples import hold_out
 from retriever.training.trainer import check_training
 from retriever.types import Document, Query, Teacher, TeacherIdentity, Unit
+from retriever.workers import Loader
 
 Opened = TypeVar("Opened")
 
@@ -81,6 +83,7 @@ class Pipeline:
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
         self._encodings: dict[str, DocumentEncodings] = {}
+        self._loaders: dict[str, Loader] = {}
         self._reranked: dict[str, Run] = {}
         self._targets: dict[str, dict[str, Run]] = {}
 
@@ -159,9 +162,17 @@ class Pipeline:
     def load_student(self, settings: StudentSettings) -> Any:
         """A student by the file under retriever/students that its kind names."""
         kind = load_kind("students", settings.kind, "student.kind")
-        if isinstance(settings, SparseSettings):  # how often words stand in the collection decides their first weights
-            return kind.load(settings, self.experiment.index.batch_size, self._spread_documents)
-        return kind.load(settings, self.experiment.index.batch_size)
+        words = [self._spread_documents] if isinstance(settings, SparseSettings) else []  # how often words stand there decides their first weights
+        return self._loaded(kind.load(settings, self.experiment.index.batch_size, *words), Pipeline.load_student, settings)
+
+    def load_encoder(self, settings: EmbeddingSettings) -> Any:
+        """The encoder of an embedding teacher that names a model."""
+        return self._loaded(load_encoder(settings), Pipeline.load_encoder, settings)
+
+    def _loaded(self, encoder: Any, load: Callable[[Pipeline, Any], Any], argument: Any) -> Any:
+        """The encoder, after it was noted how a worker loads the same one."""
+        self._loaders[encoder.identity] = Loader.of(self, load, argument)
+        return encoder
 
     @cached_property
     def _spread_documents(self) -> list[Document]:
@@ -190,10 +201,7 @@ class Pipeline:
     def encodings(self, encoder: Any, what: str) -> DocumentEncodings:
         """An encoder's vectors, token vectors or sparse entries of all documents, made once for every encoder."""
         if encoder.identity not in self._encodings:
-            folder = self.folder / "encodings" / f"{encoder.identity}-{self.documents.fingerprint}"
-            encode: Callable[..., DocumentEncodings] = encode_ragged if hasattr(encoder, "columns") else encode_collection
-            with self.reporter.bar(f"encoding documents ({what})", len(self.documents)) as advance:
-                self._encodings[encoder.identity] = encode(encoder, self.documents, folder, advance)
+            self._encodings[encoder.identity] = encode_documents(self, encoder, what, self._loaders.get(encoder.identity))
         return self._encodings[encoder.identity]
 
     def encoder_of(self, settings: EmbeddingSettings) -> tuple[Any, DocumentEncodings]:
@@ -202,9 +210,7 @@ class Pipeline:
             if self.reranks:
                 raise ConfigError(f'"student" encodes nothing: it is a {self.experiment.student.kind}. Name a model, such as {self.experiment.student.model}')
             return self.start, self.encodings(self.start, "start")
-        shared = {"model": str(settings.model), "revision": settings.revision, "max_length": settings.max_length}
-        student = STUDENT_KINDS[settings.family].model_validate(shared)
-        encoder = load_kind("students", settings.family, f"teacher {settings.label}").load(student, settings.batch_size)
+        encoder = self.load_encoder(settings)
         return encoder, self.encodings(encoder, settings.label)
 
     # Steps
@@ -363,6 +369,11 @@ class Pipeline:
         run = self._fitted[1].runs(raw, self.queries(split))[name]
         return TeacherScores(run, self.units[name], self._fitted[1].fingerprint(name, self.identities), name)
 
+    def target_of(self, raw: Mapping[str, Run], queries: Mapping[str, Query]) -> Run:
+        """The chosen target of any pairs of any queries, from each teacher's raw scores."""
+        name, _ = self.target
+        return self._fitted[1].runs(raw, queries)[name]
+
     # The student
 
     @property
@@ -376,7 +387,8 @@ class Pipeline:
 
     def open_student(self, folder: Path) -> Any:
         """A student that a train step saved."""
-        return load_kind("students", self.experiment.student.kind, "student.kind").load_folder(folder, self.experiment.index.batch_size)
+        kind = load_kind("students", self.experiment.student.kind, "student.kind")
+        return self._loaded(kind.load_folder(folder, self.experiment.index.batch_size), Pipeline.open_student, folder)
 
     @property
     def student(self) -> Any:
@@ -398,9 +410,11 @@ class Pipeline:
         inputs = {"encoder": student.identity, "collection": self.collection.fingerprint}
 
         def work(folder: Path) -> dict[str, Any]:
-            return write_index(folder, settings, student.kind, student_folder, student, self.encodings(student, name), self.collection)
+            version = publish(folder, settings, student.kind, student_folder, student, self.encodings(student, name), self.collection, self.reporter)
+            return {"version": version.number}
 
-        _, index = self.open_step(lambda: self.step(name, inputs, settings.model_dump(mode="json", exclude={"batch_size"}), work), open_index)
+        kept = settings.model_dump(mode="json", exclude={"batch_size"})
+        _, index = self.open_step(lambda: self.step(name, inputs, kept, work, in_place=True), open_index)
         return index
 
     @cached_property

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retriever.candidate_step import SPLITS
 from retriever.cascade_step import asked_pairs
-from retriever.config import Experiment
 from retriever.errors import ConfigError
 from retriever.progress import Advance
 from retriever.runs import Run
-from retriever.scoring import ScoringEngine, local_engine, part_of
+from retriever.scoring import part_of, scored_shard
 from retriever.shards import ShardProblem
 from retriever.store import ScoreStore
-from retriever.teacher_settings import TeacherSettings
 from retriever.types import Teacher, Usage, usage_of
+from retriever.workers import Loader, engine_of
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherLoader:
-    """Loads one teacher of an experiment in another process, from its files.
-
-    Attributes:
-        experiment: the checked file.
-        work: the folder that holds the experiment's folder; other machines must see it under the same name.
-        settings: the teacher's, already taught.
-    """
-
-    experiment: Experiment
-    work: Path
-    settings: TeacherSettings
-
-    def __call__(self) -> Teacher:
-        """The loaded teacher."""
-        from retriever.pipeline import Pipeline
-
-        return Pipeline(self.experiment, self.work).load_teacher(self.settings)
-
-
-@contextlib.contextmanager
-def engine_of(pipeline: Pipeline, name: str) -> Iterator[ScoringEngine]:
-    """Who asks the teacher of that name, as the section [scoring] says."""
-    scoring = pipeline.experiment.scoring
-    if scoring.engine == "local":
-        yield local_engine
-        return
-    from retriever.ray_engine import ray_engine
-
-    with ray_engine(scoring, TeacherLoader(pipeline.experiment, pipeline.folder.parent.resolve(), pipeline.taught[name])) as engine:
-        yield engine
 
 
 def score_pairs_of(pipeline: Pipeline, pairs: Mapping[str, Run]) -> None:
@@ -106,7 +69,8 @@ def _score(pipeline: Pipeline, store: ScoreStore, name: str, pairs: Mapping[str,
     pending = {split: store.plan(teacher.identity, of_split, pipeline.queries(split)).pending for split, of_split in pairs.items()}
     if any(pending.values()):
         tell_notes(pipeline, teacher)
-    with engine_of(pipeline, name) as engine:
+    load = Loader.of(pipeline, type(pipeline).load_teacher, pipeline.taught[name])
+    with engine_of(pipeline.experiment.scoring, load, scored_shard, f'teacher "{name}"') as engine:
         for split, of_split in pairs.items():
             with reporter.bar(f"scoring {split} pairs ({teacher.identity.name})", pending[split]) as advance:
                 store.score(teacher, of_split, pipeline.queries(split), _advancing(pipeline, advance, teacher), tell_damage, engine)

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ from retriever.errors import StoreError
 from retriever.files import sha256_file, text_hash
 from retriever.runs import Run
 from retriever.shards import ListColumns, PairColumns
+from retriever.tasks import Engine, here
 from retriever.types import Document, ListTeacher, OrderedList, Query, ScoredPairs, Teacher, Usage, usage_of
 
 if TYPE_CHECKING:
@@ -202,15 +203,6 @@ class ScoredShard:
     usage: Usage
 
 
-ScoringEngine = Callable[[Teacher | ListTeacher, CandidatePairs, Sequence[NDArray[np.int64]]], Iterator[ScoredShard]]
-"""Asks a teacher for shards of pairs, given by their positions, and yields what it said in their order."""
-
-
-def local_engine(teacher: Teacher | ListTeacher, pairs: CandidatePairs, shards: Sequence[NDArray[np.int64]]) -> Iterator[ScoredShard]:
-    """Asks the teacher in this process, one shard after the other."""
-    return (scored_shard(teacher, pairs, positions) for positions in shards)
-
-
 def scored_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, positions: NDArray[np.int64]) -> ScoredShard:
     """One shard with what it took.
 
@@ -220,6 +212,13 @@ def scored_shard(teacher: Teacher | ListTeacher, pairs: CandidatePairs, position
     before = usage_of(teacher)
     scored, lists = score_shard(teacher, pairs, positions)
     return ScoredShard(scored, lists, usage_of(teacher) - before)
+
+
+ScoringEngine = Engine[Teacher | ListTeacher, CandidatePairs, NDArray[np.int64], ScoredShard]
+"""Asks a teacher for shards of pairs, given by their positions, and yields what it said in their order."""
+
+local_engine: ScoringEngine = here(scored_shard)
+"""Asks the teacher in this process, one shard after the other."""
 
 
 def part_of(candidates: Run, queries: Mapping[str, Query], number: int, parts: int) -> Run:

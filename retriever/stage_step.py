@@ -160,7 +160,7 @@ def fit_weights(stage: Stage, queries: Mapping[str, Query], pairs: Run, qrels: M
         weights, the measure of the choice out of fold and of equal weights, and whether the choice is used.
     """
     table = stage.table(queries, pairs)
-    known = ~np.isnan(table).any(axis=0)
+    known = np.asarray(~np.isnan(table).any(axis=0))
     kept, scores = pairs.keep(known), table[:, known]
     grid = weight_grid(len(stage.rankers))
     values = np.stack([_measured(kept.with_scores("fused", fused("weighted", scores, kept.offsets, tuple(point))), qrels, measure) for point in grid])

@@ -168,7 +168,7 @@ class Stage:
     def rerank(self, queries: Queries, run: Run) -> Run:
         """A run's documents in the order of this stage, the best that are kept."""
         scores = self.table(queries, run)
-        known = ~np.isnan(scores).any(axis=0)
+        known = np.asarray(~np.isnan(scores).any(axis=0))
         kept = run.keep(known)
         return kept.with_scores(self.name, fused(self.fusion, scores[:, known], kept.offsets, self.weights)).top(self.keep)
 
@@ -224,7 +224,8 @@ def fused(fusion: Fusion, scores: NDArray[np.float32], offsets: NDArray[np.int64
     view = reciprocal_ranks if fusion == "reciprocal_rank" else z_scores
     seen = np.stack([view(own, offsets) for own in scores])
     shares = np.asarray(weights if fusion == "weighted" and weights else [1 / len(scores)] * len(scores))
-    return (shares @ seen).astype(np.float32)
+    found: NDArray[np.float32] = (shares @ seen).astype(np.float32)
+    return found
 
 
 def union(runs: Sequence[Run]) -> Run:

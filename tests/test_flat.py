@@ -7,24 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from retriever.encodings import BLOCK, Vectors
-from retriever.errors import SearchIndexError
+from retriever.encodings import BLOCK
+from retriever.errors import ConfigError, SearchIndexError
 from retriever.index_settings import FlatSettings
 from retriever.indexing import flat
-
-
-def stored(folder: Path, matrix: NDArray[np.float32]) -> Vectors:
-    """The matrix as vectors on disk, in blocks."""
-    folder.mkdir(exist_ok=True)
-    for number, start in enumerate(range(0, len(matrix), BLOCK)):
-        np.save(folder / f"{number:06d}.npy", matrix[start : start + BLOCK])
-    return Vectors(folder, len(matrix), matrix.shape[1], "an encoder")
-
-
-def random_matrix(rows: int, dimensions: int, seed: int = 1) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=(rows, dimensions)).astype(np.float32)
+from tests.vector_material import best, check_complete, clustered, flip, random_matrix, recall, small_integers, stored
 
 
 @pytest.fixture
@@ -60,11 +48,109 @@ def test_the_index_in_memory_ranks_as_numpy_does(tmp_path_factory: pytest.TempPa
     assert all(len(set(found)) == len(found) for found in rows.tolist())
 
 
-def test_equal_vectors_are_all_found_with_equal_scores(tmp_path: Path) -> None:
-    matrix = np.array([[1, 0], [3, 4], [0, 1], [3, 4], [3, 4]], dtype=np.float32)
-    rows, scores = flat.of_vectors(stored(tmp_path, matrix)).search(np.array([[3, 4]], dtype=np.float32), 4)
-    assert (set(rows[0, :3].tolist()), rows[0, 3]) == ({1, 3, 4}, 2)
-    assert scores.tolist() == [[25, 25, 25, 4]]
+@settings(max_examples=30, deadline=None)
+@given(documents=st.integers(1, 60), k=st.integers(1, 70), share=st.sampled_from([0.0, 0.1, 0.6, 1.0]), seed=st.integers(0, 1000))
+def test_equal_scores_are_in_the_order_of_their_rows(tmp_path_factory: pytest.TempPathFactory, documents: int, k: int, share: float, seed: int) -> None:
+    matrix, queries = small_integers(documents, seed), small_integers(3, seed + 1)
+    allowed = np.random.default_rng(seed).random(documents) < share
+    index = flat.of_vectors(stored(tmp_path_factory.mktemp("vectors"), matrix))
+    assert index.search(queries, k)[0].tolist() == best(queries, matrix, k).tolist()
+    rows, scores = index.search(queries, k, allowed)
+    assert rows.tolist() == best(queries, matrix, k, allowed).tolist()
+    check_complete(rows, scores, allowed, k)
+
+
+@pytest.mark.parametrize("allowed_share", [0.02, 0.9])
+def test_what_is_not_allowed_is_not_found(tmp_path: Path, allowed_share: float) -> None:
+    documents, queries = random_matrix(2000, 8), random_matrix(4, 8, seed=2)
+    allowed = np.random.default_rng(3).random(2000) < allowed_share
+    rows, scores = flat.of_vectors(stored(tmp_path, documents)).search(queries, 30, allowed)
+    assert rows.tolist() == best(queries, documents, 30, allowed).tolist()
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ documents.T, rows, axis=1), atol=1e-5)
+
+
+def test_a_word_on_other_documents_than_there_are_is_refused(built: Path) -> None:
+    with pytest.raises(SearchIndexError, match="which of 50 documents are allowed was said of 49"):
+        flat.open_index(built).search(random_matrix(1, 8), 5, np.ones(49, dtype=bool))
+
+
+@pytest.mark.parametrize(("quantisation", "bytes_each"), [("fp16", 64), ("int8", 32), ("rabitq", 4 + 8), ("pq", 2)])
+def test_a_quantised_index_finds_by_codes_and_scores_again_by_full_vectors(tmp_path: Path, quantisation: str, bytes_each: int) -> None:
+    documents, queries = clustered(1500, 32, seed=1), clustered(20, 32, seed=2)
+    told = flat.build(stored(tmp_path / "vectors", documents), tmp_path, FlatSettings(quantisation=quantisation, refine=32))
+    index = flat.open_index(tmp_path)
+    rows, scores = index.search(queries, 10)
+    assert recall(rows, best(queries, documents, 10)) > 0.9
+    assert told["recall_at_10"] > 0.9
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ documents.T, rows, axis=1), atol=1e-5)
+    stock = faiss.read_index(str(tmp_path / "index.faiss"))
+    assert (stock.ntotal, stock.sa_code_size()) == (1500, bytes_each)
+    allowed = np.random.default_rng(3).random(1500) < 0.5
+    for some in (allowed, allowed & (np.arange(1500) < 20), np.zeros(1500, dtype=bool)):
+        check_complete(*index.search(queries, 10, some), some, 10)
+    assert np.array_equal(index.encodings(np.array([3, 1])), documents[[3, 1]])
+
+
+@pytest.mark.parametrize(("quantisation", "kept"), [("none", 0.0), ("fp16", 1e-3), ("int8", None), ("rabitq", None), ("pq", None)])
+def test_without_refinement_the_scores_are_of_what_is_kept(tmp_path: Path, quantisation: str, kept: float | None) -> None:
+    documents, queries = clustered(600, 16, seed=1), clustered(5, 16, seed=2)
+    flat.build(stored(tmp_path / "vectors", documents), tmp_path, FlatSettings(quantisation=quantisation, refine=1))
+    assert not (tmp_path / "vectors.npy").exists()
+    index = flat.open_index(tmp_path)
+    rows, scores = index.search(queries, 600)
+    check_complete(rows, scores, np.ones(600, dtype=bool), 600)
+    stock_scores, _ = faiss.read_index(str(tmp_path / "index.faiss")).search(queries, 600)
+    np.testing.assert_allclose(scores, stock_scores, atol=1e-5)
+    allowed = np.arange(600) % 3 == 0
+    filtered_scores = index.search(queries, 600, allowed)[1]
+    np.testing.assert_allclose(np.sort(filtered_scores), np.sort(scores[allowed[rows]].reshape(5, -1)), atol=1e-5)
+    encodings = index.encodings(np.array([5, 2]))
+    assert (encodings is None) == (kept is None)
+    if encodings is not None and kept is not None:
+        np.testing.assert_allclose(encodings, documents[[5, 2]], atol=kept)
+
+
+def test_the_least_refinement_that_reaches_the_recall_is_chosen(tmp_path: Path) -> None:
+    documents = clustered(1500, 32, seed=1)
+    reached = {}
+    for refine in (1, 2, 4, 8, 16, 32):
+        folder = tmp_path / str(refine)
+        folder.mkdir()
+        reached[refine] = flat.build(stored(tmp_path / "vectors", documents), folder, FlatSettings(quantisation="rabitq", refine=refine))["recall_at_10"]
+    told = flat.build(stored(tmp_path / "vectors", documents), tmp_path, FlatSettings(quantisation="rabitq", recall=0.8))
+    assert told["refine"] == min(refine for refine, found in reached.items() if found >= 0.8) > 1
+    assert told["recall_at_10"] == reached[told["refine"]]
+    assert flat.open_index(tmp_path).refine == told["refine"]
+
+
+@pytest.mark.parametrize("quantisation", ["fp16", "int8", "rabitq", "pq"])
+def test_one_document_can_be_quantised(tmp_path: Path, quantisation: str) -> None:
+    told = flat.build(stored(tmp_path / "vectors", random_matrix(1, 8)), tmp_path, FlatSettings(quantisation=quantisation))
+    assert told["recall_at_10"] == 1
+    assert flat.open_index(tmp_path).search(random_matrix(3, 8), 5)[0].tolist() == [[0]] * 3
+
+
+def test_codes_that_do_not_divide_the_dimensions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"index\.pq_bytes: 5 does not divide the 8 dimensions; possible are 1, 2, 4, 8$"):
+        flat.build(stored(tmp_path / "vectors", random_matrix(9, 8)), tmp_path, FlatSettings(quantisation="pq", pq_bytes=5))
+
+
+@pytest.mark.parametrize("name", ["index.faiss", "vectors.npy"])
+@pytest.mark.parametrize("place", [0, 10, 60, 500, -1])
+def test_damaged_files_of_a_quantised_index_are_refused(tmp_path: Path, name: str, place: int) -> None:
+    flat.build(stored(tmp_path / "vectors", random_matrix(50, 8)), tmp_path, FlatSettings(quantisation="int8", refine=4))
+    flip(tmp_path / name, place)
+    with pytest.raises(SearchIndexError, match=r"cut or damaged\. Build it again with: retriever index") as refusal:
+        flat.open_index(tmp_path)
+    assert str(tmp_path / name) in str(refusal.value)
+
+
+def test_an_index_takes_the_place_of_a_quantised_one(tmp_path: Path) -> None:
+    vectors = stored(tmp_path / "vectors", random_matrix(50, 8))
+    flat.build(vectors, tmp_path, FlatSettings(quantisation="int8", refine=4))
+    flat.build(vectors, tmp_path, FlatSettings())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.faiss", "vectors"]
+    assert np.array_equal(flat.open_index(tmp_path).encodings(np.arange(50)), random_matrix(50, 8))
 
 
 def test_stock_faiss_opens_the_file(built: Path) -> None:

@@ -131,15 +131,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the index for Anserini and Pyserini."""
-    from retriever.errors import ConfigError
-    from retriever.index.elsewhere import export_index
+    from retriever.index.elsewhere import export_index, known_format
     from retriever.progress import quiet_libraries
     from retriever.search import open_index
 
-    if form not in ("impacts", "faiss"):
-        raise ConfigError(f'--format "{form}" is unknown; allowed are impacts and faiss')
+    wanted = known_format(form)
     with quiet_libraries():
-        done = export_index(open_index(index).snapshot, folder, form)
+        done = export_index(open_index(index).snapshot, folder, wanted)
     tell(as_json, {"folder": str(folder), **done}, f"{folder}: {done['documents']:,} documents")
 
 

@@ -9,7 +9,7 @@ They lie outside the step: other rules of the critic, or more queries, ask for n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from retriever.collection import Collection
 from retriever.files import explain_full_disk, write_atomic, write_json
 from retriever.generation.generators import Generator
-from retriever.types import Document
+from retriever.tasks import Engine, here
+from retriever.types import Usage
 
 SHARD_DOCUMENTS = 32
 """Documents of a shard: what a stop costs at most."""
@@ -47,14 +48,41 @@ class Plan:
     def __len__(self) -> int:
         return len(self.rows) * self.per_document
 
-    def shards(self) -> Iterator[tuple[str, list[Document]]]:
-        """File name and documents of each shard; a longer plan only adds to the end."""
-        for number, start in enumerate(range(0, len(self.rows), SHARD_DOCUMENTS)):
-            yield f"{number:06d}.parquet", self.collection.documents_by_row(self.rows[start : start + SHARD_DOCUMENTS])
+    def shards(self) -> dict[str, NDArray[np.int64]]:
+        """File name and rows of each shard; a longer plan only adds to the end."""
+        starts = range(0, len(self.rows), SHARD_DOCUMENTS)
+        return {f"{number:06d}.parquet": self.rows[start : start + SHARD_DOCUMENTS] for number, start in enumerate(starts)}
 
-    def items(self, documents: Sequence[Document]) -> list[tuple[str, int]]:
-        """The (document id, sample number) of some of its documents."""
-        return [(document.doc_id, sample) for document in documents for sample in range(self.per_document)]
+    def items(self, rows: NDArray[np.int64]) -> list[tuple[str, int]]:
+        """The (document id, sample number) of some of its rows."""
+        return [(doc_id, sample) for doc_id in self.collection.ids_of(rows) for sample in range(self.per_document)]
+
+    def missing(self, rows: NDArray[np.int64], found: Answers) -> int:
+        """How many samples of some of its rows were not found."""
+        return len(set(self.items(rows)) - set(found))
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A shard's answers, and what a language model was asked for them."""
+
+    answers: Answers
+    usage: Usage
+
+
+def write_shard(generator: Generator, plan: Plan, rows: NDArray[np.int64]) -> Written:
+    """All of a shard, because draws depend on what is asked together."""
+    before, documents = generator.usage, plan.collection.documents_by_row(rows)
+    drawn = [generator.write(documents, sample) for sample in range(plan.per_document)]
+    answers = {(document.doc_id, sample): raw for sample, raws in enumerate(drawn) for document, raw in zip(documents, raws, strict=True)}
+    return Written(answers, generator.usage - before)
+
+
+WritingEngine = Engine[Generator, Plan, NDArray[np.int64], Written]
+"""Asks a generator for shards of a plan, given by their rows, and yields what it wrote in their order."""
+
+write_here: WritingEngine = here(write_shard)
+"""Asks the generator in this process, one shard after the other."""
 
 
 def plan_samples(collection: Collection, queries: int, per_document: int, over_generation: float, seed: int) -> Plan:
@@ -72,10 +100,12 @@ def plan_samples(collection: Collection, queries: int, per_document: int, over_g
 
 def pending(plan: Plan, folder: Path) -> int:
     """How many samples are still to be written."""
-    return sum(len(set(plan.items(documents)) - set(_read(folder / name))) for name, documents in plan.shards())
+    return sum(plan.missing(rows, _read(folder / name)) for name, rows in plan.shards().items())
 
 
-def write_samples(plan: Plan, generator: Generator, folder: Path, advance: Callable[[int], None], tell: Callable[[str], None]) -> Answers:
+def write_samples(
+    plan: Plan, generator: Generator, folder: Path, advance: Callable[[int], None], tell: Callable[[Usage], None], engine: WritingEngine = write_here
+) -> Answers:
     """All answers of the plan: those in the folder, and the missing ones, written shard by shard.
 
     Args:
@@ -83,28 +113,22 @@ def write_samples(plan: Plan, generator: Generator, folder: Path, advance: Calla
         generator: asked for what is missing.
         folder: of this generator and collection.
         advance: called with the number of samples of each shard that is on the disk.
-        tell: called with a note on what was asked for so far.
+        tell: called after each with what a language model was asked for so far.
+        engine: who asks the generator, here or on other machines; writing is done here, in the same order and bytes.
     """
     with explain_full_disk(folder):
         write_json(folder / "samples.json", {"collection": plan.collection.fingerprint, "generator": dataclasses.asdict(generator.identity)})
-    answers: Answers = {}
-    for name, documents in plan.shards():
-        found = _read(folder / name)
-        items = plan.items(documents)
-        if missing := set(items) - set(found):
-            found = _ask(generator, documents, plan.per_document)  # all of the shard, because draws depend on what is asked together
-            _write(folder / name, found)
-            advance(len(missing))
-            if generator.usage.requests:
-                tell(str(generator.usage))
-        answers |= {item: found[item] for item in items}
-    return answers
-
-
-def _ask(generator: Generator, documents: Sequence[Document], per_document: int) -> Answers:
-    return {
-        (document.doc_id, sample): raw for sample in range(per_document) for document, raw in zip(documents, generator.write(documents, sample), strict=True)
-    }
+    shards = plan.shards()
+    found = {name: _read(folder / name) for name in shards}
+    missing = {name: count for name, rows in shards.items() if (count := plan.missing(rows, found[name]))}
+    used = Usage()
+    for (name, count), written in zip(missing.items(), engine(generator, plan, [shards[name] for name in missing]), strict=True):
+        _write(folder / name, written.answers)
+        found[name] = written.answers
+        used += written.usage
+        advance(count)
+        tell(used)
+    return {item: found[name][item] for name, rows in shards.items() for item in plan.items(rows)}
 
 
 def _read(path: Path) -> Answers:

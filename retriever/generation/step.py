@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +20,14 @@ from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic
 from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
 from retriever.generation.generators import Generator, GeneratorIdentity, open_generator
-from retriever.generation.samples import Plan, pending, plan_samples, write_samples
+from retriever.generation.samples import Plan, WritingEngine, pending, plan_samples, write_here, write_samples, write_shard
 from retriever.generation_settings import GenerationSettings
 from retriever.plugins import load_kind
 from retriever.runs import Run
+from retriever.scoring import scored_shard
 from retriever.steps import Done
-from retriever.types import Document, Qrels, Query
+from retriever.types import Document, Qrels, Query, Usage
+from retriever.workers import Loader, engine_of
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
@@ -149,15 +153,30 @@ def _samples_folder(pipeline: Pipeline, identity: GeneratorIdentity) -> Path:
 def _work(pipeline: Pipeline, settings: GenerationSettings, generator: Generator, folder: Path) -> dict[str, Any]:
     plan = _plan(pipeline, settings)
     samples = _samples_folder(pipeline, generator.identity)
-    with pipeline.reporter.bar(f"generating queries ({settings.method})", pending(plan, samples)) as advance:
-        answers = write_samples(plan, generator, samples, advance, pipeline.reporter.update)
-    documents = {document.doc_id: document for _, shard in plan.shards() for document in shard}
+    used = Usage()
+
+    def tell(usage: Usage) -> None:
+        nonlocal used
+        used = usage
+        if usage.requests:
+            pipeline.reporter.update(str(usage))
+
+    with pipeline.reporter.bar(f"generating queries ({settings.method})", pending(plan, samples)) as advance, _engine(pipeline, settings) as engine:
+        answers = write_samples(plan, generator, samples, advance, tell, engine)
+    documents = {document.doc_id: document for document in plan.collection.documents_by_row(plan.rows)}
     judged = criticise(answers, documents, settings, _Retrievers(pipeline, settings), _Scorer(pipeline, settings) if settings.teacher else None)
     test = _test_documents(pipeline, settings, judged)
     queries = _split(pipeline, judged, test)
     _write_lineage(folder / QUERIES, judged, documents, generator.identity, queries)
     splits = {name: {one.query.query_id: {one.doc_id: 1} for one in listed} for name, listed in queries.items()}
-    return {**_write_collection(pipeline, settings, folder, queries, splits), **_counts(judged, documents), "usage": dataclasses.asdict(generator.usage)}
+    return {**_write_collection(pipeline, settings, folder, queries, splits), **_counts(judged, documents), "usage": dataclasses.asdict(used)}
+
+
+def _engine(pipeline: Pipeline, settings: GenerationSettings) -> contextlib.AbstractContextManager[WritingEngine]:
+    """Who asks the generator; one without a model is asked here."""
+    if settings.method != "llm":
+        return contextlib.nullcontext(write_here)
+    return engine_of(pipeline.experiment.scoring, functools.partial(open_generator, settings, pipeline.experiment.seed), write_shard, "generation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +209,11 @@ class _Scorer:
         teacher, store = pipeline.load_teacher(settings), pipeline.store
         run = bm25_run("candidates of generated queries", pipeline.bm25, pipeline.documents, queries, self.settings.teacher_depth, pipeline.reporter)
         pairs = with_positives(run, qrels)
-        with pipeline.reporter.bar(f"scoring generated queries ({settings.label})", store.plan(teacher.identity, pairs, queries).pending) as advance:
-            store.score(teacher, pairs, queries, advance)
+        pending = store.plan(teacher.identity, pairs, queries).pending
+        load = Loader.of(pipeline, type(pipeline).load_teacher, settings)
+        by = engine_of(pipeline.experiment.scoring, load, scored_shard, f'teacher "{settings.label}"')
+        with pipeline.reporter.bar(f"scoring generated queries ({settings.label})", pending) as advance, by as engine:
+            store.score(teacher, pairs, queries, advance, engine=engine)
         return store.read(teacher.identity, pairs, queries).run
 
 

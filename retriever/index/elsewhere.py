@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from retriever.encodings import Encoding
 from retriever.errors import ConfigError
@@ -20,6 +20,17 @@ TOGETHER = 1024
 """Documents whose texts and encodings are in memory at a time."""
 
 Format = Literal["impacts", "faiss"]
+
+
+def known_format(name: str) -> Format:
+    """The name itself, if it is one.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if name not in get_args(Format):
+        raise ConfigError(f'--format "{name}" is unknown; allowed are {" and ".join(get_args(Format))}')
+    return cast(Format, name)
 
 
 def facts_of(snapshot: Snapshot) -> Facts:
