@@ -33,7 +33,7 @@ types: .make/wheel
 
 tests: $(VENV)/.extras-dev
 	@echo "pytest: $(TESTS)"
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 clean:
 	rm -rf $(VENV) .make build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -220,7 +220,7 @@ def fused(fusion: Fusion, scores: NDArray[np.float32], offsets: NDArray[np.int64
         weights: [rankers].
     """
     if len(scores) == 1:
-        return scores[0]
+        return np.asarray(scores[0])
     view = reciprocal_ranks if fusion == "reciprocal_rank" else z_scores
     seen = np.stack([view(own, offsets) for own in scores])
     shares = np.asarray(weights if fusion == "weighted" and weights else [1 / len(scores)] * len(scores))

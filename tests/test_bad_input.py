@@ -318,11 +318,11 @@ def test_a_run_that_cannot_be_written_is_named(finished_experiment: Path, tmp_pa
 
 def test_a_damaged_index_is_named_and_its_command_mends_it(finished_experiment: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished_experiment, tmp_path / "copy")
-    path = copy / "work" / "tiny" / "index" / "index.faiss"
+    path = copy / "work" / "tiny" / "index" / "segments" / "000001" / "index.faiss"
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     assert command("search", copy / "work" / "tiny", "bird").error == f"{path}: the index file is cut or damaged. Build it again with: retriever index"
     assert command("index", copy / "tiny.toml", "--work", copy / "work").status == 0
-    assert path.read_bytes() == whole
+    assert (path.parents[1] / "000002" / path.name).read_bytes() == whole  # a new version: the old one is kept until it is pruned
     found: dict[str, Any] = json.loads(command("search", copy / "work" / "tiny", "bird", "--json").out)
     assert len(found["results"]) == 10
