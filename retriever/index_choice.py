@@ -17,6 +17,9 @@ EXACT_SPARSE = 200_000
 EXACT_TOKENS = 20_000
 """Documents up to which MaxSim over every token is bearable for one query."""
 
+RECALL_OF_2_BITS = 0.92
+"""That residuals of 2 bits reach on scifact when every document is scored; 4 bits reach .98."""
+
 NEIGHBOURS = 32
 GRAPH_BYTES = 4 * (2 * NEIGHBOURS + 2) + 16
 """Of a graph for a document: edges, and where they begin."""
@@ -48,9 +51,7 @@ def choose(settings: AutoSettings, student_kind: str, documents: int, dimensions
         kind, why = _sparse(documents)
         return _of(settings, kind), why
     if student_kind == "late_interaction":
-        many = documents > EXACT_TOKENS
-        kind = "token_clusters" if many else "multivector"
-        return _of(settings, kind), f"{documents:,} documents are {'more' if many else 'no more'} than the {EXACT_TOKENS:,} whose tokens are all compared"
+        return _late_interaction(settings, documents)
     if documents * dimensions <= EXACT_NUMBERS:
         return _of(settings, "flat"), f"{documents:,} vectors of {dimensions:,} dimensions are few enough to compare them all, with nothing lost"
     return _dense(settings, documents, dimensions, memory)
@@ -79,6 +80,17 @@ def _dense(settings: AutoSettings, documents: int, dimensions: int, memory: int)
         return _of(settings, kind, quantisation), f"{why}: the smallest there is, though no more than {in_words(memory)} are allowed"
     larger = [f"{possible[other][2]} would take {in_words(needed[other])}" for other in range(place)]
     return _of(settings, kind, quantisation), "; ".join([f"{why}, fits into the {in_words(memory)} allowed", *larger])
+
+
+def _late_interaction(settings: AutoSettings, documents: int) -> tuple[IndexSettings, str]:
+    if documents <= EXACT_TOKENS:
+        return _of(settings, "multivector"), f"{documents:,} documents are no more than the {EXACT_TOKENS:,} whose tokens are all compared"
+    bits = 2 if settings.recall <= RECALL_OF_2_BITS else 4
+    chosen = _of(settings, "token_clusters").model_copy(update={"bits": bits})
+    return (
+        chosen,
+        f"{documents:,} documents are more than the {EXACT_TOKENS:,} whose tokens are all compared; {bits} bits a number for a recall of {settings.recall:g}",
+    )
 
 
 def _sparse(documents: int) -> tuple[str, str]:

@@ -66,3 +66,12 @@ def test_many_sparse_documents_are_skipped_over_where_seismic_is_installed() -> 
 @pytest.mark.parametrize(("size", "words"), [(0, "0.0 KB"), (1500, "1.5 KB"), (2_500_000, "2.5 MB"), (12_600_000_000, "12.6 GB"), (5 * 10**12, "5000.0 GB")])
 def test_bytes_are_said_as_people_say_them(size: int, words: str) -> None:
     assert in_words(size) == words
+
+
+def test_the_recall_that_is_wanted_decides_the_bits_of_token_vectors() -> None:
+    wanted = {0.9: 2, 0.95: 4}
+    for recall, bits in wanted.items():
+        settings, why = choose(AutoSettings(recall=recall), "late_interaction", 30_000, 128)
+        assert (settings.kind, settings.model_dump()["bits"]) == ("token_clusters", bits)
+        assert f"{bits} bits a number for a recall of {recall}" in why
+    assert choose(AutoSettings(), "late_interaction", 20_000, 128)[0].kind == "multivector"
