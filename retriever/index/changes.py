@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retriever.collection import Collection
 from retriever.document_table import DocumentTable, DocumentWriter
-from retriever.encodings import DocumentEncodings, encode_collection
+from retriever.encodings import DocumentEncodings
 from retriever.errors import DataError, SearchIndexError
 from retriever.files import explain_full_disk, fingerprint, lock, sync
 from retriever.index.layout import (
@@ -32,12 +32,11 @@ from retriever.index.layout import (
     write_deleted,
     write_version,
 )
+from retriever.index.making import KeptEncodings, empty_folder, encode_documents, made, put_segment
 from retriever.index.segments import DOCUMENTS, Segment, link_documents, write_segment
 from retriever.index.snapshot import Snapshot, open_snapshot
 from retriever.index_settings import AutoSettings, IndexSettings
 from retriever.progress import Quiet, Reporter
-from retriever.ragged import Ragged
-from retriever.ragged_encodings import encode_ragged
 from retriever.types import Document
 
 SMALL = 20_000
@@ -88,7 +87,7 @@ def publish(
                 f"{folder}: version {before.number} had {added:,} documents added and {deleted:,} deleted by hand; the new one is of the collection alone. "
                 f"Go back with: retriever index rollback {folder} --to {before.number}"
             )
-        partial = _partial(folder, ".building")
+        partial = empty_folder(folder, ".building")
         link_documents(collection.folder, partial)
         used = write_segment(folder, partial, settings, student_kind, vectors, reporter.say)
         _keep_student(student_folder, folder, encoder.identity)
@@ -253,7 +252,7 @@ def _put_together(folder: Path, snapshot: Snapshot, segments: Sequence[Segment],
     """A version in which one new segment, at the end, holds the documents of some others."""
 
     def encodings(table: DocumentTable, partial: Path) -> DocumentEncodings:
-        return KeptEncodings.of(segments, partial) or encode_documents(snapshot.encoder, table, partial, reporter)
+        return KeptEncodings.of(snapshot, segments, partial) or encode_documents(snapshot.encoder, table, partial, reporter)
 
     documents = (document for segment in segments for row in segment.live.tolist() for document in segment.documents.documents_by_row([row]))
     used = put_segment(folder, snapshot.version, documents, settings, encodings, reporter)
@@ -264,77 +263,10 @@ def _put_together(folder: Path, snapshot: Snapshot, segments: Sequence[Segment],
     return version
 
 
-def put_segment(
-    folder: Path,
-    version: Version,
-    documents: Iterable[Document],
-    settings: IndexSettings,
-    encodings: Callable[[DocumentTable, Path], DocumentEncodings],
-    reporter: Reporter,
-) -> list[UsedSegment]:
-    """A new segment with documents that the index has already; none without documents.
-
-    Args:
-        folder: of the index.
-        version: whose student made the encodings.
-        documents: read once.
-        settings: of the engine.
-        encodings: gives those of the documents, from them or from elsewhere; may keep files in the folder that it is told.
-        reporter: where progress is told.
-    """
-    partial = _partial(folder, ".merging")
-    with DocumentWriter(_made(partial / DOCUMENTS)) as writer:
-        for document in documents:
-            writer.add(document.doc_id, document)
-    table = DocumentTable(partial / DOCUMENTS)
-    return [write_segment(folder, partial, settings, version.student_kind, encodings(table, partial), reporter.say)] if len(table) else []
-
-
-@dataclasses.dataclass(frozen=True)
-class KeptEncodings:
-    """The encodings of the documents of some segments that are not deleted, where all their engines keep them as they were given."""
-
-    segments: tuple[Segment, ...]
-    folder: Path
-    encoder: str
-    dimensions: int
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], folder: Path) -> KeptEncodings | None:
-        """None where an engine keeps only an approximation, or there are none."""
-        nothing = np.zeros(0, dtype=np.int64)
-        if not segments or any(segment.index.encodings(nothing) is None for segment in segments):
-            return None
-        first = segments[0].facts
-        return cls(tuple(segments), folder / "encodings", first.encoder, first.dimensions)
-
-    def __len__(self) -> int:
-        return sum(len(segment.live) for segment in self.segments)
-
-    def blocks(self) -> Iterator[Any]:
-        """At most 1,024 documents at a time."""
-        for segment in self.segments:
-            alive = segment.live
-            for start in range(0, len(alive), 1024):
-                yield segment.index.encodings(alive[start : start + 1024])
-
-    def rows(self, rows: NDArray[np.int64]) -> Any:
-        """Of documents that are counted through the segments."""
-        alive = [segment.live for segment in self.segments]
-        starts = np.cumsum([0, *map(len, alive)])
-        places = np.searchsorted(starts, rows, side="right") - 1
-        there = np.unique(places).tolist()
-        parts = [self.segments[place].index.encodings(alive[place][rows[places == place] - starts[place]]) for place in there]
-        if len(parts) == 1:
-            return parts[0]
-        together = Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
-        return together[np.argsort(np.argsort(places, kind="stable"))]
-
-
 def _written(folder: Path, documents: Iterable[tuple[str, Document]], snapshot: Snapshot) -> Path | None:
     """A hidden folder with the documents, named by what they are, so that a stopped addition of the same ones is gone on with; None without documents."""
-    incoming = _partial(folder, ".incoming")
-    with DocumentWriter(_made(incoming / DOCUMENTS)) as writer:
+    incoming = empty_folder(folder, ".incoming")
+    with DocumentWriter(made(incoming / DOCUMENTS)) as writer:
         for where, document in documents:
             writer.add(where, document)
     table = DocumentTable(incoming / DOCUMENTS)
@@ -351,19 +283,12 @@ def _written(folder: Path, documents: Iterable[tuple[str, Document]], snapshot: 
     for other in folder.glob(".adding-*"):
         if other != partial:
             shutil.rmtree(other)
-    for stale in _made(partial).iterdir():
+    for stale in made(partial).iterdir():
         if stale.name != "encodings":
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     (incoming / DOCUMENTS).rename(partial / DOCUMENTS)
     incoming.rmdir()
     return partial
-
-
-def encode_documents(encoder: Any, table: DocumentTable, partial: Path, reporter: Reporter) -> DocumentEncodings:
-    """The encodings of the documents of a segment in the making."""
-    encode: Callable[..., DocumentEncodings] = encode_ragged if hasattr(encoder, "columns") else encode_collection
-    with reporter.bar("encoding documents", len(table)) as advance:
-        return encode(encoder, table, partial / "encodings", advance)
 
 
 def _next(before: Version, change: str, segments: tuple[UsedSegment, ...], added: int = 0, deleted: int = 0) -> Version:
@@ -398,17 +323,6 @@ def _keep_student(source: Path, folder: Path, identity: str) -> None:
     shutil.copytree(source, partial, ignore=shutil.ignore_patterns("*.md", "manifest.json"))
     for path in (*partial.rglob("*"), partial):
         sync(path)
-    _made(final.parent)
+    made(final.parent)
     partial.rename(final)
     sync(final.parent)
-
-
-def _partial(folder: Path, name: str) -> Path:
-    """An empty hidden folder in the index."""
-    shutil.rmtree(folder / name, ignore_errors=True)
-    return _made(folder / name)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -11,7 +11,7 @@ import numpy as np
 from retriever.document_table import DocumentTable
 from retriever.errors import DataError, RetrieverError, SearchIndexError
 from retriever.files import sha256_file
-from retriever.index.changes import changing, encode_documents, put_segment, remove_orphans
+from retriever.index.changes import changing, remove_orphans
 from retriever.index.layout import (
     STUDENTS,
     UsedSegment,
@@ -24,6 +24,7 @@ from retriever.index.layout import (
     segment_folder,
     write_version,
 )
+from retriever.index.making import encode_documents, put_segment
 from retriever.index.segments import DOCUMENTS, open_segment
 from retriever.index.snapshot import open_student
 from retriever.progress import Quiet, Reporter
