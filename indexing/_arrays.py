@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.errors import SearchIndexError
+
 WHOLE = 2**20
 """Bytes of a file of which all is digested."""
 
@@ -63,3 +65,9 @@ def quick_digest(path: Path) -> str:
                 stream.seek(number * (size - PIECE) // (PIECES - 1))
                 digest.update(stream.read(PIECE))
     return digest.hexdigest()
+
+
+def damaged(path: Path) -> SearchIndexError:
+    """The error of a file that is not there, or not whole."""
+    reason = "cut or damaged" if path.exists() else "missing"
+    return SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retriever.encodings import write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_atomic
-from retriever.indexing._arrays import header, map_array
+from retriever.indexing._arrays import damaged, header, map_array
 from retriever.ragged import Ragged
 
 OFFSETS, DIMENSIONS, VALUES = "document_offsets.npy", "document_dimensions.npy", "document_values.npy"
@@ -120,12 +120,6 @@ def opened(path: Path, kind: str, length: int) -> NDArray[Any]:
     if array.shape != (length,):
         raise damaged(path)
     return array
-
-
-def damaged(path: Path) -> SearchIndexError:
-    """What is said of a file that cannot be used."""
-    reason = "cut or damaged" if path.exists() else "missing"
-    return SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index")
 
 
 def _kind(dimensions: int) -> str:

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings, write_array
-from retriever.errors import SearchIndexError
 from retriever.files import write_atomic
-from retriever.indexing._arrays import header, map_array, quick_digest
+from retriever.indexing._arrays import damaged, header, map_array, quick_digest
 from retriever.indexing._centroids import Centroids
 from retriever.indexing._residuals import Buckets
 from retriever.indexing.multivector import half_precision, ranges
@@ -168,12 +167,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def digests(folder: Path) -> dict[str, str]:
     """Of each array's file, as the facts keep them."""
     return {name: quick_digest(folder / name) for name in ARRAYS}
-
-
-def damaged(path: Path) -> SearchIndexError:
-    """The error that names a file."""
-    reason = "cut or damaged" if path.exists() else "missing"
-    return SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index")
 
 
 def _encoded(vectors: NDArray[np.float32], centroids: Centroids, buckets: Buckets) -> tuple[NDArray[np.int64], NDArray[np.float16], NDArray[np.uint8]]:

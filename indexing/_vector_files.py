@@ -7,16 +7,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings
-from retriever.errors import SearchIndexError
 from retriever.files import write_atomic, write_json
-from retriever.indexing._arrays import header, map_array
-from retriever.indexing._faiss import library
+from retriever.indexing._arrays import damaged, header, map_array
+from retriever.indexing._faiss import DenseIndex, library
+
+Opened = TypeVar("Opened", bound=DenseIndex)
 
 FILE = "index.faiss"
 VECTORS = "vectors.npy"
@@ -114,6 +115,25 @@ def read_index(path: Path) -> Any:
         raise damaged(path) from error
 
 
+def open_dense(kind: type[Opened], folder: Path, facts: str, effort: str | None) -> Opened:
+    """The index of a kind in a folder, memory-mapped, with its full vectors where they were kept, and the effort that was chosen.
+
+    Args:
+        kind: its class.
+        folder: where it lies.
+        facts: the name of the file that was written beside it.
+        effort: the name of the effort in it; None where there is nothing to choose.
+
+    Raises:
+        SearchIndexError: there is none, or a file of it is missing, cut or damaged.
+    """
+    found = read_facts(folder / facts, effort)
+    full = open_full(folder, found.documents, found.dimensions) if found.full else None
+    index = kind(read_index(folder / FILE), folder, found.quantisation, full, found.refine)
+    index.effort = found.effort
+    return index
+
+
 def chunks(vectors: DocumentEncodings, start: int = 0, end: int | None = None) -> Iterator[NDArray[np.float32]]:
     """The vectors of the documents start to end, `CHUNK_BYTES` at a time."""
     end = len(vectors) if end is None else end
@@ -167,9 +187,3 @@ def digest(path: Path, codes: int) -> str:
             for place in range(start, end, EDGE_BYTES):
                 found.update(stream.read(min(EDGE_BYTES, end - place)))
     return found.hexdigest()
-
-
-def damaged(path: Path) -> SearchIndexError:
-    """The error of a file that cannot be opened."""
-    reason = "cut or damaged" if path.exists() else "missing"
-    return SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index")

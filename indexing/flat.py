@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from retriever.encodings import DocumentEncodings
 from retriever.files import write_atomic
 from retriever.index_settings import FlatSettings
+from retriever.indexing._arrays import damaged
 from retriever.indexing._effort import settle
 from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, training_sample
-from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, damaged, open_full, read_facts, read_index, write_facts
+from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, open_dense, read_index, write_facts
 
 FACTS = "flat.json"
 """Beside an index of codes; one of whole vectors says all of itself."""
@@ -109,15 +110,17 @@ def open_index(folder: Path) -> FlatIndex:
         except (OSError, ValueError) as error:
             raise damaged(path) from error
         return FlatIndex(read_index(path), folder)
-    facts = read_facts(folder / FACTS, None)
-    full = open_full(folder, facts.documents, facts.dimensions) if facts.full else None
-    return FlatIndex(read_index(path), folder, facts.quantisation, full, facts.refine)
+    return open_dense(FlatIndex, folder, FACTS, None)
+
+
+def file_header(documents: int, dimensions: int) -> bytes:
+    """What the file of a flat inner-product index begins with; float32 [documents, dimensions] follow it."""
+    return _HEADER.pack(b"IxFI", dimensions, documents, 1 << 20, 1 << 20, True, 0, documents * dimensions)
 
 
 def _write_whole(vectors: DocumentEncodings, path: Path) -> None:
-    numbers = len(vectors) * vectors.dimensions
     with path.open("wb") as stream:
-        stream.write(_HEADER.pack(b"IxFI", vectors.dimensions, len(vectors), 1 << 20, 1 << 20, True, 0, numbers))
+        stream.write(file_header(len(vectors), vectors.dimensions))
         for chunk in chunks(vectors):
             stream.write(chunk.data)
 

@@ -18,7 +18,7 @@ from retriever.files import write_atomic
 from retriever.index_settings import HnswSettings
 from retriever.indexing._effort import doubling, settle
 from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, training_sample
-from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, open_full, read_facts, read_index, write_facts
+from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, open_dense, read_index, write_facts
 
 FACTS = "hnsw.json"
 TRAINED_ON = 1 << 16
@@ -83,11 +83,7 @@ def open_index(folder: Path) -> HnswIndex:
     Raises:
         SearchIndexError: there is none, or a file of it is missing, cut or damaged.
     """
-    facts = read_facts(folder / FACTS, "ef_search")
-    full = open_full(folder, facts.documents, facts.dimensions) if facts.full else None
-    index = HnswIndex(read_index(folder / FILE), folder, facts.quantisation, full, facts.refine)
-    index.effort = facts.effort
-    return index
+    return open_dense(HnswIndex, folder, FACTS, "ef_search")
 
 
 def _write_graph(index: Any, vectors: DocumentEncodings, path: Path) -> int:

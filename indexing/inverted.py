@@ -25,8 +25,8 @@ from retriever.encodings import write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_atomic, write_json
 from retriever.index_settings import InvertedSettings
-from retriever.indexing._arrays import header
-from retriever.indexing._sparse import SparseVectors, at_least, check_queries, damaged, opened
+from retriever.indexing._arrays import damaged, header
+from retriever.indexing._sparse import SparseVectors, at_least, check_queries, opened
 from retriever.ragged import Ragged
 from retriever.vector_index import Found
 

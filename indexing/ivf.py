@@ -14,10 +14,11 @@ from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError
 from retriever.files import fingerprint, write_atomic
 from retriever.index_settings import IvfSettings
+from retriever.indexing._arrays import damaged
 from retriever.indexing._effort import WANTED, doubling, settle
 from retriever.indexing._faiss import DenseIndex, code_name, library, made, on_gpus, training_sample
 from retriever.indexing._lists import ROW_BYTES, remove_parts, write_lists
-from retriever.indexing._vector_files import FILE, VECTORS, Facts, damaged, open_full, read_facts, read_index, write_facts
+from retriever.indexing._vector_files import FILE, VECTORS, Facts, open_dense, read_index, write_facts
 
 FACTS = "ivf.json"
 PARTS, TRAINED = "parts", "trained.faiss"
@@ -132,11 +133,7 @@ def open_index(folder: Path) -> IvfIndex:
     Raises:
         SearchIndexError: there is none, or a file of it is missing, cut or damaged.
     """
-    facts = read_facts(folder / FACTS, "probes")
-    full = open_full(folder, facts.documents, facts.dimensions) if facts.full else None
-    index = IvfIndex(read_index(folder / FILE), folder, facts.quantisation, full, facts.refine)
-    index.effort = facts.effort
-    return index
+    return open_dense(IvfIndex, folder, FACTS, "probes")
 
 
 def _parts_folder(folder: Path, vectors: DocumentEncodings, name: str) -> Path:

@@ -14,7 +14,7 @@ from retriever.encodings import DocumentEncodings, write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_atomic
 from retriever.index_settings import MultiVectorSettings
-from retriever.indexing._arrays import header, map_array
+from retriever.indexing._arrays import damaged, header, map_array
 from retriever.ragged import Ragged
 from retriever.vector_index import Found
 
@@ -148,8 +148,7 @@ def open_index(folder: Path) -> MultiVectorIndex:
             raise ValueError("not the vectors of these documents")
         return MultiVectorIndex(vectors, offsets, folder)
     except (OSError, EOFError, ValueError) as error:
-        reason = "cut or damaged" if path.exists() else "missing"
-        raise SearchIndexError(f"{path}: the index file is {reason}. Build it again with: retriever index") from error
+        raise damaged(path) from error
 
 
 def search_blocks(vectors: DocumentEncodings, queries: Ragged, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

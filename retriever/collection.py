@@ -135,8 +135,7 @@ def with_queries(documents: Collection, folder: Path, queries: Iterable[Query], 
         where=lambda row: f"document {row + 1}",
     )
     with _new_folder(folder, "preparing the collection", replaces="collection.json") as new:
-        for path in (path for path in documents.folder.iterdir() if path.suffix in (".arrow", ".npy")):
-            _link(path, new / path.name)
+        documents.link_to(new)
         _write_judgements(new, contents, DocumentTable(new), "error", documents.fingerprint, documents.counts["empty_texts"])
     return Collection(folder)
 
@@ -294,14 +293,6 @@ def _write_judgements(folder: Path, contents: _Contents, table: DocumentTable, m
     counts = {"documents": len(table), "empty_texts": empty_texts, "queries": len(query_ids), "pairs": pairs, "dropped_pairs": dropped}
     facts = {"layout": _LAYOUT, "name": contents.name, "fingerprint": fingerprint, "counts": counts, "source": contents.source}
     write_json(folder / "collection.json", facts)
-
-
-def _link(path: Path, link: Path) -> None:
-    """A second name for a file; a copy where the disk has no hard links."""
-    try:
-        link.hardlink_to(path)
-    except OSError:
-        shutil.copyfile(path, link)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from retriever.document_fields import FILE as FIELDS
 from retriever.document_fields import FieldColumns, FieldWriter, as_json
 from retriever.errors import DataError
-from retriever.files import sha256_file, text_hash
+from retriever.files import link_or_copy, sha256_file, text_hash
 from retriever.runs import Strings
 from retriever.types import Document, check_id
 
@@ -187,6 +187,12 @@ class DocumentTable:
     def __len__(self) -> int:
         """N, the number of documents."""
         return len(self.variants)
+
+    def link_to(self, folder: Path) -> None:
+        """Gives the files of the documents second names in another folder."""
+        for name in (*_FILES, FIELDS):
+            if (self.folder / name).exists():
+                link_or_copy(self.folder / name, folder / name)
 
     @property
     def fingerprint(self) -> str:

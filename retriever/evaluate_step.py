@@ -52,6 +52,7 @@ class System:
     run: Callable[[], Run]
     answer: Callable[[Query], object]
     bytes: int | None
+    asks_teacher: bool = False
 
 
 def systems(pipeline: Pipeline) -> list[System]:
@@ -147,7 +148,12 @@ def _of_stages(pipeline: Pipeline) -> list[System]:
         kept = [ranker.bytes for ranker in {ranker.name: ranker for stage in stages[:number] for ranker in stage.rankers}.values()]
         words = "; then ".join(stage.name for stage in stages[:number])
         return System(
-            f"stage_{number}", words, lambda: found(pipeline.queries("test")), lambda query: found({query.query_id: query}), sum(one or 0 for one in kept)
+            f"stage_{number}",
+            words,
+            lambda: found(pipeline.queries("test")),
+            lambda query: found({query.query_id: query}),
+            sum(one or 0 for one in kept),
+            asks_teacher=any("teacher" in stage.by for stage in pipeline.experiment.stage),  # all are timed with the same queries
         )
 
     return [up_to(number) for number in range(1, len(stages) + 1)]
@@ -173,7 +179,12 @@ def _of_teacher(pipeline: Pipeline) -> System:
         return [score_shard(teacher, pairs, positions) for teacher, pairs in asked] if len(positions) else None
 
     return System(
-        "teacher", f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates", lambda: pipeline.target_run("test").rename("teacher"), answer, None
+        "teacher",
+        f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates",
+        lambda: pipeline.target_run("test").rename("teacher"),
+        answer,
+        None,
+        asks_teacher=True,
     )
 
 
@@ -237,8 +248,7 @@ def _result(pipeline: Pipeline, system: System, folder: Path) -> RunResult:
     run.write_trec(folder / "runs" / f"{system.name}.trec")
     evaluation = evaluate(run, pipeline.qrels("test"), settings.measures)
     asked = [query for query_id, query in pipeline.queries("test").items() if run[query_id]]
-    slow = system.name == "teacher" or (system.name.startswith("stage_") and any("teacher" in stage.by for stage in pipeline.experiment.stage))
-    limit = TEACHER_LATENCY_QUERIES if slow else settings.latency_queries
+    limit = TEACHER_LATENCY_QUERIES if system.asks_teacher else settings.latency_queries
     latency = measure_latency(system.answer, asked[:limit], warmup=min(5, limit)) if asked else None
     return RunResult(system.name, evaluation, latency, system.bytes, system.description)
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +15,7 @@ import numpy as np
 from retriever.encodings import Encoding
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.files import explain_full_disk, make_folder, recover_folder, replace_folder, write_json, write_text
+from retriever.indexing.flat import file_header
 from retriever.ragged import Ragged
 from retriever.remote.engine import Facts, check_encodings
 from retriever.types import Document
@@ -29,9 +29,6 @@ FILE_DOCUMENTS = 100_000
 
 SCALE = 100.0
 """Impacts a unit of weight, as published SPLADE indexes have it."""
-
-_FAISS_HEADER = struct.Struct("<4siqqq?iq")
-"""Of an IndexFlatIP: "IxFI", D, N, two numbers without meaning, trained, metric (0: inner product), numbers that follow."""
 
 _LONGEST_TERM = 255
 """In UTF-16 units: Lucene's whitespace tokenizer cuts longer ones."""
@@ -116,9 +113,8 @@ def export_faiss(folder: Path, blocks: Iterable[Block], facts: Facts) -> dict[st
     """
     if facts.student_kind not in ("dense", "static"):
         raise ConfigError(f"{folder}: FAISS in Pyserini keeps one vector of each document, and the student is {facts.student_kind}. Export a dense one")
-    numbers = facts.documents * facts.dimensions
     with _new_folder(folder) as new, (new / "index").open("wb") as vectors, (new / "docid").open("w", encoding="utf-8") as ids:
-        vectors.write(_FAISS_HEADER.pack(b"IxFI", facts.dimensions, facts.documents, 1 << 20, 1 << 20, True, 0, numbers))
+        vectors.write(file_header(facts.documents, facts.dimensions))
         for documents, encodings in _checked(folder, blocks, facts):
             vectors.write(np.ascontiguousarray(encodings, dtype="<f4").data)
             ids.writelines(f"{document.doc_id}\n" for document in documents)

@@ -133,6 +133,14 @@ def recover_folder(final: Path) -> None:
         os.replace(aside, final)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """A second name for a file that is never changed in place; a copy where the disk has no hard links."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 @contextlib.contextmanager
 def lock(path: Path, what: str) -> Iterator[None]:
     """Holds a lock file for as long as the block runs; the operating system frees it when the process dies.

@@ -74,13 +74,13 @@ class SearchIndex:
             ConfigError: the documents' fields cannot answer a condition.
         """
         snapshot = self.snapshot
-        rows, scores = snapshot.search(snapshot.encoder.encode_queries([_asked(query)]), k, _conditions(where))
+        rows, scores = snapshot.search(snapshot.encoder.encode_queries([asked_query(query)]), k, as_conditions(where))
         documents = snapshot.documents_by_row(rows[0])
         return [Hit(rank, float(score), document) for rank, (score, document) in enumerate(zip(scores[0], documents, strict=True), 1)]
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
         """The best k documents of many queries, as a run."""
-        snapshot, conditions = self.snapshot, _conditions(where)
+        snapshot, conditions = self.snapshot, as_conditions(where)
         return index_run(name or self.folder.name, snapshot.encoder, _Filtered(snapshot, conditions), snapshot, queries, k)
 
     def _opened(self, before: Snapshot | None) -> tuple[Any, Snapshot]:
@@ -136,9 +136,11 @@ def _mark(folder: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _asked(query: str | Query) -> Query:
+def asked_query(query: str | Query) -> Query:
+    """What is asked, as a query."""
     return query if isinstance(query, Query) else Query("query", query)
 
 
-def _conditions(where: Mapping[str, Any] | Sequence[Condition]) -> Sequence[Condition]:
+def as_conditions(where: Mapping[str, Any] | Sequence[Condition]) -> Sequence[Condition]:
+    """Conditions as a user may give them, as conditions."""
     return conditions_from(where) if isinstance(where, Mapping) else where

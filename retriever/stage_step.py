@@ -17,7 +17,7 @@ from retriever.plugins import load_kind
 from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import open_index
-from retriever.stage_settings import NAMED_RANKERS, StageSettings
+from retriever.stage_settings import NAMED_RANKERS
 from retriever.stages import ByFunction, Indexed, Lexical, ReadingPairs, Stage, StagedSearch, fused, union
 from retriever.steps import Done
 from retriever.teachers._weights import choose_row, clearly_above, out_of_fold, weight_grid
@@ -174,8 +174,3 @@ def fit_weights(stage: Stage, queries: Mapping[str, Query], pairs: Run, qrels: M
 def _measured(run: Run, qrels: Mapping[str, Mapping[str, int]], measure: str) -> NDArray[np.float64]:
     """[Q], the measure of each judged query."""
     return np.asarray(evaluate(run, qrels, [measure]).values[measure], dtype=np.float64)
-
-
-def stage_names(stages: Sequence[StageSettings]) -> list[str]:
-    """What the runs of the stages are called in the report."""
-    return [f"stage_{number}" for number in range(1, len(stages) + 1)]

@@ -15,7 +15,7 @@ from retriever.collection import Collection
 from retriever.errors import ConfigError
 from retriever.filters import Condition
 from retriever.runs import Run
-from retriever.search import Hit, SearchIndex
+from retriever.search import Hit, SearchIndex, asked_query
 from retriever.stage_settings import Fusion
 from retriever.types import Query
 from retriever.views import reciprocal_ranks, z_scores
@@ -194,7 +194,7 @@ class StagedSearch:
 
     def hits(self, query: str | Query, k: int = 10, where: Sequence[Condition] = ()) -> list[Hit]:
         """The best k documents of one query with their texts, best first; the last stage keeps no more than it says."""
-        asked = query if isinstance(query, Query) else Query("query", query)
+        asked = asked_query(query)
         found = self.run({asked.query_id: asked}, k, where=where)[asked.query_id]
         texts = self.documents.documents_by_row(self.documents.rows_of([doc_id for doc_id, _ in found]))
         return [Hit(rank, score, document) for rank, ((_, score), document) in enumerate(zip(found, texts, strict=True), 1)]

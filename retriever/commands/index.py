@@ -69,12 +69,12 @@ def add(
     """Add documents. One whose id is there already takes the place of the old one."""
     from retriever.index.changes import add
     from retriever.index.layout import index_folder, read_version
-    from retriever.index.snapshot import open_snapshot
+    from retriever.index.segments import fields_of
     from retriever.progress import Terminal, quiet_libraries
 
     folder = index_folder(index)
     with quiet_libraries():
-        known = open_snapshot(folder, read_version(folder)).field_kinds
+        known = fields_of(folder, read_version(folder))
         changed = add(folder, _documents(documents, [*known, *(fields or [])]), Terminal())
     _tell_change(changed, folder, as_json)
 

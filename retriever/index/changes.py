@@ -16,7 +16,7 @@ from retriever.collection import Collection
 from retriever.document_table import DocumentTable, DocumentWriter
 from retriever.encodings import DocumentEncodings
 from retriever.errors import DataError, SearchIndexError
-from retriever.files import explain_full_disk, fingerprint, lock, sync
+from retriever.files import explain_full_disk, fingerprint, link_or_copy, lock, sync
 from retriever.index.layout import (
     DELETIONS,
     MANIFEST,
@@ -33,7 +33,7 @@ from retriever.index.layout import (
     write_version,
 )
 from retriever.index.making import KeptEncodings, empty_folder, encode_documents, made, put_segment
-from retriever.index.segments import DOCUMENTS, Segment, link_documents, write_segment
+from retriever.index.segments import DOCUMENTS, Segment, write_segment
 from retriever.index.snapshot import Snapshot, open_snapshot
 from retriever.index_settings import AutoSettings, IndexSettings
 from retriever.progress import Quiet, Reporter
@@ -88,7 +88,7 @@ def publish(
                 f"Go back with: retriever index rollback {folder} --to {before.number}"
             )
         partial = empty_folder(folder, ".building")
-        link_documents(collection.folder, partial)
+        collection.link_to(made(partial / DOCUMENTS))
         used = write_segment(folder, partial, settings, student_kind, vectors, reporter.say)
         _keep_student(student_folder, folder, encoder.identity)
         number = max([0, *kept_versions(folder)]) + 1
@@ -254,7 +254,7 @@ def _put_together(folder: Path, snapshot: Snapshot, segments: Sequence[Segment],
     def encodings(table: DocumentTable, partial: Path) -> DocumentEncodings:
         return KeptEncodings.of(snapshot, segments, partial) or encode_documents(snapshot.encoder, table, partial, reporter)
 
-    documents = (document for segment in segments for row in segment.live.tolist() for document in segment.documents.documents_by_row([row]))
+    documents = (document for segment in segments for document in segment.live_documents())
     used = put_segment(folder, snapshot.version, documents, settings, encodings, reporter)
     names = {segment.used.name for segment in segments}
     others = tuple(segment.used for segment in snapshot.segments if segment.used.name not in names)
@@ -320,7 +320,7 @@ def _keep_student(source: Path, folder: Path, identity: str) -> None:
         return
     partial = folder / ".student"
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("*.md", "manifest.json"))
+    shutil.copytree(source, partial, copy_function=link_or_copy, ignore=shutil.ignore_patterns("*.md", "manifest.json"))
     for path in (*partial.rglob("*"), partial):
         sync(path)
     made(final.parent)

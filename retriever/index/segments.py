@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.document_fields import FieldColumns, Kind
 from retriever.document_table import DocumentTable
 from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError, DataError, SearchIndexError
 from retriever.files import make_folder, sha256_file, sync, write_json
 from retriever.filters import Condition, met
-from retriever.index.layout import AGAIN, SEGMENT, SEGMENTS, SegmentFacts, UsedSegment, next_segment, read_deleted, read_segment, segment_folder
+from retriever.index.layout import AGAIN, SEGMENT, SEGMENTS, SegmentFacts, UsedSegment, Version, next_segment, read_deleted, read_segment, segment_folder
 from retriever.index_choice import choose
 from retriever.index_settings import AutoSettings, IndexSettings
 from retriever.plugins import load_kind
+from retriever.types import Document
 from retriever.vector_index import VectorIndex
 
 DOCUMENTS = "documents"
@@ -47,6 +50,10 @@ class Segment:
     documents: DocumentTable
     deleted: NDArray[np.bool_] | None
     allowed: Callable[[tuple[Condition, ...]], NDArray[np.bool_] | None]
+
+    def live_documents(self) -> Iterator[Document]:
+        """The documents that are not deleted, in their order."""
+        return left_of(self.documents, self.deleted)
 
     @property
     def live(self) -> NDArray[np.int64]:
@@ -115,17 +122,15 @@ def open_segment(folder: Path, used: UsedSegment) -> Segment:
     return Segment(used, facts, index, documents, deleted, _allowing(documents, deleted))
 
 
-def link_documents(source: Path, partial: Path) -> None:
-    """The document files of another folder; hard links where the file system can, for they are never changed in place."""
+def left_of(documents: DocumentTable, deleted: NDArray[np.bool_] | None) -> Iterator[Document]:
+    """The documents of a table that are not deleted, read once from the first to the last."""
+    return documents.documents() if deleted is None else itertools.compress(documents.documents(), (~deleted).tolist())
 
-    def link_or_copy(one: str, other: str) -> None:
-        try:
-            os.link(os.path.realpath(one), other)
-        except OSError:
-            shutil.copy2(one, other)
 
-    kept = ("documents.arrow", "ids.arrow", "ids.npy", "variants.npy", "fields.arrow")
-    shutil.copytree(source, partial / DOCUMENTS, copy_function=link_or_copy, ignore=lambda _, names: [name for name in names if name not in kept])
+def fields_of(folder: Path, version: Version) -> dict[str, Kind]:
+    """What the values of each field of a version's documents are; opens nothing else."""
+    tables = (FieldColumns(segment_folder(folder, used.name) / DOCUMENTS, used.documents) for used in version.segments)
+    return {name: kind for table in tables for name, kind in table.kinds.items()}
 
 
 def _allowing(documents: DocumentTable, deleted: NDArray[np.bool_] | None) -> Callable[[tuple[Condition, ...]], NDArray[np.bool_] | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from retriever.document_fields import FieldColumns
 from retriever.document_table import DocumentTable
 from retriever.errors import DataError, RetrieverError, SearchIndexError
 from retriever.files import sha256_file
@@ -25,7 +26,7 @@ from retriever.index.layout import (
     write_version,
 )
 from retriever.index.making import encode_documents, put_segment
-from retriever.index.segments import DOCUMENTS, open_segment
+from retriever.index.segments import DOCUMENTS, left_of, open_segment
 from retriever.index.snapshot import open_student
 from retriever.progress import Quiet, Reporter
 
@@ -121,7 +122,7 @@ def stats(folder: Path) -> dict[str, Any]:
     for used in version.segments:
         facts = read_segment(folder, used.name)
         texts = sum(path.stat().st_size for path in (segment_folder(folder, used.name) / DOCUMENTS).glob("*"))
-        fields = DocumentTable(segment_folder(folder, used.name) / DOCUMENTS).fields.kinds
+        fields = FieldColumns(segment_folder(folder, used.name) / DOCUMENTS, used.documents).kinds
         found = {"name": used.name, "kind": facts.kind, "documents": used.documents, "deleted": used.deleted, "dimensions": facts.dimensions}
         segments.append({**found, "bytes": facts.bytes, "document_bytes": texts, "fields": fields, "told": facts.told})
     versions = [read_version(folder, number) for number in kept_versions(folder)]
@@ -191,11 +192,10 @@ def _repeated(folder: Path, version: Version) -> list[Problem]:
     seen: set[str] = set()
     for used in version.segments:
         segment = open_segment(folder, used)
-        ids = segment.documents.ids_of(segment.live)
-        twice = next((doc_id for doc_id in ids if doc_id in seen), None) or (None if len(set(ids)) == len(ids) else "of one segment")
-        if twice:
-            return [Problem(str(segment_folder(folder, used.name)), f"the document id {twice} stands twice", used.name)]
-        seen.update(ids)
+        for doc_id in segment.documents.ids_of(segment.live):
+            if doc_id in seen:
+                return [Problem(str(segment_folder(folder, used.name)), f"the document id {doc_id} stands twice", used.name)]
+            seen.add(doc_id)
     return []
 
 
@@ -222,6 +222,5 @@ def _built_again(folder: Path, used: UsedSegment, version: Version, student: Any
         deleted = read_deleted(folder, used)
     except SearchIndexError:
         deleted = None  # what was deleted comes back rather than that something is lost
-    live = np.arange(len(documents)) if deleted is None else np.flatnonzero(~deleted)
-    rest = (document for row in live.tolist() for document in documents.documents_by_row([row]))
+    rest = left_of(documents, deleted)
     return put_segment(folder, version, rest, version.index_settings, lambda table, partial: encode_documents(student, table, partial, reporter), reporter)

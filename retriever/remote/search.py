@@ -9,13 +9,13 @@ from typing import Any
 
 from retriever.encodings import Encoder
 from retriever.errors import ConfigError
-from retriever.filters import Condition, conditions_from
+from retriever.filters import Condition
 from retriever.index.layout import MANIFEST, index_folder, read_version
 from retriever.index.snapshot import open_student
 from retriever.plugins import load_kind
 from retriever.remote.index import RemoteIndex, open_remote
 from retriever.runs import Run
-from retriever.search import Hit
+from retriever.search import Hit, as_conditions, asked_query
 from retriever.types import Query
 
 ASKED_TOGETHER = 256
@@ -35,14 +35,12 @@ class RemoteSearch:
 
     def hits(self, query: str | Query, k: int = 10, where: Mapping[str, Any] | Sequence[Condition] = ()) -> list[Hit]:
         """The best k documents of one query with their texts, best first; as `SearchIndex.hits`."""
-        asked = query if isinstance(query, Query) else Query("query", query)
-        conditions = conditions_from(where) if isinstance(where, Mapping) else where
-        points = self.index.search(self.encoder.encode_queries([asked]), k, conditions)[0]
+        points = self.index.search(self.encoder.encode_queries([asked_query(query)]), k, as_conditions(where))[0]
         return [Hit(rank, point.score, point.document) for rank, point in enumerate(points, 1)]
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
         """The best k documents of many queries, as a run."""
-        conditions = conditions_from(where) if isinstance(where, Mapping) else where
+        conditions = as_conditions(where)
         scores: dict[str, dict[str, float]] = {}
         listed = list(queries.values())
         for start in range(0, len(listed), ASKED_TOGETHER):
