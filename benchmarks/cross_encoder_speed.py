@@ -29,7 +29,7 @@ from sentence_transformers import CrossEncoder
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.config import CandidateSettings, CollectionSettings
+from retriever.collection_settings import CandidateSettings, CollectionSettings
 from retriever.eval.measures import evaluate
 from retriever.progress import silence_libraries
 from retriever.resources import Resources

@@ -31,7 +31,7 @@ from students import experiment_of, folder_of, settings_of, share_steps
 from tables import losses_table
 
 from retriever.candidates import index_run
-from retriever.config import Experiment, TrainingSettings
+from retriever.config import Experiment
 from retriever.encodings import encode_collection, score_rows
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint
@@ -40,6 +40,7 @@ from retriever.plugins import load_kind
 from retriever.progress import Terminal
 from retriever.ragged_encodings import encode_ragged
 from retriever.train_step import Lesson, teach_student
+from retriever.training_settings import TrainingSettings
 from retriever.types import Query
 
 DATASET = "doc2dial"

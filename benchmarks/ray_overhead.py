@@ -24,7 +24,8 @@ import numpy as np
 from record import MACHINE, keep
 
 from retriever.collection import Collection, open_collection, write_collection
-from retriever.config import CandidateSettings, CollectionSettings, ScoringSettings
+from retriever.collection_settings import CandidateSettings, CollectionSettings
+from retriever.config import ScoringSettings
 from retriever.files import text_hash
 from retriever.ray_engine import connect, ray_engine
 from retriever.runs import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.eval.measures import Evaluation
-from retriever.eval.significance import bootstrap_interval, compare, generator_for
+from retriever.eval.significance import Clusters, compare, generator_for, mean_interval
 from retriever.files import write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -29,13 +29,13 @@ def keep(name: str, results: Mapping[str, Any]) -> None:
     write_text(RESULTS / f"{name}.json", json.dumps({**kept(name), **results}, indent=2) + "\n")
 
 
-def against(found: Mapping[str, Evaluation], baseline: str, measure: str, seed: int) -> dict[str, dict[str, Any]]:
-    """Name -> mean and interval, with the difference to the baseline and the paired test's p-value."""
-    tests = {one.run: one for one in compare(found, [(name, baseline) for name in found if name != baseline], [measure], seed)}
+def against(found: Mapping[str, Evaluation], baseline: str, measure: str, seed: int, clusters: Clusters | None = None) -> dict[str, dict[str, Any]]:
+    """Name -> mean, interval, difference to the baseline and p-value of the paired test; `clusters` names the conversations that stay together."""
+    tests = {one.run: one for one in compare(found, [(name, baseline) for name in found if name != baseline], [measure], seed, clusters)}
     return {
         name: {
             "mean": evaluation.means[measure],
-            "interval": bootstrap_interval(evaluation.values[measure], generator_for(seed, "interval", name, measure)),
+            "interval": mean_interval(evaluation.query_ids, evaluation.values[measure], clusters, generator_for(seed, "interval", name, measure)),
             "difference": tests[name].difference if name in tests else 0.0,
             "p_value": tests[name].p_value if name in tests else 1.0,
             "queries": len(evaluation),

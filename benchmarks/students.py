@@ -27,11 +27,12 @@ from tables import students_table
 from retriever.config import Experiment, read_experiment
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import compare
-from retriever.evaluate_step import evaluate_experiment, train_contrastive
+from retriever.evaluate_step import evaluate_experiment
 from retriever.files import write_json
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.steps import Done, read_manifest
+from retriever.systems import train_contrastive
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 KINDS = {
@@ -113,13 +114,13 @@ def measured(report: ReportData) -> dict[str, Any]:
     runs = {
         run.name: {
             "mean": run.evaluation.means,
-            "interval": run.interval(measure, report.seed),
+            "interval": report.interval(run, measure),
             "latency_ms": run.latency and run.latency.p50_ms,
             "bytes": run.bytes,
         }
         for run in report.runs
     }
-    tests = compare({run.name: run.evaluation for run in report.runs}, COMPARED, [measure], report.seed)
+    tests = compare({run.name: run.evaluation for run in report.runs}, COMPARED, [measure], report.seed, report.clusters)
     return {
         "measure": measure,
         "runs": runs,

@@ -38,7 +38,8 @@ from transformers import TrainerCallback
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.config import CollectionSettings, TrainingSettings, read_experiment
+from retriever.collection_settings import CollectionSettings
+from retriever.config import read_experiment
 from retriever.eval.report import read_report
 from retriever.evaluate_step import evaluate_experiment
 from retriever.models import find_model
@@ -51,6 +52,7 @@ from retriever.training.batches import Batcher
 from retriever.training.samples import TrainingSamples, make_samples
 from retriever.training.trainer import print_nothing, train_student, without_model_card
 from retriever.training.watcher import Supervision, TrainingProgress
+from retriever.training_settings import TrainingSettings
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEPTH = 30

@@ -8,8 +8,8 @@ from typing import Any
 from retriever.eval import wording
 from retriever.eval.audit import Audit, BaselineFindings, Suspect, Suspects, TeacherFindings
 from retriever.eval.figures import SERIES, cost_figure, distribution_figure, reliability_figure
-from retriever.eval.page import Picture, fill_template, picture
 from retriever.eval.significance import Comparison
+from retriever.eval.template import Picture, fill_template, picture
 
 
 def render_audit(audit: Audit) -> str:

@@ -128,6 +128,57 @@ def distribution_figure(name: str, distribution: ScoreDistribution) -> str:
     return svg[0]
 
 
+def depth_figure(name: str, labels: Sequence[tuple[str, int]], lines: Sequence[tuple[int, str, Sequence[float]]], measure: str, bold: str) -> str:
+    """A measure over the course of a conversation, a line for each run.
+
+    Args:
+        name: of the picture; its ids begin with it.
+        labels: each turn's label and number of queries.
+        lines: for each run: its place among the runs, name, and mean at each label.
+        measure: what the vertical axis says.
+        bold: the run whose line is thick.
+    """
+    with _figure(name, 2.7 + 0.17 * len(lines)) as (figure, svg):
+        axes = figure.add_subplot()
+        for place, label, values in lines:
+            axes.plot(
+                range(len(labels)),
+                values,
+                color=SERIES[place % len(SERIES)],
+                marker=MARKERS[place % len(MARKERS)],
+                label=label,
+                linewidth=2.6 if label == bold else 1.2,
+                markersize=6 if label == bold else 4.5,
+                zorder=3 if label == bold else 2,
+            )
+        axes.set_xticks(range(len(labels)), [f"{label}\n{queries:,}" for label, queries in labels])
+        axes.margins(x=0.05, y=0.1)
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel="turn of the user, below it the number of queries", ylabel=measure)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, handlelength=1.8, columnspacing=1.2)
+    return svg[0]
+
+
+def conversations_figure(name: str, groups: Sequence[tuple[int, str, Sequence[float]]], measure: str) -> str:
+    """Shares of conversations over their mean of a measure, one outline for each run.
+
+    Args:
+        name: of the picture; its ids begin with it.
+        groups: for each run: its place among the runs, name, and mean of each conversation.
+        measure: what the horizontal axis says; between 0 and 1.
+    """
+    edges = np.linspace(0, 1, 21 if len(groups[0][2]) >= 100 else 11)
+    with _figure(name, 2.5) as (figure, svg):
+        axes = figure.add_subplot()
+        for place, label, means in groups:
+            colour, shares = SERIES[place % len(SERIES)], 100 * np.histogram(means, edges)[0] / len(means)
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, linewidth=0)
+            axes.stairs(shares, edges, color=colour, linewidth=1.4, label=label, baseline=None)
+        axes.set(xlabel=f"mean {measure} of a conversation", ylabel="% of conversations", xlim=(0, 1), ylim=(0, None))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0, handlelength=1.2)
+    return svg[0]
+
+
 def reliability_figure(name: str, bins: Sequence[tuple[float, float, int]]) -> str:
     """The share of relevant pairs over the calibrated probability, a point for each bin, larger with more pairs; on the diagonal is true.
 

@@ -5,26 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from retriever.eval import wording
+from retriever.eval import turns_page, wording
 from retriever.eval.figures import SERIES, cost_figure, differences_figure, distribution_figure, training_figure
 from retriever.eval.report import ReportData, RunResult
 from retriever.eval.significance import Comparison, differences_between
+from retriever.eval.template import Picture, fill_template, picture
 
-TEMPLATES = Path(__file__).parent
 QUERIES_LISTED = 5
 LONGEST_QUERY = 180
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """An SVG text with the words around it."""
-
-    svg: Any
-    title: str
-    caption: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,21 +36,13 @@ def render_page(data: ReportData) -> str:
         columns=_columns(data),
         compared=_compared(data),
         cost_pictures=_cost_pictures(data),
+        by_turn=turns_page.by_turn(data),
+        elsewhere=turns_page.elsewhere(data),
         changes=_changes(data),
         training=_training_picture(data),
         distributions=_distribution_pictures(data),
         settings=json.dumps(data.settings, indent=2, ensure_ascii=False, default=str),
     )
-
-
-def fill_template(name: str, **values: Any) -> str:
-    """The template of that name beside this file, filled; what it names and is not given is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals["words"] = wording
-    return environment.get_template(name).render(values)
 
 
 def _columns(data: ReportData) -> list[str]:
@@ -78,7 +60,7 @@ def _row(data: ReportData, place: int, run: RunResult) -> dict[str, Any]:
     }
     values = []
     for measure in data.measures:
-        low, high = run.interval(measure, data.seed)
+        low, high = data.interval(run, measure)
         best = means[measure] == max(other.evaluation.means[measure] for other in data.runs)
         values.append({"measure": measure, "mean": f"{means[measure]:.3f}", "interval": f"{low:.3f} to {high:.3f}", "best": best})
     return {"run": run, "series": place % len(SERIES), "values": values, "costs": [(heading, costs[heading]) for heading in _columns(data)]}
@@ -99,7 +81,7 @@ def _cost_pictures(data: ReportData) -> list[Picture]:
     pictures = []
     for name, title, axis, cost_of in costs:
         found = [(place, run, cost_of(run)) for place, run in enumerate(data.runs)]
-        points = [(place, run.name, cost, run.evaluation.means[measure], run.interval(measure, data.seed)) for place, run, cost in found if cost]
+        points = [(place, run.name, cost, run.evaluation.means[measure], data.interval(run, measure)) for place, run, cost in found if cost]
         if points:
             svg = cost_figure(name, points, axis, measure, data.subject)
             pictures.append(picture(svg, f"{measure} against {title}", "Up and to the left is better. Lines are 95 % intervals."))
@@ -148,10 +130,3 @@ def _distribution_pictures(data: ReportData) -> list[Picture]:
         )
         for place, distribution in enumerate(data.distributions)
     ]
-
-
-def picture(svg: str, title: str, caption: str) -> Picture:
-    """An SVG text that the page takes as it stands."""
-    from markupsafe import Markup
-
-    return Picture(Markup(svg), title, caption)

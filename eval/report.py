@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from retriever.errors import DataError
+from retriever.eval.facets import FacetTable, facet_table_from_json, per_conversation
 from retriever.eval.latency import Latency
 from retriever.eval.measures import Evaluation
-from retriever.eval.significance import Comparison, bootstrap_interval, generator_for
+from retriever.eval.significance import Clusters, Comparison, generator_for, mean_interval
+from retriever.eval.transfer import Transfer, transfer_from_json
 from retriever.files import write_json, write_text
 
 NOT_LOSSES = frozenset({"step", "validation", "learning_rate", "grad_norm", "epoch"})
@@ -41,9 +43,10 @@ class RunResult:
     bytes: int | None = None
     description: str = ""
 
-    def interval(self, measure: str, seed: int) -> tuple[float, float]:
-        """The 95 % bootstrap interval of the mean; always the same for the same values, name and seed."""
-        return bootstrap_interval(self.evaluation.values[measure], generator_for(seed, "interval", self.name, measure))
+    def interval(self, measure: str, seed: int, clusters: Clusters | None = None) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the mean, over whole conversations where `clusters` names them; the same for the same values, name and seed."""
+        found = self.evaluation
+        return mean_interval(found.query_ids, found.values[measure], clusters, generator_for(seed, "interval", self.name, measure))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,12 @@ class ReportData:
         query_texts: query id -> text, for the lists of the most improved and most hurt.
         training: the student's.
         distributions: of the teacher and the student.
+        collection: name and split of what was searched, where `transfer` holds others against it.
+        clusters: query id -> conversation, the ones that `comparisons` were made with; None where queries stand alone.
+        depths: query id -> turns of the user so far, where known.
+        facets: results apart for groups of queries.
+        transfer: results on other collections.
+        folds: of how many students each scored the conversations that it was not trained on; None where one student scored all.
     """
 
     title: str
@@ -121,10 +130,33 @@ class ReportData:
     query_texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     training: TrainingCurve | None = None
     distributions: Sequence[ScoreDistribution] = ()
+    collection: str = ""
+    clusters: Clusters | None = None
+    depths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    facets: Sequence[FacetTable] = ()
+    transfer: Sequence[Transfer] = ()
+    folds: int | None = None
 
     def run(self, name: str) -> RunResult | None:
         """The run of that name, if there is one."""
         return next((run for run in self.runs if run.name == name), None)
+
+    def interval(self, run: RunResult, measure: str) -> tuple[float, float]:
+        """The 95 % interval of a run's mean, as everything in the report is drawn."""
+        return run.interval(measure, self.seed, self.clusters)
+
+    @property
+    def best_baseline(self) -> RunResult | None:
+        """Of the runs that the subject was compared with, teachers left out, the one with the highest first measure."""
+        names = {one.baseline for one in self.comparisons if one.run == self.subject} - {"teacher"}
+        return max((run for run in self.runs if run.name in names), key=lambda run: run.evaluation.means[self.measures[0]], default=None)
+
+    @property
+    def conversations(self) -> dict[str, dict[str, float]]:
+        """The subject and its best baseline -> conversation -> mean of the first measure; empty where there are none of them."""
+        pair = (self.run(self.subject), self.best_baseline)
+        means = {run.name: per_conversation(run.evaluation, self.clusters or {}, self.measures[0]) for run in pair if run}
+        return means if len(means) == 2 and all(means.values()) else {}
 
 
 def training_curve(points: Iterable[Mapping[str, float]], validation_measure: str) -> TrainingCurve:
@@ -204,6 +236,11 @@ def report_json(data: ReportData) -> dict[str, Any]:
         "comparisons": [dataclasses.asdict(comparison) for comparison in data.comparisons],
         "training": _training_json(data.training),
         "score_distributions": [dataclasses.asdict(distribution) for distribution in data.distributions],
+        "collection": data.collection,
+        "conversations": {"measure": data.measures[0], "means": data.conversations} if data.conversations else None,
+        "facets": [dataclasses.asdict(table) for table in data.facets],
+        "transfer": [dataclasses.asdict(transfer) for transfer in data.transfer],
+        "folds": data.folds,
         "per_query": "per_query.json",
         "settings": dict(data.settings),
         "versions": dict(data.versions),
@@ -224,7 +261,7 @@ def _run_json(run: RunResult, data: ReportData) -> dict[str, Any]:
     return {
         "description": run.description,
         "mean": {measure: run.evaluation.means[measure] for measure in data.measures},
-        "interval": {measure: list(run.interval(measure, data.seed)) for measure in data.measures},
+        "interval": {measure: list(data.interval(run, measure)) for measure in data.measures},
         "queries": len(run.evaluation),
         "latency_ms": latency and {"p50": latency.p50_ms, "p99": latency.p99_ms, "mean": latency.mean_ms, "queries": latency.queries},
         "bytes": run.bytes,
@@ -234,6 +271,8 @@ def _run_json(run: RunResult, data: ReportData) -> dict[str, Any]:
 def _per_query_json(data: ReportData) -> dict[str, Any]:
     return {
         "texts": dict(data.query_texts),
+        "conversations": None if data.clusters is None else dict(data.clusters),
+        "depths": dict(data.depths),
         "runs": {
             run.name: {
                 "query_ids": list(run.evaluation.query_ids),
@@ -271,6 +310,12 @@ def _from_json(report: Mapping[str, Any], per_query: Mapping[str, Any]) -> Repor
         query_texts=per_query["texts"],
         training=curve,
         distributions=[ScoreDistribution(**distribution) for distribution in report["score_distributions"]],
+        collection=report.get("collection", ""),  # reports that were written before there were conversations have none of these
+        clusters=per_query.get("conversations"),
+        depths=per_query.get("depths", {}),
+        facets=[facet_table_from_json(table) for table in report.get("facets", ())],
+        transfer=[transfer_from_json(transfer) for transfer in report.get("transfer", ())],
+        folds=report.get("folds"),
     )
 
 

@@ -2,6 +2,10 @@
 
 The test is the paired randomisation test, which Smucker, Allan and Carterette ("A comparison of statistical significance tests for information
 retrieval evaluation", CIKM 2007) recommend for retrieval; the t-test beside it agrees with it closely for a few dozen queries and more.
+
+Turns of one conversation are alike: they share a topic, and a system that misses it misses it several times. Where queries belong to
+conversations, the conversation and not the turn is what is flipped and drawn (cluster randomisation; Davison and Hinkley, "Bootstrap methods
+and their application", 1997, section 3.8, of whole clusters): otherwise p-values are too small and intervals too narrow.
 """
 
 from __future__ import annotations
@@ -18,9 +22,12 @@ from retriever.eval.measures import Evaluation
 from retriever.files import text_hash
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Clusters = Mapping[str, str]
+"""Query id -> conversation; a query that is missing, or whose conversation is "", is a cluster of its own."""
 NUMBERS_AT_ONCE = 4_000_000
 LARGEST_EXACT = 16
-"""With up to so many queries that differ, all 2^n sign patterns are counted instead of drawn."""
+"""With up to so many queries, or conversations, that differ, all 2^n sign patterns are counted instead of drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Comparison:
         p_value: of the two-sided paired randomisation test, uncorrected.
         p_value_corrected: after Holm's correction over all comparisons that were made together.
         queries: how many there are; `better` and `worse` of them differ, the others are equal.
+        clusters: how many conversations test and interval took as wholes; None where they took single queries.
     """
 
     run: str
@@ -48,6 +56,7 @@ class Comparison:
     queries: int
     better: int
     worse: int
+    clusters: int | None = None
 
 
 def generator_for(seed: int, *names: str) -> np.random.Generator:
@@ -58,12 +67,13 @@ def generator_for(seed: int, *names: str) -> np.random.Generator:
 def randomisation_test(differences: Floats, generator: np.random.Generator, samples: int = 100_000) -> float:
     """The two-sided p-value of a paired randomisation (sign-flip) test of the mean difference (Smucker et al., CIKM 2007).
 
-    If run and baseline were interchangeable, each query's difference could as well have the other sign. The p-value is the share of sign patterns
+    If run and baseline were interchangeable, each query's difference could as well have the other sign. Of whole conversations it takes the sums
+    over each one's queries (`sums_by`), so that all turns of a conversation change their sign together. The p-value is the share of sign patterns
     whose mean is at least as far from 0 as the one seen: all patterns where at most 16 queries differ, otherwise `samples` random ones together
     with the one seen, so that it is never 0. Queries without a difference change nothing and are left out.
 
     Args:
-        differences: float64 [Q], run minus baseline per query.
+        differences: float64 [Q], run minus baseline per query; or [C], summed per conversation.
         generator: draws the signs.
         samples: how many patterns are drawn.
     """
@@ -118,14 +128,54 @@ def bootstrap_interval(values: Floats, generator: np.random.Generator, level: fl
         level: the share of resampled means inside the interval.
         samples: how many resampled means.
     """
-    rows = max(1, NUMBERS_AT_ONCE // len(values))
-    sizes = [min(rows, samples - start) for start in range(0, samples, rows)]
-    means = np.concatenate([values[generator.integers(0, len(values), (size, len(values)))].mean(axis=1) for size in sizes])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    means = np.concatenate([values[drawn].mean(axis=1) for drawn in _drawn(len(values), samples, generator)])
+    return _middle(means, level)
 
 
-def compare(evaluations: Mapping[str, Evaluation], pairs: Sequence[tuple[str, str]], measures: Sequence[str], seed: int) -> list[Comparison]:
+def clustered_interval(values: Floats, numbers: Integers, generator: np.random.Generator, level: float = 0.95, samples: int = 10_000) -> tuple[float, float]:
+    """The same over conversations: whole ones are drawn, and the mean is over all queries of those that were drawn, a ratio of sums.
+
+    Args:
+        values: float64 [Q], one per query.
+        numbers: int64 [Q], the conversation of each query, as `cluster_numbers` gives them.
+        generator: draws C conversations with replacement, `samples` times.
+        level: the share of resampled means inside the interval.
+        samples: how many resampled means.
+    """
+    sums, sizes = sums_by(values, numbers), np.bincount(numbers)
+    means = [sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1) for drawn in _drawn(len(sums), samples, generator)]
+    return _middle(np.concatenate(means), level)
+
+
+def mean_interval(query_ids: Sequence[str], values: Floats, clusters: Clusters | None, generator: np.random.Generator) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean, by conversations where they are given and by queries where they are None."""
+    if clusters is None:
+        return bootstrap_interval(values, generator)
+    return clustered_interval(values, cluster_numbers(query_ids, clusters), generator)
+
+
+def cluster_numbers(query_ids: Sequence[str], clusters: Clusters) -> Integers:
+    """Int64 [Q], the conversation of each query as a number from 0 to C - 1, in the order in which they first come."""
+    numbers: dict[tuple[str, str], int] = {}
+    keys = [("conversation", clusters[query_id]) if clusters.get(query_id) else ("query", query_id) for query_id in query_ids]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def sums_by(values: Floats, numbers: Integers) -> Floats:
+    """Float64 [C], the sum over each conversation's queries; exactly 0 where they cancel on paper.
+
+    Args:
+        values: float64 [Q].
+        numbers: int64 [Q], from 0 to C - 1.
+    """
+    sums = np.bincount(numbers, values).astype(np.float64, copy=False)
+    sums[np.abs(sums) <= 1e-12 * np.bincount(numbers, np.abs(values))] = 0.0
+    return sums
+
+
+def compare(
+    evaluations: Mapping[str, Evaluation], pairs: Sequence[tuple[str, str]], measures: Sequence[str], seed: int, clusters: Clusters | None = None
+) -> list[Comparison]:
     """Every (run, baseline) pair in every measure, with Holm's correction over all of them together.
 
     Args:
@@ -133,11 +183,12 @@ def compare(evaluations: Mapping[str, Evaluation], pairs: Sequence[tuple[str, st
         pairs: (run, baseline) names.
         measures: as text, each present in every evaluation of a pair.
         seed: of the sign patterns and bootstrap samples.
+        clusters: the queries' conversations, which tests and intervals then take as wholes; None takes single queries.
 
     Raises:
         DataError: a pair names an unknown run, or two runs were evaluated on different queries or without the measure.
     """
-    compared = [_compare_one(evaluations, run, baseline, measure, seed) for run, baseline in pairs for measure in measures]
+    compared = [_compare_one(evaluations, run, baseline, measure, seed, clusters) for run, baseline in pairs for measure in measures]
     corrected = holm([comparison.p_value for comparison in compared])
     return [dataclasses.replace(comparison, p_value_corrected=p_value) for comparison, p_value in zip(compared, corrected, strict=True)]
 
@@ -158,25 +209,39 @@ def differences_between(run: Evaluation, baseline: Evaluation, measure: str) -> 
     return run.values[measure] - baseline.values[measure]
 
 
-def _compare_one(evaluations: Mapping[str, Evaluation], run: str, baseline: str, measure: str, seed: int) -> Comparison:
+def _compare_one(evaluations: Mapping[str, Evaluation], run: str, baseline: str, measure: str, seed: int, clusters: Clusters | None) -> Comparison:
     for name in (run, baseline):
         if name not in evaluations:
             raise DataError(f'there is no run "{name}" to compare; the runs are {", ".join(evaluations)}')
-    differences = differences_between(evaluations[run], evaluations[baseline], measure)
+    differences, query_ids = differences_between(evaluations[run], evaluations[baseline], measure), evaluations[run].query_ids
+    tested = differences if clusters is None else sums_by(differences, cluster_numbers(query_ids, clusters))
     generator = generator_for(seed, "comparison", run, baseline, measure)
-    p_value = randomisation_test(differences, generator)
+    p_value = randomisation_test(tested, generator)
     return Comparison(
         run=run,
         baseline=baseline,
         measure=measure,
         difference=float(differences.mean()),
-        interval=bootstrap_interval(differences, generator),
+        interval=mean_interval(query_ids, differences, clusters, generator),
         p_value=p_value,
         p_value_corrected=p_value,
         queries=len(differences),
         better=int((differences > 0).sum()),
         worse=int((differences < 0).sum()),
+        clusters=None if clusters is None else len(tested),
     )
+
+
+def _drawn(n: int, samples: int, generator: np.random.Generator) -> Iterator[Integers]:
+    """`samples` rows of n numbers below n, in blocks that fit in memory."""
+    rows = max(1, NUMBERS_AT_ONCE // n)
+    for start in range(0, samples, rows):
+        yield generator.integers(0, n, (min(rows, samples - start), n))
+
+
+def _middle(means: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _signs(n: int) -> Floats:

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from retriever.eval.report import ReportData, RunResult
-from retriever.eval.wording import is_significant, milliseconds, size
+from retriever.eval.wording import hints, is_significant, milliseconds, size
 
 
 def terminal_table(data: ReportData) -> Table:
-    """Runs by measures, latency and size; the best of each measure in bold, a star where the run beats its baseline significantly."""
+    """Runs by measures, latency and size; the best of each measure in bold, a star where the run beats its baseline significantly; below it the facets."""
     table = Table(title=data.title, title_justify="left", caption=_caption(data), caption_justify="left")
     table.add_column("run", no_wrap=True)
     for measure in data.measures:
@@ -51,4 +51,5 @@ def _extra_columns(data: ReportData) -> list[tuple[str, Callable[[RunResult], st
 
 def _caption(data: ReportData) -> str | None:
     tested = any(one.baseline == data.baseline for one in data.comparisons)
-    return f"* better than {data.baseline}, corrected p < 0.05" if tested else None
+    lines = [f"* better than {data.baseline}, corrected p < 0.05"] if tested else []
+    return "\n".join([*lines, *hints(data)]) or None

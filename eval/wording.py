@@ -6,9 +6,10 @@ import dataclasses
 from typing import Literal
 
 from retriever.eval.report import ReportData
-from retriever.eval.significance import Comparison
+from retriever.eval.significance import Comparison, cluster_numbers
 
 SIGNIFICANT = 0.05
+HINTED = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +28,9 @@ def verdict(data: ReportData) -> Verdict:
         return Verdict(_leader(data), "unclear")
     subject, baseline = _subject(found.run), _baseline(found.baseline)
     corrected = " after correction for several comparisons" if len(data.comparisons) > 1 else ""
-    evidence = f"({p_value(found.p_value_corrected)}{corrected}, {count(found.queries, 'query', 'queries')})"
+    evidence = f"({p_value(found.p_value_corrected)}{corrected}, {queries(found.queries, found.clusters)})"
     if found.difference == 0 and found.better == found.worse == 0:
-        return Verdict(f"{subject} and {baseline} have the same {measure} on every query ({count(found.queries, 'query', 'queries')}).", "unclear")
+        return Verdict(f"{subject} and {baseline} have the same {measure} on every query ({queries(found.queries, found.clusters)}).", "unclear")
     if not is_significant(found):
         whom = f"{subject[0].lower()}{subject[1:]} against {baseline}"
         return Verdict(f"No gain or loss is shown: {signed(found.difference)} {measure} for {whom} {evidence}.", "unclear")
@@ -82,6 +83,37 @@ def count(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
+def queries(number: int, clusters: int | None = None) -> str:
+    """Queries and the conversations that they come from: "1,455 queries in 247 conversations"; without the latter where there are none."""
+    return count(number, "query", "queries") + ("" if clusters is None else f" in {count(clusters, 'conversation', 'conversations')}")
+
+
+def clusters(data: ReportData) -> int | None:
+    """How many conversations the report's tests and intervals took as wholes; None where they took single queries."""
+    if data.clusters is None or not data.runs:
+        return None
+    return len(set(cluster_numbers(data.runs[0].evaluation.query_ids, data.clusters).tolist()))
+
+
+def folds(number: int) -> str:
+    """What cross-validation by conversation means for the numbers."""
+    return (
+        f"The conversations were split into {number} folds, and every query was scored by a student that did not see its conversation: "
+        f"the results are those of {number} students together."
+    )
+
+
+def hints(data: ReportData) -> list[str]:
+    """For the terminal: the subject's first measure in the groups of the first facet, and what else the report tells apart."""
+    if not data.facets:
+        return []
+    table, *others = data.facets
+    means = [(group.label, group.means.get(data.subject, {}).get(data.measures[0])) for group in table.groups[:HINTED]]
+    told = [f"{label} {mean:.3f}" for label, mean in means if mean is not None] + (["..."] if len(table.groups) > HINTED else [])
+    lines = [f"{data.measures[0]} of {data.subject} by {table.name}: {', '.join(told)}"]
+    return lines + ([f"report.html has it by {', '.join(other.name for other in others)} too"] if others else [])
+
+
 def shortened(text: str, longest: int) -> str:
     """A text on one line, cut after a word where it is longer than `longest` characters."""
     one_line = " ".join(text.split())
@@ -93,8 +125,8 @@ def _leader(data: ReportData) -> str:
     if not data.runs:
         return "There is no run to report."
     best = max(data.runs, key=lambda run: run.evaluation.means[measure])
-    value, queries = best.evaluation.means[measure], count(len(best.evaluation), "query", "queries")
-    return f"{_subject(best.name)} has the highest {measure}, {value:.3f} ({queries}); {data.subject} was not tested against {data.baseline}."
+    value, asked = best.evaluation.means[measure], queries(len(best.evaluation), clusters(data))
+    return f"{_subject(best.name)} has the highest {measure}, {value:.3f} ({asked}); {data.subject} was not tested against {data.baseline}."
 
 
 def _subject(name: str) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retriever.candidates import bm25_run, file_run, index_run, reciprocal_rank_fusion, run_file
-from retriever.files import sha256_file
+from retriever.conversations import Reading
+from retriever.files import fingerprint, sha256_file
 from retriever.index_settings import EXACT
 from retriever.models import find_model
 from retriever.plugins import load_kind
+from retriever.queries import asked_fingerprint
 from retriever.runs import Run
 from retriever.teacher_settings import EmbeddingSettings
 
@@ -23,16 +25,16 @@ def find_candidates(pipeline: Pipeline) -> dict[str, Run]:
     """Split -> the retrieved candidates of its queries, without added positives; found now unless they lie there already."""
     settings, collection = pipeline.experiment.candidates, pipeline.collection
     inputs = {"collection": collection.fingerprint}
-    inputs |= {split: collection.queries_fingerprint(getattr(pipeline.experiment.collection, split)) for split in SPLITS}
+    inputs |= {split: _asked(pipeline, split) for split in SPLITS}
     inputs |= {source: _identity_of(pipeline, source) for source in settings.sources if source not in ("bm25", "lucene")}
 
     def work(folder: Path) -> None:
         for split in SPLITS:
-            runs = [_run_of(pipeline, source, split) for source in settings.sources]
+            runs = [_run_of(pipeline, source, split, reading) for source in settings.sources for reading in settings.reads or (None,)]
             reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
 
     _, runs = pipeline.open_step(
-        lambda: pipeline.step("candidates", inputs, settings.model_dump(mode="json"), work),
+        lambda: pipeline.step("candidates", inputs, settings.model_dump(mode="json", exclude=None if settings.reads else {"reads"}), work),
         lambda folder: {split: Run.read_parquet(folder / f"{split}.parquet") for split in SPLITS},
     )
     return runs
@@ -45,9 +47,18 @@ def _identity_of(pipeline: Pipeline, source: str) -> str:
     return str(pipeline.start.identity) if source == "student" else find_model(source, where="candidates.sources").identity
 
 
-def _run_of(pipeline: Pipeline, source: str, split: str) -> Run:
-    """One source's candidates."""
-    queries, settings = pipeline.queries(split), pipeline.experiment.candidates
+def _asked(pipeline: Pipeline, split: str) -> str:
+    """The fingerprint of a split's queries under all readings that are searched with."""
+    name, readings = getattr(pipeline.experiment.collection, split), pipeline.experiment.candidates.reads
+    found = [asked_fingerprint(pipeline.collection, name, pipeline.queries(split, reading)) for reading in readings or (None,)]
+    return found[0] if len(found) == 1 else fingerprint(found)
+
+
+def _run_of(pipeline: Pipeline, source: str, split: str, reading: Reading | None) -> Run:
+    """One source's candidates for one reading; the student reads as it does everywhere, unless a reading is named."""
+    queries, settings = pipeline.queries(split, reading), pipeline.experiment.candidates
+    if source == "student" and reading is None:
+        queries = pipeline.student_queries(split)
     if source == "bm25":
         return bm25_run(f"BM25, {split}", pipeline.bm25, pipeline.collection, queries, settings.depth, pipeline.reporter)
     if source == "lucene":

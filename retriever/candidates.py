@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
-from retriever.config import NAMED_SOURCES
+from retriever.collection_settings import NAMED_SOURCES
+from retriever.conversations import ConversationReader
 from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
 from retriever.progress import Quiet, Reporter
@@ -48,19 +49,30 @@ def index_run(name: str, encoder: Encoder, index: Any, documents: Any, queries: 
     return run_of_rows(name, documents, list(queries), rows, scores)
 
 
-def hybrid_run(name: str, bm25: BM25, index: Any, encodings: DocumentEncodings, collection: Collection, queries: Mapping[str, Query], depth: int) -> Run:
+def hybrid_run(
+    name: str,
+    bm25: BM25,
+    index: Any,
+    encodings: DocumentEncodings,
+    collection: Collection,
+    queries: Mapping[str, Query],
+    depth: int,
+    reader: ConversationReader,
+) -> Run:
     """BM25 and a student fused: the sum of both per-query z-scores over the union of their best `depth` documents.
 
-    Each document of the union has the exact score of both, also where only one of them found it. `index` is a snapshot of the student's.
+    Each document of the union has the exact score of both, also where only one of them found it. `index` is a snapshot
+    of the student's, and `reader` reads conversations for BM25.
     """
     encoder: Encoder = index.encoder
     encoded = encoder.encode_queries(list(queries.values()))
     rows, scores = [], []
     for number, query in enumerate(queries.values()):
         one = np.array([number])
-        lexical = bm25.scores(query.text)
+        text = reader.text(query).text
+        lexical = bm25.scores(text)
         found = collection.rows_of(index.ids_of(index.search(encoded[one], depth)[0][0]))  # the index may hold documents of its own
-        union = np.union1d(bm25.search(query.text, depth)[0], found[found >= 0])
+        union = np.union1d(bm25.search(text, depth)[0], found[found >= 0])
         one_list = np.array([0, len(union)])
         own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
         rows.append(union)

@@ -136,7 +136,7 @@ def fill_in(read: Run, cheap: Run, always: NDArray[np.bool_]) -> Run:
 
 def _read(pipeline: Pipeline, name: str, split: str, pairs: Run, stores: Sequence[ScoreStore]) -> Run:
     """A teacher's scores of pairs, each from the first store that has it."""
-    identity, queries, runs, left = pipeline.identities[name], pipeline.queries(split), [], pairs
+    identity, queries, runs, left = pipeline.identities[name], pipeline.queries_of(name, split), [], pairs
     for store in stores[:-1]:
         runs.append(store.read(identity, left, queries, allow_missing=True).run)
         left = store.missing(identity, left, queries)

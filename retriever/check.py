@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.collection import Collection
+from retriever.conversations import is_user
 from retriever.files import text_hash
 from retriever.types import Query
 
@@ -28,7 +29,9 @@ def check_collection(collection: Collection, train: str = "train", test: str = "
     """
     splits = {split: _split_report(collection, split) for split in collection.splits}
     duplicates, examples = _duplicates(collection)
-    overlap = _same_text(collection.queries(train), collection.queries(test)) if {train, test} <= set(splits) and train != test else []
+    asked = (collection.queries(train), collection.queries(test)) if {train, test} <= set(splits) and train != test else ({}, {})
+    overlap = _same_text(*asked)
+    shared = _shared_conversations(*asked)
     report = CollectionReport(
         name=collection.name,
         fingerprint=collection.fingerprint,
@@ -41,6 +44,9 @@ def check_collection(collection: Collection, train: str = "train", test: str = "
         splits=splits,
         overlapping_queries=len(overlap),
         overlap_examples=tuple(overlap[:_EXAMPLES]),
+        conversations=_conversations(collection.all_queries()),
+        shared_conversations=len(shared),
+        shared_examples=tuple(shared[:_EXAMPLES]),
         warnings=(),
     )
     return dataclasses.replace(report, warnings=tuple(_warnings(report, train, test)))
@@ -66,6 +72,29 @@ class SplitReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConversationsReport:
+    """What is in the turns of conversations of all splits.
+
+    Attributes:
+        conversations: that have an id.
+        turns: of them, and others that have earlier turns.
+        turns_by_depth: depth -> turns at it; the first turn of the user has depth 1.
+        median_depth: of the turns; the lower one of two.
+        max_depth: of the turns.
+        rewrites: rewriter -> turns with a rewrite by it.
+        turns_without_conversation: that have earlier turns, but no id of a conversation.
+    """
+
+    conversations: int
+    turns: int
+    turns_by_depth: Mapping[int, int]
+    median_depth: int
+    max_depth: int
+    rewrites: Mapping[str, int]
+    turns_without_conversation: int
+
+
+@dataclasses.dataclass(frozen=True)
 class CollectionReport:
     """What `check_collection` found.
 
@@ -81,6 +110,9 @@ class CollectionReport:
         splits: by the name of the split.
         overlapping_queries: test queries whose text a train query has, apart from case and white space.
         overlap_examples: pairs of a train and a test query's id.
+        conversations: what is in them; None where no query is a turn of one.
+        shared_conversations: with turns in both train and test.
+        shared_examples: ids of such conversations.
         warnings: one line each.
     """
 
@@ -95,6 +127,9 @@ class CollectionReport:
     splits: Mapping[str, SplitReport]
     overlapping_queries: int
     overlap_examples: tuple[tuple[str, str], ...]
+    conversations: ConversationsReport | None
+    shared_conversations: int
+    shared_examples: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -108,6 +143,28 @@ def _split_report(collection: Collection, split: str) -> SplitReport:
         queries_without_relevant=sum(max(judged.values()) <= 0 for judged in qrels.values()),
         dropped_pairs=collection.counts["dropped_pairs"][split],
     )
+
+
+def _conversations(queries: Iterable[Query]) -> ConversationsReport | None:
+    turns = [query for query in queries if query.conversation or query.turns]
+    if not turns:
+        return None
+    depths = sorted(1 + sum(map(is_user, query.turns)) for query in turns)
+    return ConversationsReport(
+        conversations=len({query.conversation for query in turns} - {""}),
+        turns=len(turns),
+        turns_by_depth=dict(Counter(depths)),
+        median_depth=depths[(len(depths) - 1) // 2],
+        max_depth=depths[-1],
+        rewrites=dict(sorted(Counter(rewriter for query in turns for rewriter in query.rewrites).items())),
+        turns_without_conversation=sum(not query.conversation for query in turns),
+    )
+
+
+def _shared_conversations(train: Mapping[str, Query], test: Mapping[str, Query]) -> list[str]:
+    """The ids of conversations that have turns in both, in the order of test."""
+    learned = {query.conversation for query in train.values()} - {""}
+    return list(dict.fromkeys(query.conversation for query in test.values() if query.conversation in learned))
 
 
 def _duplicates(collection: Collection) -> tuple[int, tuple[tuple[str, str], ...]]:
@@ -152,6 +209,12 @@ def _warnings(report: CollectionReport, train: str, test: str) -> Iterable[str]:
     if report.overlapping_queries:
         examples = _pairs(report.overlap_examples)
         yield f'queries of "{test}" whose text stands in "{train}" too: {report.overlapping_queries} ({examples}). They flatter the evaluation'
+    if report.shared_conversations:
+        found = f"{report.shared_conversations} ({', '.join(report.shared_examples)})"
+        yield f'conversations with turns in both "{train}" and "{test}": {found}. They flatter the evaluation: keep each conversation in one split'
+    if report.conversations and report.conversations.turns_without_conversation:
+        missing = f"{report.conversations.turns_without_conversation} of {report.conversations.turns}"
+        yield f"turns with earlier turns but without the id of their conversation: {missing}. Results cannot be told apart by conversation"
 
 
 def _split_warnings(name: str, split: SplitReport) -> Iterable[str]:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import formats, generate, index, search, setup, steps, store, teachers
+from retriever.commands import chat, formats, generate, index, rewrite, search, setup, steps, store, teachers
 from retriever.commands.console import AROUND_COMMAND
 from retriever.errors import RetrieverError
 
@@ -24,6 +24,7 @@ for command in (
     setup.init,
     setup.check,
     generate.generate,
+    rewrite.rewrite,
     steps.candidates,
     steps.teach,
     steps.score,
@@ -32,6 +33,7 @@ for command in (
     steps.evaluate,
     steps.distill,
     search.search,
+    chat.chat,
     formats.export,
     setup.demo,
 ):

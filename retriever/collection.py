@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retriever import readers
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 from retriever.document_table import DocumentTable, DocumentWriter, framed, image_hash
 from retriever.errors import ConfigError, DataError
 from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json, write_text
@@ -25,14 +25,13 @@ from retriever.readers import Judgement, Source
 from retriever.runs import read_qrels
 from retriever.types import Document, Qrels, Query, Turn, check_id
 
-_LAYOUT = 2
+_LAYOUT = 3
 _BATCH_ROWS = 10_000
-_QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "text", "turns", "image")])
+_QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "text", "turns", "image", "conversation", "rewrites", "fields")])
 _EXAMPLES = 5
 _WITHOUT_FIELDS = ("files", "msmarco", "trec")
 
 MissingDocuments = Literal["error", "ignore"]
-Conversation = Literal["last", "user", "all"]
 
 
 def open_collection(settings: CollectionSettings, folder: Path) -> Collection:
@@ -51,12 +50,12 @@ def open_collection(settings: CollectionSettings, folder: Path) -> Collection:
         DataError: the source breaks a rule of its format; the message names file and line. Nothing half-written stays.
     """
     if settings.path and (settings.path / "collection.json").is_file():
-        return Collection(settings.path, settings.conversation)
-    return Collection(_prepare(settings, folder).folder, settings.conversation)
+        return Collection(settings.path)
+    return _prepare(settings, folder)
 
 
 def _prepare(settings: CollectionSettings, folder: Path) -> Collection:
-    """The same with queries as the source has them."""
+    """The same of a source that is none yet."""
     recover_folder(folder)
     prepared = _prepared(folder)
     source = _source(settings)
@@ -148,10 +147,9 @@ class Collection(DocumentTable):
         counts: what was counted while it was prepared: documents, empty_texts, queries and, by split, pairs and dropped_pairs.
         splits: the splits that have qrels.
         source: where it came from: format, location and, of each file, size and time of change.
-        conversation: what queries with earlier turns ask, as in `CollectionSettings`.
     """
 
-    def __init__(self, folder: Path, conversation: Conversation = "last") -> None:
+    def __init__(self, folder: Path) -> None:
         """Opens a prepared folder.
 
         Raises:
@@ -164,15 +162,14 @@ class Collection(DocumentTable):
         self.counts: dict[str, Any] = facts["counts"]
         self.splits: tuple[str, ...] = tuple(self.counts["pairs"])
         self.source: dict[str, Any] = facts["source"]
-        self.conversation: Conversation = conversation
 
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of all ids, titles, texts, images and fields in their order."""
         return self._fingerprint
 
-    def __reduce__(self) -> tuple[type[Collection], tuple[Path, Conversation]]:
-        return Collection, (self.folder, self.conversation)
+    def __reduce__(self) -> tuple[type[Collection], tuple[Path]]:
+        return Collection, (self.folder,)
 
     def queries(self, split: str) -> dict[str, Query]:
         """The queries that have qrels in a split, in the order of the source; all queries for a split without qrels."""
@@ -181,10 +178,6 @@ class Collection(DocumentTable):
 
     def all_queries(self) -> Iterator[Query]:
         """The queries of all splits, in the order of the source."""
-        return (asking(query, self.conversation) for query in self._stored_queries())
-
-    def _stored_queries(self) -> Iterator[Query]:
-        """The same as they came, each with the text of its last turn."""
         with pq.ParquetFile(self.folder / "queries.parquet") as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from (_query(**row) for row in batch.to_pylist())
@@ -198,6 +191,8 @@ class Collection(DocumentTable):
         digest = hashlib.sha256()
         for query_id, query in sorted(self.queries(split).items()):
             digest.update(framed(query_id, id=query_id, text=query.text, turns=_turns_json(query), image=image_hash(query_id, query.image)))
+            if query.conversation or query.rewrites or query.fields:
+                digest.update(framed(query_id, conversation=query.conversation, rewrites=_json(query.rewrites), fields=_json(query.fields)))
         for query_id, judged in sorted(self.qrels(split).items()):
             digest.update(framed(query_id, id=query_id, grades=json.dumps(judged, sort_keys=True)))
         return digest.hexdigest()[:16]
@@ -212,21 +207,13 @@ class Collection(DocumentTable):
             {"_id": d.doc_id, "title": d.title, "text": d.text} | _image_field(d.image) | ({"metadata": dict(d.fields)} if d.fields else {})
             for d in self.documents()
         )
-        queries = ({"_id": q.query_id, "text": q.text} | _turns_field(q) | _image_field(q.image) for q in self._stored_queries())
+        queries = ({"_id": q.query_id, "text": q.text} | _turn_fields(q) | _image_field(q.image) for q in self.all_queries())
         with _new_folder(folder, "exporting a collection") as new:
             for name, records in (("corpus.jsonl", documents), ("queries.jsonl", queries)):
                 with (new / name).open("w", encoding="utf-8") as stream:
                     stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             for split in self.splits:
                 _write_qrels(_qrels_path(new, split), self.qrels(split))
-
-
-def asking(query: Query, conversation: Conversation) -> Query:
-    """A query whose text is what is searched with: its last turn, all turns of the user, or all turns, oldest first, joined by spaces."""
-    if conversation == "last" or not query.turns:
-        return query
-    earlier = [turn.text for turn in query.turns if conversation == "all" or turn.speaker.casefold() == "user"]
-    return dataclasses.replace(query, text=" ".join([*earlier, query.text]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,7 +323,15 @@ def _write_queries(path: Path, queries: Iterator[tuple[str, Query]]) -> set[str]
             if query.query_id in places:
                 raise DataError(f"{where}: the query id {query.query_id} stands already at {places[query.query_id]}. Ids must be unique")
             places[query.query_id] = where
-            yield {"query_id": query.query_id, "text": query.text, "turns": _turns_json(query), "image": None if query.image is None else str(query.image)}
+            yield {
+                "query_id": query.query_id,
+                "text": query.text,
+                "turns": _turns_json(query),
+                "image": None if query.image is None else str(query.image),
+                "conversation": query.conversation,
+                "rewrites": _json(query.rewrites),
+                "fields": _json(query.fields),
+            }
 
     remaining = rows()
     with pq.ParquetWriter(path, _QUERIES) as writer:
@@ -348,7 +343,8 @@ def _write_queries(path: Path, queries: Iterator[tuple[str, Query]]) -> set[str]
 def _check_query(where: str, query: Query) -> None:
     check_id(query.query_id, where)
     turns = {f"text of turn {number}": turn.text for number, turn in enumerate(query.turns, 1)}
-    framed(where, id=query.query_id, text=query.text, image=image_hash(where, query.image), **turns)
+    rewrites = {f"rewrite {rewriter}": rewrite for rewriter, rewrite in query.rewrites.items()}
+    framed(where, id=query.query_id, text=query.text, image=image_hash(where, query.image), conversation=query.conversation, **turns, **rewrites)
     if not query.text.strip() and query.image is None:
         raise DataError(f"{where}: the query {query.query_id} is empty. Give it a text, or leave it out together with its qrels")
 
@@ -428,16 +424,25 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _query(query_id: str, text: str, turns: str, image: str | None) -> Query:
-    return Query(query_id, text, tuple(Turn(**turn) for turn in json.loads(turns)), None if image is None else Path(image))
+def _query(query_id: str, text: str, turns: str, image: str | None, conversation: str, rewrites: str, fields: str) -> Query:
+    said = tuple(Turn(**turn) for turn in json.loads(turns))
+    return Query(query_id, text, said, None if image is None else Path(image), conversation, json.loads(rewrites), json.loads(fields))
 
 
 def _turns_json(query: Query) -> str:
     return json.dumps([dataclasses.asdict(turn) for turn in query.turns], ensure_ascii=False)
 
 
-def _turns_field(query: Query) -> dict[str, Any]:
-    return {"turns": [dataclasses.asdict(turn) for turn in query.turns]} if query.turns else {}
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(dict(values), ensure_ascii=False, sort_keys=True)
+
+
+def _turn_fields(query: Query) -> dict[str, Any]:
+    """What a record says of a turn of a conversation, as the readers read it."""
+    fields: dict[str, Any] = {"turns": [dataclasses.asdict(turn) for turn in query.turns]} if query.turns else {}
+    fields |= {"conversation_id": query.conversation} if query.conversation else {}
+    fields |= {"rewrites": dict(query.rewrites)} if query.rewrites else {}
+    return fields | ({"metadata": dict(query.fields)} if query.fields else {})
 
 
 def _image_field(image: Path | None) -> dict[str, str]:

@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from retriever.collection_settings import NAMED_SOURCES, CandidateSettings, CollectionSettings, TransferSettings
+from retriever.conversations import Reading
 from retriever.errors import ConfigError
 from retriever.generation_settings import GenerationSettings
 from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
-from retriever.settings import Fraction, PositiveInt, Settings
+from retriever.settings import PositiveInt, Settings, nearest
 from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
 from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
+from retriever.training_settings import TrainingSettings
 from retriever.types import ViewName
-
-
-class CollectionSettings(Settings):
-    """Where documents, queries and qrels come from: `path` or `ir_datasets`, one of the two."""
-
-    path: Path | None = Field(None, strict=False, description="folder or file; relative to the experiment file")
-    ir_datasets: str | None = Field(None, description='id without the split, such as "beir/scifact"')
-    format: str | None = Field(None, description="a reader's name; recognised from the files when left out")
-    fields: tuple[str, ...] = Field((), strict=False, description="of a document's record, kept to filter searches by, such as year; those in its metadata too")
-    conversation: Literal["last", "user", "all"] = Field(
-        "last", description="what a query with earlier turns asks: its last turn, all turns of the user, or all"
-    )
-    train: str = Field("train", description="split whose queries teach")
-    test: str = Field("test", description="split that is evaluated, and used for nothing else")
-    missing_documents: Literal["error", "ignore"] = Field("error", description="what to do with qrels that name absent documents")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> CollectionSettings:
-        if (self.path is None) == (self.ir_datasets is None):
-            raise ValueError("give either path or ir_datasets")
-        if self.train == self.test:
-            raise ValueError(f'train and test are the same split, "{self.test}": a student must be tested on other queries than it learns from')
-        return self
-
-
-NAMED_SOURCES = ("bm25", "lucene", "student")
-"""The sources of candidates that are neither a model nor a file."""
-
-
-class CandidateSettings(Settings):
-    """Which documents a teacher scores for each query."""
-
-    sources: tuple[str, ...] = Field(
-        ("bm25",), strict=False, min_length=1, description='"bm25", "lucene" (Pyserini), "student" (the starting checkpoint), a model\'s name or a run\'s file'
-    )
-    depth: PositiveInt = Field(100, description="documents per query and source")
-    k1: float = Field(0.9, ge=0, description="BM25's term saturation")
-    b: float = Field(0.4, ge=0, le=1, description="BM25's length normalisation")
-    language: str = Field("english", description="Snowball stemmer and stop words")
-
 
 Combination = Literal["mean", "weighted_mean", "softmax_mean", "reciprocal_rank", "routing"]
 
@@ -72,98 +34,6 @@ class EnsembleSettings(Settings):
     )
     combine: Combination = Field("mean", description="mean, weighted_mean, softmax_mean, reciprocal_rank, or routing: the teacher or the mean, by query")
     select: str = Field("auto", description='"auto": what ranks held-out train queries best, "all": the ensemble, or one teacher\'s name')
-
-
-LOSSES = (
-    *("margin_mse", "margin_mse_all_pairs", "pointwise_mse", "kl_divergence", "standardised_kl"),
-    *("ranknet", "lambda_loss", "list_mle", "partial_ranking", "adr_mse"),
-    *("contrastive", "contrastive_four_ways", "in_batch_similarity"),
-    *("vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"),
-)
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters, which are trained instead of the transformer's own weights."""
-
-    rank: PositiveInt = 16
-    alpha: PositiveInt = Field(32, description="alpha / rank multiplies what the adapters add")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input in training")
-    modules: tuple[str, ...] | None = Field(
-        None, strict=False, min_length=1, description='linear layers that get an adapter, such as ["query", "value"]; all of the transformer when left out'
-    )
-
-
-class TrainingSettings(Settings):
-    """How the student learns from the scores."""
-
-    documents_per_query: int = Field(8, ge=2, description="K: a positive and K - 1 others")
-    epochs: PositiveInt = 2
-    batch_size: PositiveInt = 16
-    learning_rate: float = Field(2e-5, gt=0)
-    warmup: float = Field(0.1, ge=0, lt=1)
-    max_length: PositiveInt | None = Field(None, description="tokens read of a text in training; the student's when left out")
-    losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
-    student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
-    teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse")
-    teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
-    vectors_from: str | None = Field(None, description="the embedding teacher whose vectors such losses as gram compare with; the first one when left out")
-    in_batch_temperature: float = Field(0.05, gt=0, description="divides the similarities of the teacher's vectors in in_batch_similarity")
-    lambda_mu: float = Field(10.0, ge=0, description="lambda_loss: weight of NDCG-Loss2 beside LambdaRank; 0 is LambdaRank alone")
-    lambda_highest_grade: float = Field(4.0, gt=0, description="lambda_loss: grade of the teacher's best document; that of its worst is 0")
-    adr_alpha: float = Field(1.0, gt=0, description="adr_mse: how sharply the student's scores become ranks")
-    partial_ranking_top: PositiveInt = Field(16, description="partial_ranking: the student learns the order of the teacher's best so many candidates")
-    partial_ranking_lowest_score: float | None = Field(None, description="partial_ranking: and of those only that the teacher scores so high, in its unit")
-    partial_ranking_margin: float | None = Field(None, ge=0, description="partial_ranking: and of those only at most this far below the positive")
-    partial_ranking_above_positive: Literal["keep", "drop"] = Field("keep", description="partial_ranking: candidates that the teacher puts above the positive")
-    partial_ranking_per: Literal["choice", "query"] = Field("choice", description="partial_ranking: mean over all places that are ordered, or over queries")
-    order_margin: float = Field(0.015, gt=0, description="order_hinge: by how much the student's cosines keep the teacher's order")
-    negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
-    sampling: Literal["random", "stratified"] = Field(
-        "random", description='"stratified": one negative from each of K - 1 equal stretches of the teacher\'s order'
-    )
-    false_negatives: Literal["filter", "relative", "threshold", "keep"] = Field(
-        "filter",
-        description="an unjudged document is no negative when the teacher scores it above the query's lowest positive minus the margin (filter), "
-        "minus the margin times that score's size (relative), or above the margin itself (threshold)",
-    )
-    false_negative_margin: float = Field(0.0, description="in the teacher's unit; a share, such as 0.05, under relative")
-    rounds: PositiveInt = Field(1, description="of training; before each further one the new student finds candidates, which the teachers score")
-    validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
-    validation_queries: PositiveInt = Field(150, description="at most")
-    validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
-    evaluations_per_epoch: PositiveInt = 1
-    matryoshka: tuple[PositiveInt, ...] | None = Field(
-        None, strict=False, min_length=1, description="sizes to which vectors may be cut; all are trained at once"
-    )
-    gradient_cache: bool = Field(False, description="encode every text twice and keep the activations of a few: large batches in little memory")
-    lora: LoraSettings | None = Field(None, description="train low-rank adapters alone and merge them into the model at the end; extra [lora]")
-    frozen_layers: PositiveInt | None = Field(
-        None, description="lower layers that do not learn, nor do the embeddings; what they make of a text, without dropout, is computed once and kept on disk"
-    )
-    checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
-    patience: PositiveInt | None = Field(None, description="validations without a gain after which training ends; never before its last step when left out")
-    tensorboard: bool = Field(False, description="write event files for TensorBoard beside the curve; extra [tensorboard]")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of matrix products in training; auto is bf16 where the processor multiplies it; fp16 is for GPUs that do not"
-    )
-
-    @model_validator(mode="after")
-    def _frozen_layers(self) -> TrainingSettings:
-        if self.frozen_layers and self.lora:
-            raise ValueError("frozen_layers leaves the upper layers to learn, lora leaves adapters of all layers; take one of the two")
-        return self
-
-    @field_validator("losses")
-    @classmethod
-    def _known_losses(cls, losses: dict[str, float]) -> dict[str, float]:
-        for name, weight in losses.items():
-            if name not in LOSSES:
-                raise ValueError(f'unknown loss "{name}"{_nearest(name, LOSSES)}')
-            if weight < 0:
-                raise ValueError(f"the weight of {name} is {weight}, it must not be negative")
-        if not any(losses.values()):
-            raise ValueError(f"at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
-        return losses
 
 
 class ScoringSettings(Settings):
@@ -183,6 +53,10 @@ class EvaluationSettings(Settings):
     remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
     latency_queries: PositiveInt = 200
     ablation: bool = Field(False, description="train once more without the teacher and add the run `contrastive`")
+    readings: tuple[Reading, ...] | None = Field(
+        None, strict=False, description="of conversations, under which the start is measured; last, all and the rewrites that are there when left out"
+    )
+    by: tuple[str, ...] = Field((), strict=False, description="fields of queries by which results are told apart, such as domain")
 
 
 class Experiment(Settings):
@@ -201,6 +75,7 @@ class Experiment(Settings):
     index: AnyIndexSettings = AutoSettings()
     stage: tuple[StageSettings, ...] = Field((), strict=False)
     evaluation: EvaluationSettings = EvaluationSettings()
+    transfer: tuple[TransferSettings, ...] = Field((), strict=False)
 
     @property
     def exact_index(self) -> str:
@@ -241,6 +116,15 @@ class Experiment(Settings):
         if self.student.kind in EXACT and self.student.kind not in fits:
             possible = [name for name, students in STUDENTS_OF.items() if self.student.kind in students]
             raise ValueError(f'index.kind: "{kind}" is for students of the kind {" or ".join(fits)}, not {self.student.kind}. Choose {", ".join(possible)}')
+        return self
+
+    @model_validator(mode="after")
+    def _transfer(self) -> Experiment:
+        labels = [one.label for one in self.transfer]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f'transfer: the name "{twice[0]}" is given twice; set transfer.name')
+        if self.transfer and self.student.kind == "cross_encoder":
+            raise ValueError("transfer: a cross_encoder student retrieves nothing by itself, so it cannot be measured on other collections. Leave transfer out")
         return self
 
     @model_validator(mode="after")
@@ -336,7 +220,8 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
         stage.model_copy(update={"by": tuple(name if name in NAMED_RANKERS else str((base / name).resolve()) for name in stage.by)})
         for stage in experiment.stage
     ]
-    changed = {"collection": collection, "generation": generation, "candidates": candidates, "student": student, "teacher": teachers}
+    transfer = tuple(one.model_copy(update={"path": (base / one.path.expanduser()).resolve()}) for one in experiment.transfer)
+    changed = {"transfer": transfer, "collection": collection, "generation": generation, "candidates": candidates, "student": student, "teacher": teachers}
     return experiment.model_copy(update={**changed, "stage": tuple(stages)})
 
 
@@ -387,7 +272,7 @@ def _first_problem(error: ValidationError) -> str:
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         *parents, key = problem["loc"]
-        return f'unknown key "{place}"{_nearest(str(key), _keys_at(tuple(parents)))}{more}'
+        return f'unknown key "{place}"{nearest(str(key), _keys_at(tuple(parents)))}{more}'
     if problem["type"] == "missing":
         return f'the key "{place}" is missing{more}'
     if problem["type"] == "value_error":
@@ -440,8 +325,3 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f', did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"

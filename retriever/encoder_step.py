@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from retriever.encodings import DocumentEncodings, EncodingEngine, encode_block, encode_collection, encode_here
+from retriever.encodings import DocumentEncodings, EncodingEngine, document_identity, encode_block, encode_collection, encode_here
 from retriever.plugins import load_kind
 from retriever.ragged_encodings import encode_ragged
 from retriever.student_settings import STUDENT_KINDS
@@ -25,7 +25,7 @@ def load_encoder(settings: EmbeddingSettings) -> Any:
 
 
 def encode_documents(pipeline: Pipeline, encoder: Any, what: str, load: Loader | None) -> DocumentEncodings:
-    """An encoder's vectors, token vectors or sparse entries of all documents; those on the disk are only opened.
+    """An encoder's vectors, token vectors or sparse entries of all documents; those on the disk, of any encoder that encodes documents alike, are only opened.
 
     Args:
         pipeline: the experiment.
@@ -33,7 +33,7 @@ def encode_documents(pipeline: Pipeline, encoder: Any, what: str, load: Loader |
         what: what a bar calls it.
         load: loads it in a worker; without one, all is done here.
     """
-    folder = pipeline.folder / "encodings" / f"{encoder.identity}-{pipeline.documents.fingerprint}"
+    folder = pipeline.encodings_folder / f"{document_identity(encoder)}-{pipeline.documents.fingerprint}"
     encode: Callable[..., DocumentEncodings] = encode_ragged if hasattr(encoder, "columns") else encode_collection
     here: contextlib.AbstractContextManager[EncodingEngine] = contextlib.nullcontext(encode_here)
     by = engine_of(pipeline.experiment.scoring, load, encode_block, f'encoder "{what}"') if load else here

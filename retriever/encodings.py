@@ -29,7 +29,7 @@ Encoding = NDArray[np.float32] | Ragged
 
 
 class Encoder(Protocol):
-    """A model that encodes queries and documents apart, and scores a pair by what it made of both."""
+    """A model that encodes queries and documents apart, and scores a pair by what it made of both; see `document_identity` too."""
 
     @property
     def identity(self) -> str:
@@ -69,7 +69,7 @@ class DocumentEncodings(Protocol):
 
     @property
     def encoder(self) -> str:
-        """The identity of the encoder that made them."""
+        """What decides them: the `document_identity` of the encoder that made them."""
         ...
 
     @property
@@ -141,7 +141,7 @@ class Vectors:
         folder: holds one file for every `BLOCK` documents.
         n_documents: N.
         dimensions: D.
-        encoder: the identity of the encoder that made them.
+        encoder: the `document_identity` of the encoder that made them.
     """
 
     folder: Path
@@ -167,6 +167,11 @@ class Vectors:
 
     def _block(self, number: int) -> NDArray[np.float32]:
         return np.asarray(np.load(_block_path(self.folder, number), mmap_mode="r", allow_pickle=False))
+
+
+def document_identity(encoder: DocumentEncoder) -> str:
+    """What decides an encoder's encodings of documents: its attribute of that name; of one without it, which encodes queries alike, its identity."""
+    return str(getattr(encoder, "document_identity", encoder.identity))
 
 
 def encode_block(encoder: DocumentEncoder, collection: Collection, rows: range) -> Any:
@@ -196,14 +201,14 @@ def encode_collection(
     Raises:
         DataError: the encoder gave a vector that is not finite, or the folder belongs to another encoder or collection.
     """
-    claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": BLOCK})
+    claim(folder, {"encoder": document_identity(encoder), "collection": collection.fingerprint, "documents": len(collection), "block": BLOCK})
 
     def write(number: int, vectors: NDArray[np.float32]) -> None:
         refuse_infinite(vectors, collection, lambda place: number * BLOCK + place)
         write_array(_block_path(folder, number), vectors.astype(np.float32, copy=False))
 
     encode_blocks(encoder, collection, lambda number, size: _is_block(_block_path(folder, number), size, encoder.dimensions), write, progress, engine)
-    return Vectors(folder, len(collection), encoder.dimensions, encoder.identity)
+    return Vectors(folder, len(collection), encoder.dimensions, document_identity(encoder))
 
 
 def encode_blocks(

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.calibration import relevant_pairs
-from retriever.config import Experiment, TrainingSettings
+from retriever.config import Experiment
 from retriever.errors import ConfigError, DataError
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint, write_json
 from retriever.runs import Run
 from retriever.teachers._fitting import JudgedLists, Member, fit_ensemble, fit_member
 from retriever.teachers.ensemble import AlignedScores, Ensemble, combined_unit
+from retriever.training_settings import TrainingSettings
 from retriever.types import Qrels, Query, TeacherIdentity, Unit
 from retriever.units import accepts, check_unit
 from retriever.views import View, view_unit

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from retriever.candidates import run_of_rows
 from retriever.collection import Collection
-from retriever.config import CandidateSettings
+from retriever.collection_settings import CandidateSettings
 from retriever.doctor import LOWEST_JAVA
 from retriever.errors import ConfigError, MissingExtraError, RetrieverError, SearchIndexError
 from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json

@@ -94,7 +94,7 @@ def _results(report: ReportData) -> str:
     for run in report.runs:
         cells = []
         for measure in report.measures:
-            low, high = run.interval(measure, report.seed)
+            low, high = report.interval(run, measure)
             cells.append(f"{run.evaluation.means[measure]:.4f} [{low:.4f}, {high:.4f}]")
         rows.append(f"| {run.name} | {' | '.join(cells)} |")
     return "\n".join(rows)

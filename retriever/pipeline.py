@@ -14,7 +14,8 @@ from retriever.candidate_step import find_candidates
 from retriever.candidates import pair_scores, with_positives
 from retriever.cascade_step import cascade_inputs, cascades, stored_scores
 from retriever.collection import Collection, open_collection
-from retriever.config import Experiment, TrainingSettings
+from retriever.config import Experiment
+from retriever.conversations import ConversationReader, Reading, told_cuts
 from retriever.encoder_step import encode_documents, load_encoder
 from retriever.encodings import DocumentEncodings
 from retriever.ensemble_step import Targets, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
@@ -25,6 +26,7 @@ from retriever.generation.step import generated_collection
 from retriever.index.changes import publish
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
+from retriever.queries import asked_fingerprint, judged_queries, read_queries, reader_of
 from retriever.resources import Resources
 from retriever.rounds import train_in_rounds
 from retriever.runs import Run
@@ -33,11 +35,13 @@ from retriever.search import SearchIndex, open_index
 from retriever.steps import Done, Step, changed, forget, run_step
 from retriever.store import ScoreStore, TeacherScores
 from retriever.student_settings import SparseSettings, StudentSettings
+from retriever.students._reading import set_reader
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.training.samples import hold_out
 from retriever.training.trainer import check_training
+from retriever.training_settings import TrainingSettings
 from retriever.types import Document, Query, Teacher, TeacherIdentity, Unit
 from retriever.workers import Loader
 
@@ -72,6 +76,7 @@ class Pipeline:
         experiment: the checked file.
         folder: work folder / experiment's name.
         reporter: where progress is told.
+        encodings_folder: where documents' encodings are kept; experiments on the same documents may share it.
 
     Raises:
         ConfigError: a kind or a measure of the experiment does not exist; nothing was begun.
@@ -82,10 +87,13 @@ class Pipeline:
         self.experiment = experiment
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
+        self.encodings_folder = self.folder / "encodings"
         self._encodings: dict[str, DocumentEncodings] = {}
         self._loaders: dict[str, Loader] = {}
         self._reranked: dict[str, Run] = {}
         self._targets: dict[str, dict[str, Run]] = {}
+        self._read: dict[tuple[str, Reading], dict[str, Query]] = {}
+        self._read_by_student: dict[str, dict[str, Query]] = {}
 
     # What is searched
 
@@ -112,30 +120,45 @@ class Pipeline:
 
             return build_bm25(texts(), settings.k1, settings.b, settings.language)
 
-    def queries(self, split: str) -> dict[str, Query]:
-        """The queries of "train" or "test"; a train query whose text is a test query's too is left out of "train".
+    def conversations(self, split: str) -> dict[str, Query]:
+        """The queries of "train" or "test" as the collection has them; a train query that is a test query too is left out of "train".
 
         Raises:
             DataError: the split has none.
         """
-        return self._queries[split]
+        return self._conversations[split]
 
     @cached_property
-    def _queries(self) -> dict[str, dict[str, Query]]:
-        names = {split: getattr(self.experiment.collection, split) for split in ("train", "test")}
-        for split, name in names.items():
-            if name not in self.collection.splits:
-                listed = ", ".join(self.collection.splits) or "none"
-                raise DataError(f'{self.collection.name}: no {split} queries: there are no qrels for the split "{name}"; splits with qrels: {listed}')
-        queries = {split: self.collection.queries(name) for split, name in names.items()}
-        for split, name in names.items():
-            if not queries[split]:
-                raise DataError(f'{self.collection.name}: no {split} queries: the qrels of the split "{name}" hold none. Fill them, or name another split')
-        tested = {query.text.casefold() for query in queries["test"].values()}
-        leaked = [query_id for query_id, query in queries["train"].items() if query.text.casefold() in tested]
-        if leaked:
-            self.reporter.say(f"train: {len(leaked)} queries left out, their texts are test queries too ({', '.join(leaked[:3])})")
-        return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
+    def _conversations(self) -> dict[str, dict[str, Query]]:
+        return judged_queries(self.collection, self.experiment.collection, self.reporter.say)
+
+    def queries(self, split: str, reading: Reading | None = None) -> dict[str, Query]:
+        """The same, read: by `collection.conversation` unless another reading is given."""
+        key = split, reading or self.experiment.collection.conversation
+        if key not in self._read:
+            self._read[key] = read_queries(ConversationReader(key[1]), self.conversations(split))
+        return self._read[key]
+
+    def queries_of(self, teacher: str, split: str) -> dict[str, Query]:
+        """The same as a teacher reads them."""
+        return self.queries(split, self.reads[teacher])
+
+    @cached_property
+    def reads(self) -> dict[str, Reading]:
+        """What each teacher of the file reads of a conversation."""
+        return {teacher.label: teacher.reads or self.experiment.collection.conversation for teacher in self.experiment.teacher}
+
+    def student_queries(self, split: str) -> dict[str, Query]:
+        """The same as the student reads them; where it has no room for all, that is said once."""
+        if split not in self._read_by_student:
+            told_cuts(self.reader, self.conversations(split).values(), f"{split}, student", self.reporter.say)
+            self._read_by_student[split] = read_queries(self.reader, self.conversations(split))
+        return self._read_by_student[split]
+
+    @property
+    def reader(self) -> ConversationReader:
+        """How the student reads a conversation."""
+        return reader_of(self.start)
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """The qrels of "train" or "test"."""
@@ -148,7 +171,7 @@ class Pipeline:
     @cached_property
     def judgements(self) -> str:
         """The fingerprint of the train queries with their grades."""
-        return self.collection.queries_fingerprint(self.experiment.collection.train)
+        return asked_fingerprint(self.collection, self.experiment.collection.train, self.queries("train"))
 
     @cached_property
     def held_out(self) -> tuple[list[str], list[str]]:
@@ -163,7 +186,14 @@ class Pipeline:
         """A student by the file under retriever/students that its kind names."""
         kind = load_kind("students", settings.kind, "student.kind")
         words = [self._spread_documents] if isinstance(settings, SparseSettings) else []  # how often words stand there decides their first weights
-        return self._loaded(kind.load(settings, self.experiment.index.batch_size, *words), Pipeline.load_student, settings)
+        student = kind.load(settings, self.experiment.index.batch_size, *words)
+        return self._loaded(self._reading(student), Pipeline.load_student, settings)
+
+    def _reading(self, student: Any) -> Any:
+        """The student, which reads conversations as the file says."""
+        experiment = self.experiment
+        set_reader(student, experiment.student, experiment.collection.conversation, experiment.training.max_length)
+        return student
 
     def load_encoder(self, settings: EmbeddingSettings) -> Any:
         """The encoder of an embedding teacher that names a model."""
@@ -194,7 +224,7 @@ class Pipeline:
         """The test candidates with the scores of a student that reads query and document together, made once for every student."""
         if student.identity not in self._reranked:
             candidates = self.candidates["test"]
-            scores = pair_scores(student, candidates, self.queries("test"), self.collection, self.reporter)
+            scores = pair_scores(student, candidates, self.student_queries("test"), self.collection, self.reporter)
             self._reranked[student.identity] = candidates.with_scores("reranked", scores)
         return self._reranked[student.identity]
 
@@ -388,7 +418,7 @@ class Pipeline:
     def open_student(self, folder: Path) -> Any:
         """A student that a train step saved."""
         kind = load_kind("students", self.experiment.student.kind, "student.kind")
-        return self._loaded(kind.load_folder(folder, self.experiment.index.batch_size), Pipeline.open_student, folder)
+        return self._loaded(self._reading(kind.load_folder(folder, self.experiment.index.batch_size)), Pipeline.open_student, folder)
 
     @property
     def student(self) -> Any:
@@ -425,7 +455,12 @@ class Pipeline:
     @cached_property
     def index_before(self) -> SearchIndex:
         """The starting checkpoint's index: what there was before training."""
-        done = self.step("start", {"encoder": self.start.identity}, {}, lambda folder: self.start.save(folder / "student"))
+        done = self.step(
+            "start",
+            {"encoder": self.start.identity},
+            self.reader.settings() if self.reader.reading != "last" else {},
+            lambda folder: self.start.save(folder / "student"),
+        )
         return self.index_of("index_before", self.start, done.folder / "student")
 
 

@@ -16,8 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retriever.config import TrainingSettings
 from retriever.errors import ConfigError
+from retriever.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retriever import encodings
 from retriever.collection import Collection
-from retriever.encodings import EncodingEngine, claim, encode_blocks, encode_here, refuse_infinite, write_array
+from retriever.encodings import EncodingEngine, claim, document_identity, encode_blocks, encode_here, refuse_infinite, write_array
 from retriever.ragged import Ragged
 from retriever.types import Document
 
@@ -43,7 +43,7 @@ class RaggedVectors:
         folder: where they lie.
         n_documents: N.
         names: of what an entry holds.
-        encoder: the identity of the encoder that made them.
+        encoder: the `document_identity` of the encoder that made them.
         dimensions: D of a token's vector, the vocabulary's size for sparse entries.
     """
 
@@ -90,7 +90,7 @@ def encode_ragged(
     Raises:
         DataError: an entry is not finite, or the folder belongs to another encoder or collection.
     """
-    claim(folder, {"encoder": encoder.identity, "collection": collection.fingerprint, "documents": len(collection), "block": encodings.BLOCK})
+    claim(folder, {"encoder": document_identity(encoder), "collection": collection.fingerprint, "documents": len(collection), "block": encodings.BLOCK})
     names = tuple(encoder.columns)
 
     def write(number: int, made: Ragged) -> None:
@@ -103,7 +103,7 @@ def encode_ragged(
         write_array(_path(folder, number, "offsets"), made.offsets)  # the last: with it the block is whole
 
     encode_blocks(encoder, collection, lambda number, size: _is_whole(folder, number, size, names), write, progress, engine)
-    return RaggedVectors(folder, len(collection), names, encoder.identity, getattr(encoder, "dimensions", 0))
+    return RaggedVectors(folder, len(collection), names, document_identity(encoder), getattr(encoder, "dimensions", 0))
 
 
 def _is_whole(folder: Path, number: int, size: int, names: Sequence[str]) -> bool:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import index_run, reciprocal_rank_fusion, with_positives
 from retriever.cascade_step import stored_scores
-from retriever.config import TrainingSettings
 from retriever.ensemble_step import check_target_units, target_units
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
@@ -29,6 +28,7 @@ from retriever.train_step import Lesson, teach_student
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TeacherVectors
+from retriever.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
@@ -76,7 +76,7 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
     lesson = Lesson(
         settings=training,
         target=scores,
-        queries=pipeline.queries("train"),
+        queries=pipeline.student_queries("train"),
         qrels=pipeline.qrels("train"),
         train=train,
         held=held,
@@ -91,6 +91,7 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
     inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements}
+    inputs |= reading_input(pipeline)
     inputs |= {"teacher's vectors": lesson.vectors.documents.encoder} if lesson.vectors else {}
     inputs |= {"quality of queries": fingerprint(dict(lesson.quality))} if lesson.quality else {}
     inputs |= {"active dimensions": fingerprint(list(lesson.active))} if lesson.active else {}
@@ -100,6 +101,13 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         return {**chosen, **teach_student(start.load(), lesson, folder, pipeline.reporter, name)}
 
     return pipeline.step(name, inputs, training.model_dump(mode="json"), work)
+
+
+def reading_input(pipeline: Pipeline) -> dict[str, str]:
+    """What the student reads of the train queries, where that is not just what is asked."""
+    asked, read = pipeline.conversations("train"), pipeline.student_queries("train")
+    texts = {query_id: query.text for query_id, query in read.items()}
+    return {} if all(asked[query_id].text == text for query_id, text in texts.items()) else {"read by the student": fingerprint(texts)}
 
 
 def wanted_dimensions(pipeline: Pipeline) -> tuple[float | None, float] | None:
@@ -127,11 +135,12 @@ def vectors_from(pipeline: Pipeline, training: TrainingSettings) -> str | None:
 
 def teacher_vectors(pipeline: Pipeline, training: TrainingSettings) -> TeacherVectors | None:
     """A teacher's vectors of the train queries and all documents, where a loss compares vectors."""
-    settings = pipeline.taught.get(vectors_from(pipeline, training) or "")
+    name = vectors_from(pipeline, training) or ""
+    settings = pipeline.taught.get(name)
     if not isinstance(settings, EmbeddingSettings):
         return None
     encoder, documents = pipeline.encoder_of(settings)
-    queries = pipeline.queries("train")
+    queries = pipeline.queries_of(name, "train")
     return TeacherVectors(dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True)), documents)
 
 
@@ -144,7 +153,7 @@ def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run
         student: what searches.
         before: the pairs so far; none of them is left out.
     """
-    depth, queries, collection = pipeline.experiment.candidates.depth, pipeline.queries("train"), pipeline.collection
+    depth, queries, collection = pipeline.experiment.candidates.depth, pipeline.student_queries("train"), pipeline.collection
 
     def work(folder: Path) -> None:
         engine = load_kind("indexing", pipeline.experiment.exact_index, name)

@@ -55,7 +55,9 @@ def score_part(pipeline: Pipeline, number: int, parts: int) -> Path:
     mine = {split: part_of(pipeline.pairs(split), pipeline.queries(split), number, parts) for split in SPLITS}
     for name, pairs in asked_pairs(pipeline, mine, [pipeline.store, store]):
         identity = pipeline.identities[name]
-        _score(pipeline, store, name, {split: pipeline.store.missing(identity, of_split, pipeline.queries(split)) for split, of_split in pairs.items()})
+        _score(
+            pipeline, store, name, {split: pipeline.store.missing(identity, of_split, pipeline.queries_of(name, split)) for split, of_split in pairs.items()}
+        )
     return store.folder
 
 
@@ -66,14 +68,14 @@ def _score(pipeline: Pipeline, store: ScoreStore, name: str, pairs: Mapping[str,
     def tell_damage(problem: ShardProblem) -> None:
         reporter.say(f"score: {problem}; it was renamed to *.damaged, and its pairs are scored again")
 
-    pending = {split: store.plan(teacher.identity, of_split, pipeline.queries(split)).pending for split, of_split in pairs.items()}
+    pending = {split: store.plan(teacher.identity, of_split, pipeline.queries_of(name, split)).pending for split, of_split in pairs.items()}
     if any(pending.values()):
         tell_notes(pipeline, teacher)
     load = Loader.of(pipeline, type(pipeline).load_teacher, pipeline.taught[name])
     with engine_of(pipeline.experiment.scoring, load, scored_shard, f'teacher "{name}"') as engine:
         for split, of_split in pairs.items():
             with reporter.bar(f"scoring {split} pairs ({teacher.identity.name})", pending[split]) as advance:
-                store.score(teacher, of_split, pipeline.queries(split), _advancing(pipeline, advance, teacher), tell_damage, engine)
+                store.score(teacher, of_split, pipeline.queries_of(name, split), _advancing(pipeline, advance, teacher), tell_damage, engine)
 
 
 def _advancing(pipeline: Pipeline, advance: Advance, teacher: Teacher) -> Advance:

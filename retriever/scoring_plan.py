@@ -25,7 +25,7 @@ def estimate(pipeline: Pipeline) -> list[TeacherPlan]:
     plans, asked = [], planned_pairs(pipeline)
     for name, teacher in pipeline.teachers.items():
         tell_notes(pipeline, teacher)
-        parts = [(of_split, pipeline.queries(split)) for split, of_split in asked[name].items()]
+        parts = [(of_split, pipeline.queries_of(name, split)) for split, of_split in asked[name].items()]
         counts = [pipeline.store.plan(teacher.identity, *part) for part in parts]
         seconds = sum(pipeline.store.estimate_seconds(teacher, *part) for part in parts)
         plans.append(TeacherPlan(name, sum(c.pending for c in counts), sum(c.done for c in counts), seconds, sum(c.estimated_bytes for c in counts)))

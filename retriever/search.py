@@ -12,7 +12,7 @@ from retriever.encodings import Encoding
 from retriever.errors import SearchIndexError
 from retriever.filters import Condition, conditions_from
 from retriever.index.layout import MANIFEST, index_folder, read_version
-from retriever.index.snapshot import Snapshot, open_snapshot
+from retriever.index.snapshot import Snapshot, asked_by, open_snapshot, student_in
 from retriever.runs import Run
 from retriever.types import Document, Query
 from retriever.vector_index import Found
@@ -35,10 +35,12 @@ class SearchIndex:
 
     Attributes:
         folder: where it lies.
+        student: what encodes queries in the place of the index's own; None for that one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, student: Any = None) -> None:
         self.folder = folder
+        self.student = student
         self._seen, self._snapshot = self._opened(None)
 
     @property
@@ -50,7 +52,7 @@ class SearchIndex:
 
     @property
     def encoder(self) -> Any:
-        """The student."""
+        """The student that encodes queries."""
         return self.snapshot.encoder
 
     def __len__(self) -> int:
@@ -89,6 +91,8 @@ class SearchIndex:
             version = read_version(self.folder)
             try:
                 snapshot = open_snapshot(self.folder, version, before)
+                if self.student is not None:
+                    return seen, asked_by(snapshot, self.student)
                 snapshot.load_encoder()  # so that a damaged student is told now, and not to the first query
                 return seen, snapshot
             except SearchIndexError:
@@ -108,13 +112,21 @@ class _Filtered:
         return self.snapshot.search(queries, k, self.conditions)
 
 
-def open_index(path: Path) -> SearchIndex:
+def open_index(path: Path, student: Path | None = None) -> SearchIndex:
     """The index in a folder, or in the folder of the experiment that built it.
 
+    Args:
+        path: the folder.
+        student: of a student, an experiment or an index, whose student encodes the queries in the place of the index's own; one that
+            was trained from that with `student.frozen_documents` finds in the documents as they are what it learned to find.
+
     Raises:
-        SearchIndexError: there is none, it was written by another version, or it does not fit its student or documents.
+        SearchIndexError: there is none, it was written by another version, it does not fit its student or documents, or the
+            other student encodes documents otherwise.
+        ConfigError: there is no student in that folder.
     """
-    return SearchIndex(index_folder(path))
+    folder = index_folder(path)
+    return SearchIndex(folder, None if student is None else student_in(student, read_version(folder).student_kind))
 
 
 def snippet(text: str, query: str, words: int = 40) -> str:

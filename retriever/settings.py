@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,12 @@ def check_kind(values: Any, known: Mapping[str, Any]) -> Any:
         advice = f'did you mean "{near[0]}"?' if near else f'known are {", ".join(known)}, or your own as "package.module"'
         raise ValueError(f'unknown kind "{kind}"; {advice}')
     return values
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of a message on an unknown word: the known one that is most like it, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f', did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"
 
 
 class Settings(BaseModel):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.conversations import ConversationReader
 from retriever.errors import ConfigError
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint
 from retriever.plugins import load_kind
+from retriever.queries import read_queries
 from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import open_index
@@ -69,7 +71,7 @@ def stages_fingerprint(pipeline: Pipeline) -> str:
 
 def _ranker(pipeline: Pipeline, name: str, where: str) -> Any:
     if name == "bm25":
-        return Lexical(pipeline.bm25, pipeline.collection)
+        return Lexical(pipeline.bm25, pipeline.collection, reader=ConversationReader(pipeline.experiment.collection.conversation))
     if name == "teacher":
         return ByFunction("teacher", lambda queries, run: _teacher_scores(pipeline, queries, run))
     if name == "student":
@@ -95,7 +97,8 @@ def _teacher_scores(pipeline: Pipeline, queries: Mapping[str, Query], run: Run) 
     raw = {}
     for own, teacher in pipeline.teachers.items():
         if name in ("ensemble", own):
-            texts = CandidatePairs.of(pairs, queries, pipeline.collection, lists=teacher.identity.orders_lists)
+            read = read_queries(ConversationReader(pipeline.reads[own]), queries)
+            texts = CandidatePairs.of(pairs, read, pipeline.collection, lists=teacher.identity.orders_lists)
             parts = [score_shard(teacher, texts, shard)[0].scores for shard in _whole_lists(pairs)]
             raw[own] = pairs.with_scores(own, np.concatenate([np.zeros(0, dtype=np.float32), *parts]))
     target = pipeline.target_of(raw, queries).to_dict()
@@ -130,7 +133,7 @@ def _weights(pipeline: Pipeline, stages: Sequence[Stage]) -> list[tuple[float, .
 
 def _fitted(pipeline: Pipeline, stages: Sequence[Stage], numbers: Sequence[int]) -> Done:
     _, held = pipeline.held_out
-    queries = {query_id: pipeline.queries("train")[query_id] for query_id in held}
+    queries = {query_id: pipeline.conversations("train")[query_id] for query_id in held}
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
     measure = pipeline.experiment.evaluation.measures[0]
 

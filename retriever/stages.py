@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from retriever.bm25 import BM25
 from retriever.candidates import bm25_run, pair_scores
 from retriever.collection import Collection
+from retriever.conversations import ConversationReader
 from retriever.errors import ConfigError
 from retriever.filters import Condition
 from retriever.runs import Run
@@ -59,6 +60,7 @@ class Lexical:
     bm25: BM25
     documents: Collection
     name: str = "bm25"
+    reader: ConversationReader = dataclasses.field(default_factory=ConversationReader)
 
     @property
     def bytes(self) -> int:
@@ -67,7 +69,7 @@ class Lexical:
 
     def search(self, queries: Queries, k: int) -> Run:
         """The best k documents of each query."""
-        return bm25_run(self.name, self.bm25, self.documents, queries, k)
+        return bm25_run(self.name, self.bm25, self.documents, self.reader.read_all(queries), k)
 
     def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
         """[n]."""
@@ -76,7 +78,7 @@ class Lexical:
         for number, query_id in enumerate(run):
             own = run.pairs_of(number)
             known = rows[own] >= 0
-            scores[own] = np.where(known, self.bm25.scores(queries[query_id].text)[rows[own]], np.nan)
+            scores[own] = np.where(known, self.bm25.scores(self.reader.text(queries[query_id]).text)[rows[own]], np.nan)
         return scores
 
 

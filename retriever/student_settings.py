@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from retriever.conversations import Reading
 from retriever.settings import PositiveInt, Settings, check_kind
 
 
@@ -19,6 +20,11 @@ class StudentSettings(Settings):
     max_length: PositiveInt | None = Field(None, description="tokens read of a text; the model's own when left out")
     query_prompt: str | None = Field(None, description="put before queries; the model's own when left out")
     document_prompt: str | None = Field(None, description="put before documents; the model's own when left out")
+    reads: Reading | None = Field(None, description="what it reads of a turn of a conversation; collection.conversation when left out")
+    history_tokens: PositiveInt | None = Field(None, description="room for the conversation, whose oldest turns are cut; what it reads at most when left out")
+    frozen_documents: bool = Field(
+        False, description="only the encoding of queries learns, so that an index of the starting checkpoint serves the student unchanged"
+    )
 
 
 class DenseSettings(StudentSettings):
@@ -63,6 +69,12 @@ class StaticSettings(StudentSettings):
     kind: Literal["static"] = "static"
     dimensions: PositiveInt | None = Field(None, description="of the vectors, those of the greatest variance; the starting checkpoint's when left out")
 
+    @model_validator(mode="after")
+    def _learns_both_sides(self) -> StaticSettings:
+        if self.frozen_documents:
+            raise ValueError('a static student has one table for queries and documents; leave frozen_documents out, or take kind = "dense"')
+        return self
+
 
 class CrossEncoderStudentSettings(StudentSettings):
     """Query and document read together: it re-ranks candidates and makes no index."""
@@ -75,6 +87,8 @@ class CrossEncoderStudentSettings(StudentSettings):
         for name in ("query_prompt", "document_prompt"):
             if getattr(self, name) is not None:
                 raise ValueError(f"a cross_encoder reads pairs and takes no {name}; put the words into the texts, or leave {name} out")
+        if self.frozen_documents:
+            raise ValueError('a cross_encoder encodes no documents that could stay as they are; leave frozen_documents out, or take kind = "dense"')
         return self
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retriever.config import TrainingSettings
 from retriever.files import fingerprint
 from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
@@ -18,6 +17,7 @@ from retriever.student_settings import DenseSettings
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.cross_encoder import teach_cross_encoder, training_lists
+from retriever.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
@@ -31,16 +31,22 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     name = settings.model if settings.model not in (None, "student") else pipeline.experiment.student.model
     start = find_model(str(name), settings.revision, f"teacher {settings.label}")
     inputs = {"model": start.identity, "candidates": pipeline.candidates["train"].fingerprint, "judgements": pipeline.judgements}
+    inputs |= {"reads": fingerprint(_texts(pipeline, settings))} if settings.reads else {}
     inputs |= {"queries": fingerprint(pipeline.held_out[0] if isinstance(settings, CrossEncoderSettings) else pipeline.held_out)}
 
     def work(folder: Path) -> dict[str, Any]:
         refuse_several(f"teaching {settings.label}", "retriever teach")
         if isinstance(settings, CrossEncoderSettings):
-            return _cross_encoder(pipeline, settings.label, start, teaching, folder)
+            return _cross_encoder(pipeline, settings, start, teaching, folder)
         return _bi_encoder(pipeline, settings, start, teaching, folder)
 
     done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
     return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
+
+
+def _texts(pipeline: Pipeline, settings: TeacherSettings) -> dict[str, str]:
+    """What a teacher reads of the train queries."""
+    return {query_id: query.text for query_id, query in pipeline.queries("train", settings.reads).items()}
 
 
 def teach_all(pipeline: Pipeline) -> dict[str, str]:
@@ -49,10 +55,10 @@ def teach_all(pipeline: Pipeline) -> dict[str, str]:
     return {settings.label: str(settings.model) for settings in taught if isinstance(settings, ModelTeacherSettings)}
 
 
-def _cross_encoder(pipeline: Pipeline, label: str, start: ModelFolder, teaching: TeachingSettings, folder: Path) -> dict[str, Any]:
+def _cross_encoder(pipeline: Pipeline, settings: CrossEncoderSettings, start: ModelFolder, teaching: TeachingSettings, folder: Path) -> dict[str, Any]:
     """Leaves a cross-encoder in `folder / "model"`, taught on lists of a positive and mined negatives."""
-    seed = pipeline.experiment.seed
-    lessons = {query_id: pipeline.queries("train")[query_id] for query_id in pipeline.held_out[0]}
+    seed, label, queries = pipeline.experiment.seed, settings.label, pipeline.queries("train", settings.reads)
+    lessons = {query_id: queries[query_id] for query_id in pipeline.held_out[0]}
     generator = np.random.default_rng(seed)
     lists = training_lists(pipeline.candidates["train"], lessons, pipeline.qrels("train"), pipeline.collection, teaching, generator)
     with bar_of_steps(pipeline.reporter, f"teaching {label}") as progress:
@@ -74,7 +80,7 @@ def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFol
     lesson = Lesson(
         settings=training,
         target=TeacherScores(pipeline.pairs("train"), "rank", "candidates", "candidates"),
-        queries=pipeline.queries("train"),
+        queries=pipeline.queries("train", settings.reads),
         qrels=pipeline.qrels("train"),
         train=train,
         held=held,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from retriever.conversations import Reading
 from retriever.engines.settings import EngineSettings, ServerSettings
 from retriever.settings import Fraction, PositiveInt, Settings, check_kind
 from retriever.types import Unit, ViewName
@@ -35,6 +36,7 @@ class TeacherSettings(Settings):
 
     kind: str
     name: str | None = Field(None, description="what reports call it; made from kind and model when left out")
+    reads: Reading | None = Field(None, description="what it reads of a turn of a conversation, such as rewrite; collection.conversation when left out")
     normalise: ViewName | None = Field(None, description="as in [ensemble], for this teacher, also when it is distilled alone; raw alone when left out")
     temperature: float | None = Field(
         None, gt=0, description='divides its scores under normalise = "temperature" and combine = "softmax_mean"; fitted when left out'
@@ -105,7 +107,7 @@ class RunSettings(TeacherSettings):
     kind: Literal["run"] = "run"
     path: Path = Field(strict=False, description="relative to the experiment file")
     unit: Unit | None = Field(None, description="what the scores mean; the one in the file when left out")
-    missing: Literal["error", "lowest"] = Field("error", description='pairs that are not in the file: "lowest" is the lowest score of the query\'s list')
+    missing: Literal["error", "lowest"] = Field("error", description='"lowest" takes pairs that are not in the file for as good as the last of their list')
 
     @property
     def label(self) -> str:

@@ -16,19 +16,22 @@ from numpy.typing import NDArray
 from retriever.calibration import relevant_pairs
 from retriever.candidates import pair_scores
 from retriever.collection import Collection
-from retriever.config import TrainingSettings
+from retriever.encodings import DocumentEncodings, document_identity
+from retriever.errors import ConfigError
 from retriever.eval.measures import evaluate
 from retriever.files import write_json
 from retriever.processes import Order, trained_along
 from retriever.progress import Reporter
 from retriever.runs import Run
 from retriever.store import TeacherScores
+from retriever.students._identity import document_fingerprint
 from retriever.training.frozen import CacheProgress
 from retriever.training.memory import with_memory_explained
 from retriever.training.samples import TeacherVectors, make_samples
 from retriever.training.sparsity import SparsityController
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress, Validate, best_point
+from retriever.training_settings import TrainingSettings
 from retriever.types import Qrels, Query
 
 
@@ -51,6 +54,7 @@ class Lesson:
         vectors: of a teacher, for losses that compare vectors.
         quality: query id -> the probability that it teaches in an epoch; 1 for those that are left out.
         active: wanted active dimensions of a sparse student's queries and documents; None for queries that are looked up.
+        document_encodings: the student's own of all documents, where only the encoding of queries is to learn.
     """
 
     settings: TrainingSettings
@@ -66,7 +70,8 @@ class Lesson:
     seed: int
     vectors: TeacherVectors | None = None
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    active: tuple[float | None, float] | None = None
+    active: tuple[float | None, float | None] | None = None
+    document_encodings: DocumentEncodings | None = None
 
 
 def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter, name: str = "train") -> dict[str, Any]:
@@ -82,8 +87,14 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
     Returns:
         How many samples there were, and the validation before, at best and at which step.
     """
+    stored = lesson.document_encodings
+    if stored is not None:
+        _check_encodings(stored, student)
+        lesson = dataclasses.replace(lesson, active=lesson.active and (lesson.active[0], None))  # documents keep those that they have
+    before = None if stored is None else document_fingerprint(student.model)
     queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
     samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
+    samples = dataclasses.replace(samples, encodings=stored)
     order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)
     samples = dataclasses.replace(samples, vectors=lesson.vectors)
     reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
@@ -96,11 +107,24 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         curve = train_student(student.model, samples, lesson.collection, lesson.settings, folder, lesson.seed, Supervision(validate, told.tell, sparsity))
     if told.stopped:
         reporter.say(f"{name}: ended at step {told.step:,} of {steps:,}: {lesson.settings.patience} validations without a gain")
+    if before and document_fingerprint(student.model) != before:
+        raise RuntimeError(f"{name}: training has changed how documents are encoded")
     student.save(folder / "student")
     write_json(folder / "curve.json", curve)
     for leftover in ("best", "checkpoints", "frozen"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     return {"samples": len(samples), "validation": best_validation(curve)}
+
+
+def _check_encodings(encodings: DocumentEncodings, student: Any) -> None:
+    """Sees to it that encodings are what a student makes of documents.
+
+    Raises:
+        ConfigError: they are another's.
+    """
+    own = document_identity(student)
+    if encodings.encoder != own:
+        raise ConfigError(f"{encodings.folder}: holds what {encodings.encoder} makes of documents, and the student encodes them as {own} does")
 
 
 def best_validation(curve: list[dict[str, float]]) -> dict[str, float]:
@@ -152,11 +176,12 @@ def _validation(student: Any, lesson: Lesson, sparsity: SparsityController | Non
     if not hasattr(student, "encode_queries"):
         return lambda: {"validation": quality(pair_scores(student, pool, lesson.queries, lesson.collection))}
     rows, places = np.unique(lesson.collection.rows_of(pool.doc_ids), return_inverse=True)
-    documents = lesson.collection.documents_by_row(rows)
+    stored = None if lesson.document_encodings is None else lesson.document_encodings.rows(rows)
+    documents = lesson.collection.documents_by_row(rows) if stored is None else []
     asked = [lesson.queries[query_id] for query_id in lesson.held]
 
     def validate() -> dict[str, float]:
-        queries, encoded = student.encode_queries(asked), student.encode_documents(documents)
+        queries, encoded = student.encode_queries(asked), student.encode_documents(documents) if stored is None else stored
         found = {"validation": quality(student.score(queries[pool.query_numbers], encoded[places]))}
         if sparsity and lesson.active:
             active = float(queries.counts.mean()), float(encoded.counts.mean())
@@ -170,7 +195,7 @@ def _validation(student: Any, lesson: Lesson, sparsity: SparsityController | Non
 def excess(active: Sequence[float], wanted: Sequence[float | None]) -> float:
     """By how much the larger of the ratios of active to wanted dimensions, or the other way round, is above a tenth; its logarithm."""
     ratios = [abs(math.log(max(found, 0.1) / target)) for found, target in zip(active, wanted, strict=True) if target]
-    return max(0.0, max(ratios) - math.log(1.1))
+    return max(0.0, max(ratios, default=0.0) - math.log(1.1))
 
 
 def _pool(pairs: Run, qrels: Mapping[str, Mapping[str, int]], depth: int) -> Run:

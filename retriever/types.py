@@ -48,12 +48,25 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Query:
-    """What a user asks: a text, with the conversation before it (oldest turn first) or an image."""
+    """What a user asks: a text or an image; as a turn of a conversation, with what was said before.
+
+    Attributes:
+        query_id: unique in its collection.
+        text: the utterance; of a query that was read (`retriever.conversations`), all that its reader sees.
+        turns: of the conversation before it, oldest first.
+        image: asked instead of, or beside the text.
+        conversation: the id of the conversation; "" for a query that stands alone.
+        rewrites: rewriter -> the utterance rewritten so that it stands alone, such as {"human": "..."}.
+        fields: what else is known of the turn, such as {"domain": "cloud"}; results are told apart by it.
+    """
 
     query_id: str
     text: str
     turns: tuple[Turn, ...] = ()
     image: Path | None = None
+    conversation: str = ""
+    rewrites: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

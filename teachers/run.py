@@ -26,13 +26,17 @@ class RunTeacher:
     def __init__(self, settings: RunSettings, run: Run, unit: Unit) -> None:
         self.settings = settings
         self.run = run
+        self.lowest = float(run.scores.min(initial=np.inf)) if run.n_pairs else 0.0
         self.identity = TeacherIdentity(settings.label, "run", run.fingerprint, unit, {"missing": settings.missing})
 
     def score(self, pairs: Sequence[tuple[Query, Document]]) -> ScoredPairs:
         """The score of each pair; with `missing = "lowest"`, of a pair that is not in the file the lowest of its query's list.
 
+        What lies below a shallow list is unknown: it can be no better than the last that the list has, and is taken to be as good, so that
+        all of it is alike. A query without a list has the lowest score of the file everywhere: of it the file says nothing.
+
         Raises:
-            StoreError: pairs are not in the file and have no lowest score either.
+            StoreError: pairs are not in the file, and `missing = "error"`.
         """
         scores = np.full(len(pairs), np.nan, dtype=np.float32)
         found_of: dict[str, dict[str, float]] = {}
@@ -40,10 +44,13 @@ class RunTeacher:
             if query.query_id not in found_of:
                 found_of = {query.query_id: dict(self.run[query.query_id])}  # pairs come query by query
             found = found_of[query.query_id]
-            lowest = min(found.values(), default=np.nan) if self.settings.missing == "lowest" and document.doc_id not in found else np.nan
-            scores[place] = found.get(document.doc_id, lowest)
+            scores[place] = found[document.doc_id] if document.doc_id in found else self._missing(found)
         self._refuse_missing(pairs, scores)
         return ScoredPairs.without_tokens(scores)
+
+    def _missing(self, found: dict[str, float]) -> float:
+        """The score of a pair that is not in the file, given those of its query that are."""
+        return min(found.values(), default=self.lowest) if self.settings.missing == "lowest" else np.nan
 
     def _refuse_missing(self, pairs: Sequence[tuple[Query, Document]], scores: NDArray[np.float32]) -> None:
         missing = np.flatnonzero(np.isnan(scores)).tolist()

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from retriever.config import TrainingSettings
 from retriever.files import write_json
 from retriever.plugins import load_kind
 from retriever.progress import silence_libraries
@@ -17,6 +16,7 @@ from retriever.student_settings import STUDENT_KINDS
 from retriever.training.parallel import average_gradients, processes
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
+from retriever.training_settings import TrainingSettings
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(

@@ -13,7 +13,8 @@ import pytest
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidates import bm25_run, hybrid_run, index_run, reciprocal_rank_fusion, run_of_rows, with_positives
 from retriever.collection import Collection, open_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
+from retriever.conversations import ConversationReader
 from retriever.encodings import Vectors, encode_collection
 from retriever.indexing.flat import FlatIndex, of_vectors
 from retriever.progress import Quiet
@@ -116,7 +117,8 @@ def test_dense_candidates_are_the_best_inner_products_whatever_the_batch(
 def test_a_hybrid_is_the_sum_of_both_z_scores_over_the_union(
     bm25: BM25, encoder: DenseStudent, index: FlatIndex, vectors: Vectors, collection: Collection, queries: dict[str, Query]
 ) -> None:
-    run = hybrid_run("hybrid", bm25, SimpleNamespace(encoder=encoder, search=index.search, ids_of=collection.ids_of), vectors, collection, queries, DEPTH)
+    snapshot = SimpleNamespace(encoder=encoder, search=index.search, ids_of=collection.ids_of)
+    run = hybrid_run("hybrid", bm25, snapshot, vectors, collection, queries, DEPTH, ConversationReader())
     lexical_run = bm25_run("bm25", bm25, collection, queries, DEPTH)
     assert list(run) == list(queries)
     for query_id, query in queries.items():

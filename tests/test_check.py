@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retriever.check import check_collection
+from retriever.check import ConversationsReport, check_collection
 from retriever.collection import write_collection
 from retriever.types import Document, Query, Turn
+from tests.tiny_experiment import command, write_experiment
 
 
 def test_a_clean_collection_is_counted_and_has_no_warnings(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_only_five_repeated_texts_are_named(tmp_path: Path) -> None:
 
 def test_a_test_query_that_stands_in_train_is_warned_of_whatever_its_case(tmp_path: Path) -> None:
     turns = (Turn("user", "before"),)
-    queries = [Query("q1", "What is  yeast"), Query("q2", "what is yeast"), Query("q3", "what is yeast", turns), Query("q4", "another")]
+    queries = [Query("q1", "What is  yeast"), Query("q2", "what is yeast"), Query("q3", "what is yeast", turns, None, "c"), Query("q4", "another")]
     qrels = {"train": {"q1": {"d": 1}, "q4": {"d": 1}}, "test": {"q2": {"d": 1}, "q3": {"d": 1}}}
     report = check_collection(write_collection(tmp_path / "c", [Document("d", "text")], queries, qrels))
     assert (report.overlapping_queries, report.overlap_examples) == (1, (("q1", "q2"),))
@@ -67,3 +68,49 @@ def test_the_splits_of_an_experiment_may_have_other_names(tmp_path: Path) -> Non
     collection = write_collection(tmp_path / "c", [Document("d", "text")], queries, {"dev": {"q1": {"d": 1}}, "final": {"q2": {"d": 1}}})
     assert check_collection(collection, train="dev", test="final").overlapping_queries == 1
     assert check_collection(collection, train="dev", test="dev").overlapping_queries == 0
+
+
+def conversation_turn(name: str, number: int, **rewrites: str) -> Query:
+    turns = tuple(Turn(speaker, text) for earlier in range(1, number) for speaker, text in (("user", f"{name} {earlier}"), ("agent", "yes")))
+    return Query(f"{name}_{number}", f"{name} {number}", turns, None, name, rewrites)
+
+
+def test_conversations_are_counted_by_depth_and_rewriter(tmp_path: Path) -> None:
+    turns = [conversation_turn("a", 1), conversation_turn("a", 2, human="x"), conversation_turn("a", 5, human="x", t5="y"), conversation_turn("b", 1)]
+    qrels = {"train": {"a_1": {"d": 1}}, "test": {"b_1": {"d": 1}}}
+    report = check_collection(write_collection(tmp_path / "c", [Document("d", "text")], [*turns, Query("q", "alone")], qrels))
+    assert report.conversations == ConversationsReport(
+        conversations=2,
+        turns=4,
+        turns_by_depth={1: 2, 2: 1, 5: 1},
+        median_depth=1,
+        max_depth=5,
+        rewrites={"human": 2, "t5": 1},
+        turns_without_conversation=0,
+    )
+    assert (report.shared_conversations, report.warnings) == (0, ())
+
+
+def test_a_collection_without_conversations_has_no_report_of_them(tmp_path: Path) -> None:
+    assert check_collection(write_collection(tmp_path / "c", [Document("d", "text")], [Query("q", "alone")])).conversations is None
+
+
+def test_conversations_in_train_and_test_and_turns_without_a_conversation_are_warned_of(tmp_path: Path) -> None:
+    turns = [*(conversation_turn(name, number) for name in "abc" for number in (1, 2)), Query("lone", "and?", (Turn("user", "what"),))]
+    qrels = {"train": {"a_1": {"d": 1}, "b_1": {"d": 1}, "c_1": {"d": 1}}, "test": {"b_2": {"d": 1}, "a_2": {"d": 1}, "lone": {"d": 1}}}
+    report = check_collection(write_collection(tmp_path / "c", [Document("d", "text")], turns, qrels))
+    assert (report.shared_conversations, report.shared_examples) == (2, ("a", "b"))
+    assert report.warnings == (
+        'conversations with turns in both "train" and "test": 2 (a, b). They flatter the evaluation: keep each conversation in one split',
+        "turns with earlier turns but without the id of their conversation: 1 of 7. Results cannot be told apart by conversation",
+    )
+
+
+def test_the_command_tells_the_conversations(tmp_path: Path) -> None:
+    turns = [conversation_turn("a", 1), conversation_turn("a", 2, human="x"), conversation_turn("b", 1), conversation_turn("b", 4)]
+    qrels = {"train": {"a_1": {"d": 1}, "a_2": {"d": 1}}, "test": {"b_1": {"d": 1}, "b_4": {"d": 1}}}
+    write_collection(tmp_path / "c", [Document("d", "text")], turns, qrels)
+    said = command("check", write_experiment(tmp_path, tmp_path / "c", tmp_path / "no model yet"), "--work", tmp_path / "work")
+    lines = said.err.splitlines()
+    assert lines[0] == "1 documents; train: 2 queries with 2 judged pairs, test: 2 queries with 2 judged pairs"
+    assert lines[1] == "2 conversations with 4 turns, 1 deep in the median, 4 at most; turns with a rewrite: human 1"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from retriever import collection as collection_module
 from retriever import document_table
 from retriever.collection import Collection, open_collection, write_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 from retriever.document_table import DocumentTable
 from retriever.errors import DataError, RetrieverError
 from retriever.files import lock, text_hash
@@ -162,7 +162,9 @@ def test_ids_with_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytes
 @settings(max_examples=25, deadline=None)
 @given(
     documents=st.lists(st.tuples(IDS, TEXTS, TEXTS), min_size=1, max_size=5, unique_by=lambda fields: fields[0]),
-    queries=st.lists(st.tuples(IDS, TEXTS.filter(str.strip), st.lists(st.tuples(TEXTS, TEXTS), max_size=2)), max_size=3, unique_by=lambda fields: fields[0]),
+    queries=st.lists(
+        st.tuples(IDS, TEXTS.filter(str.strip), st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), max_size=2)), max_size=3, unique_by=lambda fields: fields[0]
+    ),
 )
 def test_any_text_survives_the_way_through_a_prepared_folder_and_a_beir_folder(documents: list[Any], queries: list[Any]) -> None:
     given_documents = [Document(doc_id, text, title) for doc_id, text, title in documents]
@@ -240,7 +242,7 @@ def test_files_of_different_lengths_are_refused(collection: Collection, tmp_path
 def test_a_prepared_collection_of_another_version_is_refused(collection: Collection) -> None:
     path = collection.folder / "collection.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
-    with pytest.raises(DataError, match=r"another version \(layout 99, not 2\)"):
+    with pytest.raises(DataError, match=r"another version \(layout 99, not 3\)"):
         Collection(collection.folder)
 
 
@@ -375,7 +377,7 @@ def bad_queries() -> Iterator[tuple[str, str, str]]:
     yield "white space in an id", '{"_id": "q\\t3", "text": "x"}', r"queries\.jsonl:3: the id 'q\\t3' contains white space"
     yield "repeated id", '{"_id": "q1", "text": "x"}', r"queries\.jsonl:3: the query id q1 stands already at .*queries\.jsonl:1\. Ids must be unique"
     yield "turns of a wrong type", '{"_id": "q3", "text": "x", "turns": "y"}', r'queries\.jsonl:3: the field "turns" is str; it must be a list of turns'
-    yield "a turn without text", '{"_id": "q3", "text": "x", "turns": [{"speaker": "y"}]}', r'queries\.jsonl:3: a turn in the field "turns" is not an object'
+    yield "a turn without text", '{"_id": "q3", "text": "x", "turns": [{"speaker": "y"}]}', r'queries\.jsonl:3: turn 1 in the field "turns" is not an object'
     yield (
         "lone surrogate in a turn",
         r'{"_id": "q3", "text": "x", "turns": [{"speaker": "u", "text": "\ud800"}]}',
@@ -487,20 +489,19 @@ def test_python_values_are_checked_too(document: Document, message: str, tmp_pat
         write_collection(tmp_path / "c", [document])
 
 
-@pytest.mark.parametrize(
-    ("conversation", "text"),
-    [("last", "and when it rains"), ("user", "how do I dry wood and when it rains"), ("all", "how do I dry wood stack it in the shade and when it rains")],
-)
-def test_a_query_asks_with_as_much_of_its_conversation_as_is_wanted(tmp_path: Path, conversation: Any, text: str) -> None:
+def test_a_turn_keeps_its_conversation_its_rewrites_and_its_fields(tmp_path: Path) -> None:
     turns = (Turn("User", "how do I dry wood"), Turn("agent", "stack it in the shade"))
-    queries = [Query("q1", "and when it rains", turns), Query("q2", "alone")]
+    rewrites = {"human": "how do I dry wood when it rains"}
+    queries = [Query("q1", "and when it rains", turns, None, "c1", rewrites, {"topic": "wood", "hard": True}), Query("q2", "alone")]
     written = write_collection(tmp_path / "collection", [Document("d1", "wood")], queries, {"train": {"q1": {"d1": 1}, "q2": {"d1": 1}}})
-    opened = open_collection(CollectionSettings(path=written.folder, conversation=conversation), tmp_path / "unused")
-    assert opened.queries("train") == {"q1": Query("q1", text, turns), "q2": queries[1]}
-    assert (opened.queries_fingerprint("train") == written.queries_fingerprint("train")) == (conversation == "last")
-    assert copied(opened).queries("train") == opened.queries("train")
-    opened.to_beir(tmp_path / "beir")
-    assert json.loads((tmp_path / "beir" / "queries.jsonl").read_text().splitlines()[0])["text"] == "and when it rains"  # as it came
+    written.to_beir(tmp_path / "beir")
+    for collection in (written, opened(tmp_path / "beir"), copied(written)):
+        assert collection.queries("train") == {"q1": queries[0], "q2": queries[1]}
+        assert collection.queries_fingerprint("train") == written.queries_fingerprint("train")
+    unnamed = write_collection(
+        tmp_path / "other", [Document("d1", "wood")], [queries[1], Query("q1", "and when it rains", turns)], {"train": {"q1": {"d1": 1}}}
+    )
+    assert unnamed.queries_fingerprint("train") != written.queries_fingerprint("train")
 
 
 def copied(collection: Collection) -> Collection:

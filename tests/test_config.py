@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from retriever.config import LOSSES, Experiment, experiment_from, read_experiment
+from retriever.config import Experiment, experiment_from, read_experiment
 from retriever.errors import ConfigError
+from retriever.training_settings import LOSSES
 
 SMALLEST: dict[str, Any] = {"name": "small", "collection": {"path": "data"}, "teacher": [{"kind": "lexical"}], "student": {"model": "some/model"}}
 FILE = """
@@ -66,8 +67,9 @@ def test_what_was_checked_cannot_be_changed_afterwards() -> None:
         ({"teacher": [{"kind": "cross_encoder", "model": "m", "train": {"epoch": 1}}]}, 'unknown key "teacher.0.train.epoch", did you mean "epochs"?'),
         ({"student": {"model": "m", "query_promt": ""}}, 'unknown key "student.query_promt", did you mean "query_prompt"?'),
         ({"training": {"learning_rat": 1.0}}, 'unknown key "training.learning_rat", did you mean "learning_rate"?'),
+        ({"transfer": [{"path": "d", "tst": "x"}]}, 'unknown key "transfer.0.tst", did you mean "test"?'),
         ({"index": {"knd": "flat"}}, 'unknown key "index.knd", did you mean "kind"?'),
-        ({"evaluation": {"zzz": 1}}, 'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation'),
+        ({"evaluation": {"zzz": 1}}, 'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation, readings, by'),
         ({"ensemble": {"selct": "all"}}, 'unknown key "ensemble.selct", did you mean "select"?'),
     ],
 )
@@ -233,7 +235,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
 
 
 def test_each_kind_of_teacher_has_its_own_keys(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'unknown key "teacher.0.model"; known are kind, name, normalise, temperature, weight'):
+    with pytest.raises(ConfigError, match=r'unknown key "teacher.0.model"; known are kind, name, reads, normalise, temperature, weight'):
         overridden(tmp_path, "teacher.0.model=x")
     with pytest.raises(ConfigError, match=r'teacher.0: unknown kind "crossencoder"; did you mean "cross_encoder"\?'):
         overridden(tmp_path, "teacher.0.kind=crossencoder", "teacher.0.anything=1")

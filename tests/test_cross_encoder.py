@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection
-from retriever.config import CandidateSettings
+from retriever.collection_settings import CandidateSettings
 from retriever.encodings import Encoder, Vectors
 from retriever.errors import ConfigError
 from retriever.resources import Resources

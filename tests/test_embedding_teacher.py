@@ -11,7 +11,8 @@ import torch
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
 from retriever.collection import Collection, write_collection
-from retriever.config import CandidateSettings, read_experiment
+from retriever.collection_settings import CandidateSettings
+from retriever.config import read_experiment
 from retriever.errors import ConfigError, DataError
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever.collection import open_collection, write_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 from retriever.document_fields import FieldColumns, FieldWriter
 from retriever.document_table import DocumentTable
 from retriever.errors import ConfigError, DataError

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever.collection import open_collection
-from retriever.config import CollectionSettings, read_experiment
+from retriever.collection_settings import CollectionSettings
+from retriever.config import read_experiment
 from retriever.errors import ConfigError, DataError
 from retriever.files import text_hash
 from retriever.formats import Pair, format_named, formats, recognise

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from retriever.collection import Collection
-from retriever.config import TrainingSettings, read_experiment
+from retriever.config import read_experiment
 from retriever.errors import ConfigError
 from retriever.pipeline import Pipeline
 from retriever.progress import Quiet
@@ -37,6 +37,7 @@ from retriever.training.samples import TrainingSamples
 from retriever.training.states import STATES, StoredStates
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress
+from retriever.training_settings import TrainingSettings
 from tests.tiny_experiment import write_experiment
 from tests.training_material import Stopped, animal_lessons, weights
 

@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retriever.answer_shards import pending, write_samples
+from retriever.answer_text import cleaned, is_refusal
 from retriever.collection import Collection, open_collection, with_queries, write_collection
-from retriever.config import CollectionSettings, experiment_from, read_experiment
+from retriever.collection_settings import CollectionSettings
+from retriever.config import experiment_from, read_experiment
 from retriever.engines import open_engine
 from retriever.errors import ConfigError
 from retriever.eval.report import read_report
@@ -23,7 +26,7 @@ from retriever.generation import critic, rules
 from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
 from retriever.generation.generators import LanguageModel, first_sentence, open_generator
 from retriever.generation.prompts import PRESETS, template_of
-from retriever.generation.samples import SHARD_DOCUMENTS, pending, plan_samples, write_samples
+from retriever.generation.samples import SHARD_DOCUMENTS, plan_samples
 from retriever.generation_settings import GenerationSettings
 from retriever.runs import Run
 from retriever.types import Document, Qrels, Query
@@ -78,7 +81,7 @@ def nothing(_: object) -> None:
     ],
 )
 def test_the_query_is_found_in_what_a_model_says(raw: str, query: str) -> None:
-    assert rules.cleaned(raw) == query
+    assert cleaned(raw) == query
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_the_query_is_found_in_what_a_model_says(raw: str, query: str) -> None:
     ],
 )
 def test_refusals(query: str, refused: bool) -> None:
-    assert rules.is_refusal(query) == refused
+    assert is_refusal(query) == refused
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def built(folder: Path, kind: str, encoder: Path, documents: list[Document], set
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory, shared_beir_folder: Path) -> list[Document]:
     from retriever.collection import open_collection
-    from retriever.config import CollectionSettings
+    from retriever.collection_settings import CollectionSettings
 
     return list(open_collection(CollectionSettings(path=shared_beir_folder), tmp_path_factory.mktemp("c") / "c").documents())
 

@@ -14,8 +14,17 @@ SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
-        *("types", "errors", "files", "resources", "plugins", "models", "config", "settings"),
-        *("teacher_settings", "student_settings", "index_settings", "stage_settings", "generation_settings"),
+        *("types", "errors", "files", "resources", "plugins", "models", "config", "settings", "conversations", "routes"),
+        *(
+            "collection_settings",
+            "training_settings",
+            "rewriter_settings",
+            "teacher_settings",
+            "student_settings",
+            "index_settings",
+            "stage_settings",
+            "generation_settings",
+        ),
         *("collection", "document_table", "document_fields", "filters", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings", "vector_index"),
         *("engines", "tasks"),
         *("token_batches", "backends"),

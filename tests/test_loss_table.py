@@ -5,8 +5,8 @@ import inspect
 import pytest
 import torch
 
-from retriever.config import LOSSES, TrainingSettings
 from retriever.training.loss_table import LOSS_TABLE, Loss
+from retriever.training_settings import LOSSES, TrainingSettings
 
 SETTINGS = TrainingSettings()
 

@@ -18,7 +18,7 @@ def value(measure: str, **options: int) -> float:
     return float(evaluate(RUN, QRELS, [measure], **options).values[measure][1])
 
 
-@pytest.mark.parametrize("text", ["nDCG@10", "RR@10", "R@100", "AP", "AP@5", "P@3", "Success@1", "Rprec", "nDCG"])
+@pytest.mark.parametrize("text", ["nDCG@10", "nDCG@3", "RR", "RR@10", "R@100", "AP", "AP@5", "P@3", "Success@1", "Rprec", "nDCG"])
 def test_a_measure_prints_as_it_is_written(text: str) -> None:
     assert str(parse_measure(text)) == text
 
@@ -54,6 +54,7 @@ def test_a_wrong_measure_is_refused_with_the_nearest_one(text: str, hint: str) -
 def test_the_gain_of_ndcg_is_the_grade() -> None:
     ideal = 3 / math.log2(2) + 2 / math.log2(3) + 1 / math.log2(4)
     assert value("nDCG@10") == pytest.approx((2 / math.log2(3) + 1 / math.log2(5)) / ideal, abs=1e-12)
+    assert value("nDCG@3") == pytest.approx((2 / math.log2(3)) / ideal, abs=1e-12)  # three judged documents: the ideal is the same
     assert value("nDCG@2") == pytest.approx((2 / math.log2(3)) / (3 / math.log2(2) + 2 / math.log2(3)), abs=1e-12)
     assert value("DCG@10") == pytest.approx(2 / math.log2(3) + 1 / math.log2(5), abs=1e-12)
 
@@ -66,6 +67,7 @@ def test_the_burges_gain_is_two_to_the_grade_minus_one() -> None:
 @pytest.mark.parametrize(
     ("measure", "expected"),
     [
+        ("RR", 1 / 2),
         ("RR@10", 1 / 2),
         ("RR@1", 0),
         ("R@2", 1 / 3),

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from retriever.answer_shards import write_samples, write_shard
 from retriever.collection import Collection, open_collection
-from retriever.config import CollectionSettings, ScoringSettings, read_experiment
+from retriever.collection_settings import CollectionSettings
+from retriever.config import ScoringSettings, read_experiment
 from retriever.encodings import encode_block, encode_collection
 from retriever.errors import ConfigError, DataError, MissingExtraError, RetrieverError, StoreError
 from retriever.generation.generators import open_generator
-from retriever.generation.samples import plan_samples, write_samples, write_shard
+from retriever.generation.samples import plan_samples
 from retriever.generation.step import generate
 from retriever.generation_settings import GenerationSettings
 from retriever.pipeline import Pipeline

@@ -17,9 +17,9 @@ import pytest
 
 from retriever import readers
 from retriever.collection import Collection, open_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 from retriever.errors import ConfigError, DataError
-from retriever.readers import Reader, Source, beir, files, hugging_face, jsonl, msmarco, parquet, trec
+from retriever.readers import Reader, Source, beir, files, hugging_face, jsonl, msmarco, mtrag, parquet, qrecc, topiocqa, trec, trec_cast, trec_ikat
 from retriever.readers import ir_datasets as ir_datasets_reader
 from retriever.types import Document, Query, Turn
 
@@ -395,7 +395,7 @@ def test_beir_scifact_comes_from_the_files_that_ir_datasets_keeps(tmp_path: Path
 import json, sys
 from pathlib import Path
 from retriever.collection import open_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 collection = open_collection(CollectionSettings(ir_datasets="beir/scifact", train="train", test="test"), Path(sys.argv[1]))
 queries = {split: list(collection.queries(split)) for split in collection.splits}
 qrels = {split: collection.qrels(split) for split in collection.splits}
@@ -491,7 +491,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r'collection\.format = "bier" is unknown; allowed: beir, files, hugging_face, ir_datasets, jsonl, msmarco, parquet, trec'
+        ConfigError, match=r'collection\.format = "bier" is unknown; allowed: beir, files, .*, msmarco, mtrag, parquet, .*, trec, trec_cast, trec_ikat'
     ):
         opened(tmp_path, tmp_path / "p", format="bier")
 
@@ -505,7 +505,10 @@ def test_a_format_that_the_folder_lacks_names_the_missing_file(name: str, file: 
 
 
 def test_every_file_is_a_whole_reader() -> None:
-    every: tuple[Reader, ...] = (beir, files, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)  # mypy compares the signatures
+    documents: tuple[Reader, ...] = (beir, files, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)  # mypy compares the signatures
+    topics: tuple[Reader, ...] = (mtrag, qrecc, topiocqa, trec_cast, trec_ikat)
+    every = (*documents, *topics)
+    assert {module.__name__.rpartition(".")[2] for module in topics if isinstance(module, ModuleType)} == set(readers.TOPICS)
     assert {module.__name__.rpartition(".")[2] for module in every if isinstance(module, ModuleType)} == set(readers.formats())
 
 

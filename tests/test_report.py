@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +26,9 @@ from retriever.eval.report import (
 )
 from retriever.eval.significance import Comparison, compare
 from retriever.eval.terminal import terminal_table
+from tests.page_tags import tags_of
 
 QUERIES = 24
-WITHOUT_END = {"meta", "br", "link", "img", "input"}
 
 
 def evaluation(run: str, gain: float) -> Evaluation:
@@ -69,34 +67,6 @@ def data() -> ReportData:
         ),
         distributions=[score_distribution(name, "cosine", generator.normal(1, 1, 50), generator.normal(0, 1, 500)) for name in ("teacher", "student")],
     )
-
-
-class Tags(HTMLParser):
-    """Notes the tags of a page and checks that each that opens also closes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.opened: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in WITHOUT_END:
-            self.opened.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.opened.pop() == tag
-
-
-def tags_of(page: str) -> list[tuple[str, dict[str, str | None]]]:
-    parser = Tags()
-    parser.feed(page)
-    parser.close()
-    assert parser.opened == []
-    return parser.tags
 
 
 def compared(difference: float, p_value: float, better: int = 1, worse: int = 0) -> Comparison:

@@ -8,7 +8,8 @@ import pytest
 
 from retriever.candidates import file_run
 from retriever.collection import Collection
-from retriever.config import CandidateSettings, experiment_from, read_experiment
+from retriever.collection_settings import CandidateSettings
+from retriever.config import experiment_from, read_experiment
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
@@ -92,8 +93,9 @@ def test_missing_pairs_are_an_error_that_counts_them(collection: Collection, tmp
 def test_a_missing_pair_can_have_the_lowest_score_of_its_list(collection: Collection, tmp_path: Path) -> None:
     teacher = teacher_of(collection, as_trec(tmp_path), unit="logit", missing="lowest")
     assert teacher.score(pairs_of({"q1": {"d1": 0, "d3": 0}, "q2": {"d1": 0}})).scores.tolist() == [3.5, -8.0, 0.5]
+    assert teacher.score(pairs_of({"q4": {"d1": 0, "d2": 0}})).scores.tolist() == [-8.0, -8.0]  # of q4 the file says nothing
     with pytest.raises(StoreError, match=r"1 of 1 pairs are not in .* 1 queries are not there at all"):
-        teacher.score(pairs_of({"q4": {"d1": 0}}))
+        teacher_of(collection, as_trec(tmp_path), unit="logit").score(pairs_of({"q4": {"d1": 0}}))
 
 
 def test_the_store_keeps_what_the_file_says(collection: Collection, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Tests of the tests: against scipy, and by hand where a handful of queries allows it."""
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -8,7 +11,17 @@ from hypothesis import strategies as st
 
 from retriever.errors import DataError
 from retriever.eval.measures import Evaluation
-from retriever.eval.significance import bootstrap_interval, compare, generator_for, holm, randomisation_test, t_test
+from retriever.eval.significance import (
+    bootstrap_interval,
+    cluster_numbers,
+    clustered_interval,
+    compare,
+    generator_for,
+    holm,
+    randomisation_test,
+    sums_by,
+    t_test,
+)
 
 
 def numbers(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -142,3 +155,89 @@ def test_a_run_or_measure_that_is_not_there_is_named() -> None:
         compare(runs, [("a", "c")], ["RR"], seed=1)
     with pytest.raises(DataError, match="not evaluated with AP, only with RR"):
         compare(runs, [("a", "b")], ["AP"], seed=1)
+
+
+def clustered(*sizes: int) -> tuple[list[str], dict[str, str]]:
+    """Query ids q0, q1, ... and their conversations c0, c1, ... of these sizes."""
+    conversations = [f"c{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    query_ids = [f"q{number}" for number in range(len(conversations))]
+    return query_ids, dict(zip(query_ids, conversations, strict=True))
+
+
+def all_flips(differences: Sequence[float], conversations: Sequence[str]) -> float:
+    """The p-value from every way to change the signs of whole conversations, one loop after the other."""
+    names = list(dict.fromkeys(conversations))
+    seen = abs(sum(differences))
+    sums = []
+    for signs in itertools.product([1, -1], repeat=len(names)):
+        sign_of = dict(zip(names, signs, strict=True))
+        sums.append(abs(sum(sign_of[name] * difference for name, difference in zip(conversations, differences, strict=True))))
+    return sum(found >= seen - 1e-9 for found in sums) / len(sums)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from("abcde")), min_size=1, max_size=12))
+def test_the_clustered_test_counts_every_flip_of_whole_conversations(turns: list[tuple[int, str]]) -> None:
+    differences, conversations = [difference / 8 for difference, _ in turns], [conversation for _, conversation in turns]
+    query_ids = [f"q{number}" for number in range(len(turns))]
+    numbered = cluster_numbers(query_ids, dict(zip(query_ids, conversations, strict=True)))
+    found = randomisation_test(sums_by(numbers(*differences), numbered), np.random.default_rng(1))
+    assert found == pytest.approx(all_flips(differences, conversations), abs=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
+def test_turns_that_always_differ_by_the_same_count_as_one_conversation_each(differences: list[int]) -> None:
+    ids, clusters = clustered(*[3] * len(differences))
+    repeated = np.repeat(numbers(*differences), 3)
+    whole = randomisation_test(sums_by(repeated, cluster_numbers(ids, clusters)), np.random.default_rng(1))
+    assert whole == randomisation_test(numbers(*differences), np.random.default_rng(1))
+
+
+def test_queries_outside_conversations_are_conversations_of_their_own() -> None:
+    clusters = {"q0": "a", "q1": "", "q3": "a", "q4": "q2"}
+    assert cluster_numbers([f"q{number}" for number in range(6)], clusters).tolist() == [0, 1, 2, 0, 3, 4]
+
+
+def test_a_conversation_whose_turns_cancel_decides_nothing() -> None:
+    assert sums_by(numbers(0.3, -0.1, -0.2, 0.5), np.array([0, 0, 0, 1])).tolist() == [0, 0.5]
+
+
+def test_one_query_a_conversation_is_as_without_conversations() -> None:
+    generator = np.random.default_rng(1)
+    runs = {name: evaluation(name, *generator.random(30)) for name in ("a", "b")}
+    (single,) = compare(runs, [("a", "b")], ["RR"], seed=1)
+    for clusters in ({}, {f"q{number}": f"c{number}" for number in range(30)}):
+        (found,) = compare(runs, [("a", "b")], ["RR"], seed=1, clusters=clusters)
+        assert (found.p_value, found.clusters, single.clusters) == (single.p_value, 30, None)
+        assert found.interval == pytest.approx(single.interval, abs=1e-12)
+
+
+def test_many_turns_of_few_conversations_prove_less_than_they_seem_to() -> None:
+    # Sums of 7.5, 5, 2.5 and -1.25: only all plus or the last one minus is as far, on both sides: 4 of 16 flips.
+    _, clusters = clustered(25, 25, 25, 25)
+    better = np.repeat([0.3, 0.2, 0.1, -0.05], 25)
+    runs = {"a": evaluation("a", *(0.5 + better)), "b": evaluation("b", *np.full(100, 0.5))}
+    (single,) = compare(runs, [("a", "b")], ["RR"], seed=1)
+    (whole,) = compare(runs, [("a", "b")], ["RR"], seed=1, clusters=clusters)
+    assert single.p_value < 0.001
+    assert (whole.p_value, whole.clusters, whole.queries, whole.better, whole.worse) == (4 / 16, 4, 100, 75, 25)
+    assert whole.difference == single.difference
+    assert whole.interval[0] < 0.02
+    assert single.interval[0] > 0.1
+
+
+def test_the_interval_over_conversations_is_that_of_every_way_to_draw_them() -> None:
+    # Sums 3, 0, 1 of sizes 3, 2, 1, drawn three times: the mean is over all queries drawn, so that long conversations weigh more.
+    sums, sizes = numbers(3, 0, 1), numbers(3, 2, 1)
+    every = [sums[list(drawn)].sum() / sizes[list(drawn)].sum() for drawn in itertools.product(range(3), repeat=3)]
+    low, high = clustered_interval(numbers(1, 1, 1, 0, 0, 1), np.array([0, 0, 0, 1, 1, 2]), np.random.default_rng(1))
+    assert (low, high) == pytest.approx(tuple(np.quantile(every, [0.025, 0.975], method="inverted_cdf")), abs=1e-12)
+    middle = clustered_interval(numbers(1, 1, 1, 0, 0, 1), np.array([0, 0, 0, 1, 1, 2]), np.random.default_rng(1), level=0.5)
+    assert middle == pytest.approx(tuple(np.quantile(every, [0.25, 0.75], method="inverted_cdf")), abs=1e-12)
+
+
+def test_equal_conversations_leave_no_doubt_however_much_their_turns_differ() -> None:
+    values = np.tile([0.0, 0.5, 1.0], 5)
+    ids, clusters = clustered(3, 3, 3, 3, 3)
+    assert clustered_interval(values, cluster_numbers(ids, clusters), np.random.default_rng(1)) == (0.5, 0.5)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from retriever.collection import open_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 from retriever.student_settings import SparseSettings
 from retriever.students.sparse import SparseStudent, load
 from retriever.training.sparsity import Side, SparsityController, calibrated, updated, wanted

@@ -11,7 +11,8 @@ import pytest
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.config import CollectionSettings, read_experiment
+from retriever.collection_settings import CollectionSettings
+from retriever.config import read_experiment
 from retriever.errors import ConfigError
 from retriever.index.changes import add, delete
 from retriever.pipeline import Pipeline

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from retriever.collection import Collection, open_collection
-from retriever.config import CollectionSettings
+from retriever.collection_settings import CollectionSettings
 from retriever.errors import ConfigError, DataError
 from retriever.models import find_model
 from retriever.runs import Run

@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder
 
 from retriever.bm25 import BM25, build_bm25
 from retriever.collection import Collection
-from retriever.config import CandidateSettings
+from retriever.collection_settings import CandidateSettings
 from retriever.encodings import Encoder, Encoding, Vectors, encode_collection
 from retriever.errors import ConfigError
 from retriever.plugins import load_kind

@@ -18,11 +18,11 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from retriever.collection import Collection
-from retriever.config import TrainingSettings
 from retriever.errors import DataError
 from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress, best_point, last_whole_checkpoint
+from retriever.training_settings import TrainingSettings
 from tests.training_material import Stopped, animal_lessons, weights
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from retriever.config import LOSSES, TrainingSettings
 from retriever.errors import ConfigError
 from retriever.training.adapter import DistillationLoss
+from retriever.training_settings import LOSSES, TrainingSettings
 from retriever.types import Unit
 from retriever.units import ACCEPTED, WITH_TEMPERATURE, accepts, check_unit
 from tests.training_material import samples_of, untrained

@@ -12,14 +12,15 @@ from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from retriever.config import TrainingSettings
 from retriever.errors import ConfigError
+from retriever.training.documents import stored_documents
 from retriever.training.families import Encoded, check_losses, family_of, join
 from retriever.training.in_batch import four_ways, positive_first
 from retriever.training.loss_table import LOSS_TABLE, Loss
 from retriever.training.samples import TrainingSamples
 from retriever.training.sparsity import SparsityController
 from retriever.training.sparsity_losses import flops
+from retriever.training_settings import TrainingSettings
 from retriever.units import check_unit
 
 Features = Mapping[str, Any]
@@ -103,7 +104,7 @@ class DistillationLoss(nn.Module):
         if self.settings.gradient_cache:
             return self._with_cached_gradients(features, labels)
         encoded = [self._encode(one, place) for place, one in enumerate(features)]
-        return self.terms(encoded[0], join(encoded[1:]), labels)
+        return self.terms(encoded[0], self._documents(encoded[1:], labels), labels)
 
     def terms(self, queries: Encoded, documents: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same from what the model made of B queries and U documents; of scores the mean over the sizes of a Matryoshka student."""
@@ -132,13 +133,19 @@ class DistillationLoss(nn.Module):
     def _encode(self, features: Features, place: int) -> Encoded:
         return self.family.read(self.model(dict(features), task="document" if place else "query"))
 
+    def _documents(self, groups: Sequence[Encoded], labels: Mapping[str, Tensor]) -> Encoded:
+        """What the model made of the batch's documents: of their groups, or before training where they are frozen."""
+        stored = self.samples.encodings
+        return join(groups) if stored is None else stored_documents(stored, labels["rows"].cpu().numpy(), labels["rows"].device)
+
     def _pair(self, queries: Encoded, documents: Encoded) -> EncodedPair:
         return EncodedPair(queries, documents, self.scores(queries, documents))
 
     def _vectors(self, queries: Tensor, documents: Tensor, labels: Mapping[str, Tensor]) -> Compared:
-        """What a loss of vectors is called with, from the student's [B, D] and [U, D]."""
-        vectors = torch.cat([queries, documents])  # [B + U, D]
-        teacher = torch.cat(self._teacher_vectors(labels, vectors.device))
+        """What a loss of vectors is called with, from the student's [B, D] and [U, D]; of frozen documents there is nothing to learn."""
+        learning = 1 if self.samples.encodings is not None else 2
+        vectors = torch.cat([queries, documents][:learning])  # [B + U, D]
+        teacher = torch.cat(self._teacher_vectors(labels, vectors.device)[:learning])
         return vectors, teacher, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
 
     def _compared(self, loss: Loss, pair: EncodedPair, targets: Targets, labels: Mapping[str, Tensor]) -> Compared:
@@ -182,7 +189,7 @@ class DistillationLoss(nn.Module):
                 encoded = self._encode(one, place)
             leaves.append(tuple(part.detach().requires_grad_(part.is_floating_point()) for part in encoded))
         with torch.enable_grad():
-            terms = self.terms(leaves[0], join(leaves[1:]), labels)
+            terms = self.terms(leaves[0], self._documents(leaves[1:], labels), labels)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
 
         def encode_again(scale: Tensor) -> None:
@@ -201,10 +208,11 @@ class DistillationLoss(nn.Module):
 
 
 def cost_of(queries: Tensor, documents: Tensor, sparsity: SparsityController) -> dict[str, Tensor]:
-    """What sparse vectors [B, V] and [U, V] cost, with the weights that bring them to the wanted number of active dimensions."""
+    """What sparse vectors [B, V] and [U, V] cost, with the weights that bring them to the wanted number of active dimensions; not what frozen ones do."""
     weights = sparsity.weights()
     sparsity.update(*(float((vectors > 0).sum(dim=1).float().mean()) for vectors in (queries, documents)))
-    return {"flops_queries": weights[0] * flops(queries), "flops_documents": weights[1] * flops(documents)}
+    terms = {"flops_queries": weights[0] * flops(queries)}
+    return terms if sparsity.documents is None else terms | {"flops_documents": weights[1] * flops(documents)}
 
 
 def check_vectors(model: Any, samples: TrainingSamples, losses: Mapping[str, Loss]) -> None:

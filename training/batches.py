@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retriever.collection import Collection
@@ -28,7 +29,8 @@ def as_dataset(samples: TrainingSamples) -> Dataset:
 class Batcher:
     """The data collator: sample numbers in, features for the model out.
 
-    Features have the prefix `query_`, and `document_0_`, `document_1_` ... for groups of distinct documents of falling length.
+    Features have the prefix `query_`, and `document_0_`, `document_1_` ... for groups of distinct documents of falling length; there
+    are none of documents whose encodings are stored.
     The label is a mapping: "samples" int64 [B], and "rows" int64 [U], the documents in the order in which the groups have them.
 
     Attributes:
@@ -50,17 +52,22 @@ class Batcher:
         """The features of one batch."""
         numbers = np.array([sample["label"] for sample in batch])
         rows = np.unique(self.samples.documents[numbers][self.samples.mask[numbers]])
-        documents = self.read([document.full_text for document in self.collection.documents_by_row(rows.tolist())], "document")
         asked = [self.samples.queries[number].text for number in numbers]
         queries = self.read(asked, "query")
         if self.states:
-            documents = {**documents, **self.states.of_documents(rows.tolist(), documents)}
             queries = {**queries, **self.states.of_queries(asked, queries)}
-        groups, order = length_groups(documents)
         features = {f"query_{key}": value for key, value in queries.items()}
+        groups, order = self._groups(rows) if self.samples.encodings is None else ([], torch.arange(len(rows)))
         for number, group in enumerate(groups):
             features |= {f"document_{number}_{key}": value for key, value in group.items()}
         return features | {"label": {"samples": torch.from_numpy(numbers), "rows": torch.from_numpy(rows)[order]}}
+
+    def _groups(self, rows: NDArray[np.int64]) -> tuple[list[dict[str, Any]], Tensor]:
+        """The features of documents in groups of falling length, and the places of these documents among the rows."""
+        documents = self.read([document.full_text for document in self.collection.documents_by_row(rows.tolist())], "document")
+        if self.states:
+            documents = {**documents, **self.states.of_documents(rows.tolist(), documents)}
+        return length_groups(documents)
 
     def read(self, texts: list[str], task: str) -> dict[str, Any]:
         """What the model makes of texts before its first layer, with the prompt that it encodes them with."""

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from torch import nn
 
-from retriever.config import LoraSettings
 from retriever.errors import ConfigError
+from retriever.training_settings import LoraSettings
 
 FILE = "adapters.safetensors"
 """The trained weights in the folders of checkpoints and of the best model so far."""
@@ -46,6 +46,7 @@ class Adapters:
             target_modules=list(settings.modules) if settings.modules else "all-linear",
         )
         self.model = model
+        self._learning = [weight for weight in model.parameters() if weight.requires_grad]
         transformer = model.transformers_model
         with torch.random.fork_rng(devices=[]):  # peft makes adapters on the processor and moves them
             torch.manual_seed(seed)
@@ -73,7 +74,8 @@ class Adapters:
         transformer = self.model.transformers_model
         if hasattr(transformer, "peft_config"):
             del transformer.peft_config
-        self.model.requires_grad_(True)
+        for weight in self._learning:
+            weight.requires_grad_(True)
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from retriever.config import TrainingSettings
 from retriever.training import losses, rank_losses, vector_losses
+from retriever.training_settings import TrainingSettings
 
 Needs = Literal["target", "batch", "negatives", "four_ways", "teacher_batch", "vectors"]
 """What a loss compares.

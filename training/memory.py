@@ -8,8 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from retriever.config import TrainingSettings
 from retriever.errors import RetrieverError
+from retriever.training_settings import TrainingSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from retriever.collection import Collection
-from retriever.config import TrainingSettings
 from retriever.training.batches import length_groups
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TrainingSamples
+from retriever.training_settings import TrainingSettings
 from retriever.units import check_unit
 
 

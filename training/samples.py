@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.collection import Collection
-from retriever.config import TrainingSettings
 from retriever.encodings import DocumentEncodings
 from retriever.errors import DataError
 from retriever.runs import Run
 from retriever.store import TeacherScores
+from retriever.training_settings import TrainingSettings
 from retriever.types import Qrels, Query, Unit
 
 
@@ -42,6 +42,7 @@ class TrainingSamples:
         not_negative: per sample the sorted rows of documents that are, or may be, relevant to its query.
         unit: of the teacher's scores.
         vectors: of a teacher, for losses that compare vectors.
+        encodings: the student's own of all documents, where only the encoding of queries learns; no document is read then.
     """
 
     queries: Sequence[Query]
@@ -51,6 +52,7 @@ class TrainingSamples:
     not_negative: Sequence[NDArray[np.int64]]
     unit: Unit
     vectors: TeacherVectors | None = None
+    encodings: DocumentEncodings | None = None
 
     def __post_init__(self) -> None:
         if not len(self.queries) or self.documents.shape[1] < 2:

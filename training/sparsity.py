@@ -75,24 +75,25 @@ class SparsityController:
 
     Attributes:
         queries: the control of the queries' weight; None leaves queries without a regulariser, for those that are looked up.
-        documents: that of the documents'.
+        documents: that of the documents'; None for those that are frozen.
         warmup: updates in which the wanted count goes from the first measured one to the target, by equal ratios.
     """
 
-    def __init__(self, target_query: float | None, target_document: float, warmup: int = 100) -> None:
+    def __init__(self, target_query: float | None, target_document: float | None, warmup: int = 100) -> None:
         self.queries = None if target_query is None else Side(float(target_query))
-        self.documents = Side(float(target_document))
+        self.documents = None if target_document is None else Side(float(target_document))
         self.warmup = warmup
 
     def weights(self) -> tuple[float, float]:
         """Of the queries' and of the documents' regulariser."""
-        return (0.0 if self.queries is None else self.queries.weight), self.documents.weight
+        return (0.0 if self.queries is None else self.queries.weight), (0.0 if self.documents is None else self.documents.weight)
 
     def update(self, active_query: float, active_document: float) -> tuple[float, float]:
         """The new weights, after a batch whose queries and documents had so many active dimensions on average."""
         if self.queries is not None:
             self.queries = updated(self.queries, active_query, self.warmup)
-        self.documents = updated(self.documents, active_document, self.warmup)
+        if self.documents is not None:
+            self.documents = updated(self.documents, active_document, self.warmup)
         return self.weights()
 
     def calibrate(self, encoded_query: float, encoded_document: float) -> None:
@@ -104,7 +105,8 @@ class SparsityController:
         """
         if self.queries is not None:
             self.queries = calibrated(self.queries, encoded_query, self.warmup)
-        self.documents = calibrated(self.documents, encoded_document, self.warmup)
+        if self.documents is not None:
+            self.documents = calibrated(self.documents, encoded_document, self.warmup)
 
     def state(self) -> dict[str, float]:
         """Plain numbers, which `restore` takes."""
@@ -115,7 +117,8 @@ class SparsityController:
         """Goes on where another controller's `state` was taken."""
         if self.queries is not None:
             self.queries = _restored(state, "query_")
-        self.documents = _restored(state, "document_")
+        if self.documents is not None:
+            self.documents = _restored(state, "document_")
 
 
 def wanted(side: Side, warmup: int) -> float:

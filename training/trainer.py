@@ -18,12 +18,13 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from retriever.collection import Collection
-from retriever.config import TrainingSettings
 from retriever.errors import ConfigError, MissingExtraError
 from retriever.models import check_length
+from retriever.routes import freeze_documents, readers_of
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher, as_dataset
+from retriever.training.documents import check_stored
 from retriever.training.dropout import cheap_dropout
 from retriever.training.families import family_of
 from retriever.training.frozen import frozen
@@ -33,6 +34,7 @@ from retriever.training.pairs import PairBatcher, PairLoss
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import FrozenTexts
 from retriever.training.watcher import Supervision, Watcher, last_whole_checkpoint, step_of
+from retriever.training_settings import TrainingSettings
 
 FROZEN = "frozen"
 """The folder of the states of texts after the frozen layers; of no use when training is done."""
@@ -54,7 +56,7 @@ def train_student(
 
     Args:
         model: the starting checkpoint, a model of sentence-transformers; afterwards the best one.
-        samples: S lists in training order.
+        samples: S lists in training order; with encodings of the documents, only the encoding of queries learns.
         collection: where their documents are.
         settings: of the experiment file.
         folder: for checkpoints, the best model so far and the curve.
@@ -71,6 +73,9 @@ def train_student(
         RetrieverError: memory will not do; the message names settings that help.
     """
     check_training(settings)
+    if samples.encodings is not None:
+        check_stored(samples.encodings, settings)
+        freeze_documents(model)
     parallel.check_batch_size(settings.batch_size, parallel.processes().count)
     check_length(settings.max_length, getattr(model, "config", None), "training.max_length")
     with _texts_cut(model, settings.max_length):
@@ -80,15 +85,15 @@ def train_student(
 @contextlib.contextmanager
 def _texts_cut(model: Any, max_length: int | None) -> Iterator[None]:
     """Lets the model read so many tokens of a text at most, and all that it can afterwards."""
-    full_length = model.max_seq_length
-    if not max_length or full_length == math.inf:  # a table of word vectors reads everything, which costs nothing
-        yield
-        return
-    model.max_seq_length = min(max_length, full_length)
+    lengths: dict[Any, Any] = {reader: getattr(reader, "max_seq_length", None) for reader in readers_of(model)}
+    cut = {reader: length for reader, length in lengths.items() if max_length and length and length != math.inf}  # a table of vectors reads all at no cost
+    for reader, length in cut.items():
+        reader.max_seq_length = min(max_length or length, length)
     try:
         yield
     finally:
-        model.max_seq_length = full_length
+        for reader, length in cut.items():
+            reader.max_seq_length = length
 
 
 def _train(

@@ -88,7 +88,8 @@ def fair_ensemble(pipeline: Pipeline) -> dict[str, Run]:
 def scored_by(pipeline: Pipeline, settings: TeacherSettings, pairs: Run) -> Run:
     """The pairs with the scores of a teacher that is not the experiment's; they are not stored."""
     teacher = load_kind("teachers", settings.kind, settings.label).load(settings, pipeline.resources)
-    scored = score_pairs(teacher, CandidatePairs.of(pairs, pipeline.queries("train"), pipeline.collection).texts(np.arange(pairs.n_pairs)))
+    queries = pipeline.student_queries("train") if isinstance(settings, EmbeddingSettings) else pipeline.queries("train")
+    scored = score_pairs(teacher, CandidatePairs.of(pairs, queries, pipeline.collection).texts(np.arange(pairs.n_pairs)))
     return pairs.with_scores(settings.label, scored.scores)
 
 

@@ -104,7 +104,7 @@ def costs_of(pipeline: Pipeline, material: Material) -> dict[str, Cost]:
     with pipeline.reporter.bar("timing the teachers", len(material.teachers)) as advance:
         costs = {}
         for name, teacher in pipeline.teachers.items():
-            costs[name] = measure_cost(teacher, pipeline.store, material.lists.pairs, pipeline.queries("train"))
+            costs[name] = measure_cost(teacher, pipeline.store, material.lists.pairs, pipeline.queries_of(name, "train"))
             advance(1)
     return costs | {name: ensemble_cost({member: costs[member] for member in members}) for name, members in material.members.items()}
 

@@ -32,7 +32,13 @@ def search(  # noqa: PLR0913, PLR0917 (a command's options)
         list[str] | None, typer.Option("--filter", help="A condition on a field, such as 'year>=2020' or 'language in de,fr'.", metavar="CONDITION")
     ] = None,
     student: Annotated[
-        Path | None, typer.Option("--student", help="Of an engine's collection: folder of the experiment, index or student that made it.", metavar="FOLDER")
+        Path | None,
+        typer.Option(
+            "--student",
+            help="Folder of the experiment, index or student that encodes the query: of an engine's collection the one that made it; "
+            "of an index another one, whose documents were frozen when it was trained.",
+            metavar="FOLDER",
+        ),
     ] = None,
     set_: Set = None,
     work: Work = WORK,
@@ -71,12 +77,14 @@ def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path
             raise ConfigError(f"search: {where} keeps no student. Give the one that made it: --student FOLDER")
         return open_remote_search(where, student)
     if where.endswith(".toml"):
+        if student is not None:
+            raise ConfigError("search: --student is for an index or an engine's address; the student of an experiment file's stages is its own")
         from retriever.stage_step import open_stages
 
         return open_stages(pipeline_of(Path(where), set_, work))
     from retriever.search import open_index
 
-    return open_index(Path(where))
+    return open_index(Path(where), student)
 
 
 def _show_hits(found: Any, asked: dict[str, Any], k: int, where: list[Condition], as_json: bool) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retriever.commands.console import WORK, File, Json, Set, Work, pipeline_of, print_json, print_table, show_report, table_of, tell_next
 from retriever.errors import ConfigError
+
+if TYPE_CHECKING:
+    from retriever.check import ConversationsReport
 
 
 def doctor(as_json: Json = False) -> None:
@@ -84,11 +87,19 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     typer.echo(as_toml(pipeline.experiment))
     splits = ", ".join(f"{name}: {split.queries:,} queries with {split.judged_pairs:,} judged pairs" for name, split in report.splits.items())
     typer.echo(f"{report.documents:,} documents; {splits or 'no queries'}", err=True)
+    if report.conversations:
+        typer.echo(_conversations_line(report.conversations), err=True)
     if generation:
         typer.echo(f"train queries are generated ({generation.method}): retriever generate {file} --dry-run", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     tell_next("distill", file, set_, work)
+
+
+def _conversations_line(report: ConversationsReport) -> str:
+    rewrites = ", ".join(f"{rewriter} {turns:,}" for rewriter, turns in report.rewrites.items())
+    depth = f"{report.median_depth:,} deep in the median, {report.max_depth:,} at most"
+    return f"{report.conversations:,} conversations with {report.turns:,} turns, {depth}; {f'turns with a rewrite: {rewrites}' if rewrites else 'no rewrites'}"
 
 
 def demo(work: Work = WORK, as_json: Json = False) -> None:

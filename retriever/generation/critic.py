@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from retriever.answer_shards import Answers
+from retriever.answer_text import cleaned, is_refusal, words
 from retriever.generation import rules
-from retriever.generation.samples import Answers
 from retriever.generation_settings import GenerationSettings
 from retriever.near_duplicates import groups, similar_pairs
 from retriever.runs import Run
@@ -65,12 +66,12 @@ class Criticised:
 
 def judge_words(doc_id: str, sample: int, raw: str, document: Document, settings: GenerationSettings) -> Criticised:
     """What the words alone say of a query; a title that is the query does not count as copied from."""
-    text = rules.cleaned(raw)
-    count = len(rules.words(text))
+    text = cleaned(raw)
+    count = len(words(text))
     share = rules.copied_share(text, document.text if settings.method == "title" else document.full_text)
     failed = {
         "empty": not text,
-        "refusal": rules.is_refusal(text),
+        "refusal": is_refusal(text),
         "artefact": rules.has_artefact(text),
         "too_short": count < settings.shortest,
         "too_long": count > settings.longest,
@@ -118,7 +119,7 @@ def rank_of(doc_id: str, listed: Sequence[tuple[str, float]]) -> int | None:
 def drop_near_duplicates(queries: Sequence[Criticised], threshold: float) -> list[Criticised]:
     """The queries, the best one of each group of near-duplicates kept: groups are made by the Jaccard similarity of their words."""
     order = sorted(queries, key=lambda query: (-query.quality, query.doc_id, query.sample))
-    first = groups(len(order), similar_pairs([frozenset(rules.words(query.text)) for query in order], threshold))
+    first = groups(len(order), similar_pairs([frozenset(words(query.text)) for query in order], threshold))
     return [query if first[number] == number else query.judged("near_duplicate") for number, query in enumerate(order)]
 
 

@@ -4,68 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 from retriever.engines import Engine, Prompt, open_engine, prompt_text
-from retriever.errors import ConfigError
-from retriever.files import fingerprint, text_hash
+from retriever.files import text_hash
 from retriever.generation.prompts import template_of
 from retriever.generation_settings import GenerationSettings
 from retriever.teachers._prompts import cut_documents
 from retriever.types import Document, Usage
-
-ROOM = 8
-"""Tokens kept free: texts that are joined may be cut into a few more tokens than each alone."""
+from retriever.writers import Writer, WriterIdentity, check_chat, room_left
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
 
 
-@dataclasses.dataclass(frozen=True)
-class GeneratorIdentity:
-    """Everything that decides what a generator writes.
-
-    Attributes:
-        method: "llm", "title" or "first_sentence".
-        model: a hash of the weights, or the name that a server knows them by; "" without a model.
-        seed: of the draws.
-        settings: prompt and its hash, temperature, lengths, dtype, engine.
-    """
-
-    method: str
-    model: str
-    seed: int
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with anything that changes the queries."""
-        return fingerprint(dataclasses.asdict(self))
-
-
-class Generator(Protocol):
-    """Writes queries for documents."""
-
-    @property
-    def identity(self) -> GeneratorIdentity:
-        """What decides the queries."""
-        ...
-
-    @property
-    def usage(self) -> Usage:
-        """What a language model was asked for."""
-        ...
-
-    def write(self, documents: Sequence[Document], sample: int) -> list[str]:
-        """The raw answer for each document; a document has another one for each sample number."""
-        ...
+Generator = Writer[Document]
+"""Writes queries for documents."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DocumentsOwnWords:
     """A generator without a model: a function of the document."""
 
-    identity: GeneratorIdentity
+    identity: WriterIdentity
     words_of: Callable[[Document], str]
     usage: Usage = dataclasses.field(default_factory=Usage)
 
@@ -86,18 +46,13 @@ class LanguageModel:
         self.engine = engine
         self.template = template_of(settings)
         in_chat = self.template.is_chat(engine)
-        if settings.chat and not in_chat:
-            raise ConfigError(
-                f"generation: chat = true, but {settings.model} has no chat template at hand. Take it out; for a server set endpoint or tokenizer"
-            )
-        if settings.system is not None and not in_chat:
-            raise ConfigError("generation: system is set, but the prompt does not go into a chat template. Put its words into prompt")
+        check_chat(settings, in_chat, "generation")
         self.stop = () if in_chat else ("\n",)
         decides = {"prompt": self.template.text, "prompt_hash": self.template.hash, "chat": in_chat, "temperature": settings.temperature}
         decides |= {"answer_tokens": settings.answer_tokens, "max_length": engine.max_length, "dtype": engine.identity.dtype, "engine": engine.identity.engine}
         if settings.server and settings.server.request:
             decides["request"] = settings.server.request
-        self.identity = GeneratorIdentity("llm", engine.identity.model, seed, decides)
+        self.identity = WriterIdentity("llm", engine.identity.model, seed, decides)
 
     @property
     def usage(self) -> Usage:
@@ -120,13 +75,8 @@ class LanguageModel:
 
     def _room(self) -> int:
         """Tokens of a document that are read."""
-        taken = int(self.engine.count_tokens([prompt_text(self._prompt(""))])[0]) + self.settings.answer_tokens + ROOM
-        if taken >= self.engine.max_length:
-            raise ConfigError(
-                f"generation: the prompt and an answer of {self.settings.answer_tokens} tokens take all of the {self.engine.max_length} tokens that are read. "
-                "Raise max_length, or shorten the prompt"
-            )
-        return self.engine.max_length - taken
+        taken = int(self.engine.count_tokens([prompt_text(self._prompt(""))])[0])
+        return room_left(taken, self.settings.answer_tokens, self.engine.max_length, "generation")
 
 
 def first_sentence(document: Document) -> str:
@@ -143,4 +93,4 @@ def open_generator(settings: GenerationSettings, seed: int) -> Generator:
     if settings.method == "llm":
         return LanguageModel(settings, open_engine(settings.engine, "generation"), seed)
     words_of = {"title": lambda document: document.title, "first_sentence": first_sentence}[settings.method]
-    return DocumentsOwnWords(GeneratorIdentity(settings.method, "", seed), words_of)
+    return DocumentsOwnWords(WriterIdentity(settings.method, "", seed), words_of)

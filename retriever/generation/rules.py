@@ -6,61 +6,23 @@ import math
 import re
 from collections.abc import Sequence
 
+from retriever.answer_text import is_broken, words
 from retriever.near_duplicates import shingles
 
 COPIED_RUN = 6
 """A shorter run of a document's words is how people search, whatever its share of the query."""
 
-_PREAMBLE = re.compile(
-    r"^(?:(?:sure|certainly|of course|okay|ok|yes)(?:\s*[:!.,]\s*|\s+(?=here\b)))?"
-    r"(?:here(?:'s| is| are)\b[^:\n]{0,80}:\s*)?"
-    r"(?:(?:the |a |my )?(?:search |possible |generated )?(?:question|query|keywords?|answer|output|search|[qa])\s*"
-    r"(?:\d+\s*|\b(?:for|about|of)\b[^:\n]{0,80})?:\s*)?",
-    re.IGNORECASE,
-)
-_BULLET = re.compile(r"^(?:[-*•#>]+|\(?\d{1,2}[.)])\s+")
-_QUOTES = "\"'`*_“”\u2018\u2019«» \t"
-_REFUSAL = re.compile(
-    r"^(?:i(?:'m| am)? (?:sorry|unable|afraid)|sorry\b|as an? (?:ai|language model)|i (?:can(?:'t|not)|could not|do(?:n't| not) have|won't)\b)", re.IGNORECASE
-)
-_ARTEFACT = re.compile(
-    r"<\||\|>|</?s>|\{\w*\}|\[(?:insert|your|query|question|document)\b|```|�|https?://"
+_MENTION = re.compile(
+    r"https?://"
     r"|\b(?:this|the|above|given|provided|following) (?:document|passage|text|article|excerpt|paragraph)\b"
     r"|\b(?:document|query|question|keywords)\s*:",
     re.IGNORECASE,
 )
-_REPEATED = re.compile(r"\b(\w+)(?:\W+\1\b){2,}", re.IGNORECASE)
-
-
-def cleaned(raw: str) -> str:
-    """The query in an answer: its first line with words, without what introduces it, bullets and quotation marks.
-
-    "Sure, here is a question:" alone is no query: the next line is.
-    """
-    for line in raw.splitlines():
-        query = line.strip()
-        before = None
-        while query != before:
-            before = query
-            query = _PREAMBLE.sub("", _BULLET.sub("", query.strip(_QUOTES)), count=1).strip(_QUOTES)
-        if words(query):
-            return " ".join(query.split())
-    return ""
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
-
-
-def is_refusal(query: str) -> bool:
-    """Whether the model said that it will not, or cannot, write a query."""
-    return bool(_REFUSAL.match(query))
 
 
 def has_artefact(query: str) -> bool:
-    """Whether the query shows what no person types: control tokens, places to be filled, a mention of "this document", the same word three times in a row."""
-    return bool(_ARTEFACT.search(query) or _REPEATED.search(query))
+    """Whether the query shows what no person types: what `is_broken` finds, or a mention of "this document"."""
+    return bool(is_broken(query) or _MENTION.search(query))
 
 
 def longest_common_run(one: Sequence[str], other: Sequence[str]) -> int:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retriever.answer_shards import WritingEngine, pending, write_here, write_samples, write_shard
 from retriever.candidates import bm25_run, index_run, with_positives
 from retriever.collection import Collection, with_queries
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic
 from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
-from retriever.generation.generators import Generator, GeneratorIdentity, open_generator
-from retriever.generation.samples import Plan, WritingEngine, pending, plan_samples, write_here, write_samples, write_shard
+from retriever.generation.generators import Generator, open_generator
+from retriever.generation.samples import Plan, plan_samples
 from retriever.generation_settings import GenerationSettings
 from retriever.plugins import load_kind
 from retriever.runs import Run
@@ -28,6 +29,7 @@ from retriever.scoring import scored_shard
 from retriever.steps import Done
 from retriever.types import Document, Qrels, Query, Usage
 from retriever.workers import Loader, engine_of
+from retriever.writers import WriterIdentity
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
@@ -146,7 +148,7 @@ def _plan(pipeline: Pipeline, settings: GenerationSettings) -> Plan:
     return plan_samples(pipeline.documents, settings.queries, settings.samples_per_document, settings.over_generation, pipeline.experiment.seed)
 
 
-def _samples_folder(pipeline: Pipeline, identity: GeneratorIdentity) -> Path:
+def _samples_folder(pipeline: Pipeline, identity: WriterIdentity) -> Path:
     return pipeline.folder / "generated" / fingerprint([identity.fingerprint, pipeline.documents.fingerprint])
 
 
@@ -265,7 +267,7 @@ def _write_lineage(
     path: Path,
     judged: Sequence[Criticised],
     documents: Mapping[str, Document],
-    identity: GeneratorIdentity,
+    identity: WriterIdentity,
     queries: Mapping[str, Sequence[Criticised]],
 ) -> None:
     """One row for each written query: the document, the generator, the raw answer, the critic's values, verdict and split."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retriever.collection import Collection
 from retriever.document_table import DocumentTable, DocumentWriter
-from retriever.encodings import DocumentEncodings
+from retriever.encodings import DocumentEncodings, document_identity
 from retriever.errors import DataError, SearchIndexError
 from retriever.files import explain_full_disk, fingerprint, link_or_copy, lock, sync
 from retriever.index.layout import (
@@ -74,9 +74,10 @@ def publish(
         SearchIndexError: the vectors were made by another encoder.
     """
     reporter = reporter or Quiet()
-    if vectors.encoder != encoder.identity:
+    if vectors.encoder != document_identity(encoder):
         raise SearchIndexError(
-            f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {encoder.identity}). Encode again with: retriever index"
+            f"{vectors.folder}: these vectors were made by another student ({vectors.encoder}, not {document_identity(encoder)}). "
+            "Encode again with: retriever index"
         )
     with changing(folder):
         _leave_other_layouts(folder)
@@ -98,6 +99,7 @@ def publish(
             change=f"built from {len(collection):,} documents",
             student_kind=student_kind,
             encoder=encoder.identity,
+            document_encoder=vectors.encoder,
             collection=collection.fingerprint,
             settings=settings.model_dump(mode="json"),
             segments=(used,),
@@ -133,7 +135,7 @@ def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Repor
         small = [segment for segment in kept if segment.documents <= SMALL]
         if len(small) >= SMALL_SEGMENTS:
             reporter.say(f"{folder}: putting {len(small)} small segments together")
-        vectors = encode_documents(snapshot.encoder, table, partial, reporter)
+        vectors = encode_documents(snapshot.version, snapshot.encoder, table, partial, reporter)
         settings = AutoSettings() if len(table) <= SMALL else snapshot.version.index_settings
         used = write_segment(folder, partial, settings, snapshot.version.student_kind, vectors, reporter.say)
         added = len(table) - len(replaced)
@@ -252,7 +254,7 @@ def _put_together(folder: Path, snapshot: Snapshot, segments: Sequence[Segment],
     """A version in which one new segment, at the end, holds the documents of some others."""
 
     def encodings(table: DocumentTable, partial: Path) -> DocumentEncodings:
-        return KeptEncodings.of(snapshot, segments, partial) or encode_documents(snapshot.encoder, table, partial, reporter)
+        return KeptEncodings.of(snapshot, segments, partial) or encode_documents(snapshot.version, snapshot.encoder, table, partial, reporter)
 
     documents = (document for segment in segments for document in segment.live_documents())
     used = put_segment(folder, snapshot.version, documents, settings, encodings, reporter)
@@ -279,7 +281,7 @@ def _written(folder: Path, documents: Iterable[tuple[str, Document]], snapshot: 
     for name, kind in table.fields.kinds.items():
         if known.get(name, kind) != kind:
             raise DataError(f'{folder}: the field "{name}" is a {kind} in the new documents and a {known[name]} in the index. Give all of them the same')
-    partial = folder / f".adding-{fingerprint([table.fingerprint, snapshot.version.encoder])}"
+    partial = folder / f".adding-{fingerprint([table.fingerprint, snapshot.version.document_encoder])}"
     for other in folder.glob(".adding-*"):
         if other != partial:
             shutil.rmtree(other)

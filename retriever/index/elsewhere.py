@@ -38,8 +38,8 @@ def facts_of(snapshot: Snapshot) -> Facts:
     version = snapshot.version
     if not snapshot.segments:
         raise ConfigError(f"{snapshot.folder}: the index is empty, there is nothing to carry elsewhere")
-    documents = fingerprint([version.encoder, *(used.model_dump(mode="json") for used in version.segments)])
-    return Facts(version.encoder, version.student_kind, len(snapshot), snapshot.segments[0].facts.dimensions, documents)
+    documents = fingerprint([version.document_encoder, *(used.model_dump(mode="json") for used in version.segments)])
+    return Facts(version.document_encoder, version.student_kind, len(snapshot), snapshot.segments[0].facts.dimensions, documents)
 
 
 def blocks_of(snapshot: Snapshot) -> Iterator[tuple[list[Document], Encoding]]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retriever.encodings import write_array
 from retriever.errors import SearchIndexError
@@ -62,6 +62,7 @@ class Version(_Facts):
         change: what made it from the version before.
         student_kind: the file under students/ that loads the student.
         encoder: the student's identity, and its folder's name.
+        document_encoder: what decides its documents' encodings; an older manifest, which does not say, takes the whole student for it.
         collection: the fingerprint of the documents that it was built from.
         settings: the table [index] that it was built by.
         by_hand: documents added to that and deleted from it since.
@@ -74,10 +75,16 @@ class Version(_Facts):
     change: str
     student_kind: str
     encoder: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    document_encoder: str
     collection: str
     settings: dict[str, Any]
     by_hand: tuple[int, int] = (0, 0)
     segments: tuple[UsedSegment, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_the_encoder_of_documents(cls, values: Any) -> Any:
+        return {"document_encoder": values["encoder"], **values} if isinstance(values, Mapping) and "encoder" in values else values
 
     @property
     def index_settings(self) -> IndexSettings:
@@ -99,7 +106,7 @@ class SegmentFacts(_Facts):
         told: what building it had to say: what was chosen and measured.
         documents: N.
         dimensions: D of its vectors, the vocabulary's size for sparse ones.
-        encoder: who made the vectors.
+        encoder: what decides the vectors: the version's `document_encoder`.
         bytes: of the engine's files.
         sha256: of every file but this one.
     """

@@ -77,8 +77,8 @@ class KeptEncodings:
 
     @property
     def encoder(self) -> str:
-        """Who made them."""
-        return self.snapshot.version.encoder
+        """What decides them."""
+        return self.snapshot.version.document_encoder
 
     @property
     def dimensions(self) -> int:
@@ -98,11 +98,12 @@ class KeptEncodings:
         return self.snapshot.encodings(self.live[rows])
 
 
-def encode_documents(encoder: Any, table: DocumentTable, partial: Path, reporter: Reporter) -> DocumentEncodings:
-    """The encodings of the documents of a segment in the making."""
-    encode: Callable[..., DocumentEncodings] = encode_ragged if hasattr(encoder, "columns") else encode_collection
+def encode_documents(version: Version, encoder: Any, table: DocumentTable, partial: Path, reporter: Reporter) -> DocumentEncodings:
+    """The encodings of the documents of a segment in the making, by the version's student; they are named as the version names them."""
+    encode: Callable[..., Any] = encode_ragged if hasattr(encoder, "columns") else encode_collection
     with reporter.bar("encoding documents", len(table)) as advance:
-        return encode(encoder, table, partial / "encodings", advance)
+        found: DocumentEncodings = dataclasses.replace(encode(encoder, table, partial / "encodings", advance), encoder=version.document_encoder)
+        return found
 
 
 def empty_folder(folder: Path, name: str) -> Path:

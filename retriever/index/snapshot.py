@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.document_fields import Kind
-from retriever.encodings import Encoder, Encoding
+from retriever.encodings import Encoder, Encoding, document_identity
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.filters import Condition, check_conditions
-from retriever.index.layout import AGAIN, STUDENTS, Version
+from retriever.index.layout import AGAIN, MANIFEST, STUDENTS, Version, index_folder, read_version
 from retriever.index.segments import Segment, open_segment
 from retriever.plugins import load_kind
 from retriever.ragged import Ragged
@@ -144,9 +144,9 @@ def open_snapshot(folder: Path, version: Version, before: Snapshot | None = None
     known = {segment.used: segment for segment in before.segments} if before else {}
     segments = tuple(known.get(used) or open_segment(folder, used) for used in version.segments)
     for segment in segments:
-        if segment.facts.encoder != version.encoder:
+        if segment.facts.encoder != version.document_encoder:
             raise SearchIndexError(
-                f"{folder}: segment {segment.used.name} was built with the student {segment.facts.encoder}, the index has {version.encoder}. {AGAIN}"
+                f"{folder}: segment {segment.used.name} was built with the student {segment.facts.encoder}, the index has {version.document_encoder}. {AGAIN}"
             )
     return Snapshot(folder, version, segments, load)
 
@@ -165,3 +165,38 @@ def open_student(folder: Path, version: Version) -> Any:
     if student.identity != version.encoder:
         raise SearchIndexError(f"{folder}: built with the student {version.encoder}, but {own} holds {student.identity}. {AGAIN}")
     return student
+
+
+def asked_by(snapshot: Snapshot, student: Any) -> Snapshot:
+    """The same version, whose queries another student encodes, such as one that was trained from its own while documents were frozen.
+
+    Raises:
+        SearchIndexError: that student encodes documents otherwise than they are encoded here.
+    """
+    version, own = snapshot.version, document_identity(student)
+    if own != version.document_encoder and student.identity != version.encoder:
+        raise SearchIndexError(
+            f"{snapshot.folder}: its documents were encoded by {version.document_encoder}, and the student that is to search it encodes them as {own} does. "
+            "Take one that was trained from that of the index with student.frozen_documents = true, or build an index of its own"
+        )
+    return dataclasses.replace(snapshot, load_encoder=lambda: student)
+
+
+def student_in(folder: Path, kind: str) -> Any:
+    """The student in a folder: of an experiment, of an index, or the student's own.
+
+    Args:
+        folder: where it is looked for.
+        kind: of one in a folder of its own.
+
+    Raises:
+        ConfigError: there is none.
+        SearchIndexError: that of an index cannot be loaded.
+    """
+    index = index_folder(folder)
+    if (index / MANIFEST).is_file():
+        return open_student(index, read_version(index))
+    own = next((path for path in (folder / "train" / "student", folder) if (path / "modules.json").is_file()), None)
+    if own is None:
+        raise ConfigError(f"--student {folder}: no student here. Name the folder of an experiment, of an index or of a student")
+    return load_kind("students", kind, str(folder)).load_folder(own)

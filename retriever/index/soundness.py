@@ -133,6 +133,7 @@ def stats(folder: Path) -> dict[str, Any]:
         "deleted": sum(used.deleted for used in version.segments),
         "student_kind": version.student_kind,
         "encoder": version.encoder,
+        "document_encoder": version.document_encoder,
         "bytes": sum(segment["bytes"] for segment in segments),
         "document_bytes": sum(segment["document_bytes"] for segment in segments),
         "segments": segments,
@@ -153,8 +154,8 @@ def _problems_of(folder: Path, used: UsedSegment, version: Version, student: Any
         read_deleted(folder, used)
         if not problems:
             segment = open_segment(folder, used)
-            if facts.encoder != version.encoder:
-                problems.append(Problem(str(own), f"built with the student {facts.encoder}, the index has {version.encoder}", used.name, whole))
+            if facts.encoder != version.document_encoder:
+                problems.append(Problem(str(own), f"built with the student {facts.encoder}, the index has {version.document_encoder}", used.name, whole))
             elif student is not None and (lost := _lost(segment, student)):
                 problems.append(Problem(str(own), f"the document {lost} is not found by its own text", used.name, whole))
     except RetrieverError as error:
@@ -223,4 +224,6 @@ def _built_again(folder: Path, used: UsedSegment, version: Version, student: Any
     except SearchIndexError:
         deleted = None  # what was deleted comes back rather than that something is lost
     rest = left_of(documents, deleted)
-    return put_segment(folder, version, rest, version.index_settings, lambda table, partial: encode_documents(student, table, partial, reporter), reporter)
+    return put_segment(
+        folder, version, rest, version.index_settings, lambda table, partial: encode_documents(version, student, table, partial, reporter), reporter
+    )

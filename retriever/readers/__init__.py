@@ -13,6 +13,9 @@ from retriever.errors import ConfigError, DataError
 from retriever.plugins import kinds
 from retriever.types import Document, Query
 
+TOPICS = ("mtrag", "qrecc", "topiocqa", "trec_cast", "trec_ikat")
+"""Formats of conversations alone: their documents lie beside them, as another format has them."""
+
 
 class Judgement(NamedTuple):
     """One line of qrels, and where it stands."""
@@ -102,12 +105,27 @@ def recognise(path: Path) -> str:
     found = [name for name in formats() if reader(name).recognises(path)]
     if len(found) > 1 and "files" in found:
         found.remove("files")  # texts beside another format's files belong to it, or are a read-me
+    found = [name for name in found if name in TOPICS] or found
     if len(found) == 1:
         return found[0]
     if found:
         raise DataError(f'{path}: has the files of several formats: {", ".join(found)}. Choose one with collection.format = "{found[0]}"')
     layouts = "; ".join(f"{name}: {reader(name).LAYOUT}" for name in formats() if reader(name).LAYOUT)
     raise DataError(f"{path}: {_contents(path)}, which is no collection. Allowed layouts are {layouts}")
+
+
+def documents_reader(path: Path) -> Reader:
+    """The reader of the documents that lie in a folder beside topics.
+
+    Raises:
+        DataError: there are none, or those of several formats.
+    """
+    found = [name for name in formats() if name not in (*TOPICS, "files") and reader(name).recognises(path)]
+    if len(found) == 1:
+        return reader(found[0])
+    if found:
+        raise DataError(f"{path}: has the documents of several formats: {', '.join(found)}. Leave those of one")
+    raise DataError(f"{path}: {_contents(path)}, but no documents. Lay them beside the topics, as corpus.jsonl or as another format has them")
 
 
 def has_queries(path: Path) -> bool:

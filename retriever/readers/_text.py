@@ -73,6 +73,29 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
+def json_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file that holds one JSON list of them, or JSON lines.
+
+    Raises:
+        DataError: the file cannot be read or holds something else; the message names the file and the record.
+    """
+    _, first = next(lines(path), ("", ""))
+    if not first.lstrip().startswith("["):
+        yield from json_lines(path)
+        return
+    try:
+        with open_bytes(path) as stream:
+            records = json.loads(stream.read())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: malformed JSON ({error}); the file must hold one whole list") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: record {number} of the list is {type(record).__name__}, not an object")
+        yield f"{path}: record {number}", record
+
+
 def columns(path: Path, allowed: dict[int, str]) -> Iterator[tuple[str, list[str]]]:
     """The tab-separated fields of every line.
 

@@ -1,15 +1,16 @@
-"""BEIR folders (Thakur et al. 2021, arXiv:2104.08663), plain or gzip; conversations.jsonl may hold queries with their earlier turns."""
+"""BEIR folders (Thakur et al. 2021, arXiv:2104.08663), plain or gzip; conversations.jsonl may hold turns of conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _records, _text
+from retriever.readers import Judgement, Source, _records, _rewrites, _text
 from retriever.types import Document, Query
 
-LAYOUT = "corpus.jsonl, queries.jsonl (or conversations.jsonl), qrels/SPLIT.tsv, each also with .gz"
+LAYOUT = "corpus.jsonl, queries.jsonl (or conversations.jsonl), qrels/SPLIT.tsv, perhaps rewrites/NAME.tsv, each also with .gz"
 
 
 def recognises(path: Path) -> bool:
@@ -18,8 +19,8 @@ def recognises(path: Path) -> bool:
 
 
 def files(source: Source) -> list[Path]:
-    """The corpus, the queries and the qrels."""
-    return [_corpus(source), *_query_files(source), *_text.qrels_files(source.path).values()]
+    """The corpus, the queries, the qrels and the rewrites."""
+    return [_corpus(source), *_query_files(source), *_text.qrels_files(source.path).values(), *_rewrites.files(source.path)]
 
 
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
@@ -30,9 +31,8 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The queries of queries.jsonl, then those of conversations.jsonl."""
-    for path in _query_files(source):
-        for where, record in _text.json_lines(path):
-            yield where, _records.query(where, record, source.path)
+    records = chain.from_iterable(map(_text.json_lines, _query_files(source)))
+    return _rewrites.added(source.path, _records.queries(records, source.path))
 
 
 def splits(source: Source) -> tuple[str, ...]:

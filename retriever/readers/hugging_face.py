@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _records
+from retriever.readers import Judgement, Source, _records, _rewrites
 from retriever.types import Document, Query
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _CORPUS = ("corpus", "documents")
 _QUERIES = ("queries",)
 _QRELS = ("qrels", "default")
 _DOCUMENT_COLUMNS = (*_records.DOCUMENT_ID, *_records.DOCUMENT_TEXT, "title")
-_QUERY_COLUMNS = (*_records.QUERY_ID, *_records.QUERY_TEXT, *_records.TURNS)
+_PICTURES = ("image", "images", "audio", "video")
 _QRELS_COLUMNS = (*_records.JUDGED_QUERY, *_records.JUDGED_DOCUMENT, *_records.GRADE)
 
 Loaded = TypeVar("Loaded")
@@ -33,9 +33,9 @@ def recognises(path: Path) -> bool:
 
 
 def files(source: Source) -> list[Path]:
-    """All files of the saved datasets; none for a hub id."""
+    """All files of the saved datasets, and the rewrites; none for a hub id."""
     folders = (source.path / name for name in (*_CORPUS, *_QUERIES, *_QRELS))
-    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [*(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()), *_rewrites.files(source.path)]
 
 
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
@@ -51,8 +51,10 @@ def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The queries; none when there is no part of this name."""
     part = _part(source, _QUERIES)
     if part is not None:
-        for where, record in _rows(f"{source.location}: queries", _only_split(source, part), _QUERY_COLUMNS):
-            yield where, _records.query(where, record, source.path)
+        table = _only_split(source, part)
+        columns = tuple(name for name in table.column_names if name not in _PICTURES)
+        rows = _rows(f"{source.location}: queries", table, columns)
+        yield from _rewrites.added(source.path, _records.queries(rows, source.path))
 
 
 def splits(source: Source) -> tuple[str, ...]:

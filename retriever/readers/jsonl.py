@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _records, _text
+from retriever.readers import Judgement, Source, _records, _rewrites, _text
 from retriever.types import Document, Query
 
-LAYOUT = "documents.jsonl, perhaps with queries.jsonl and qrels/SPLIT.tsv, qrels.SPLIT.tsv or qrels.jsonl; or one file that ends in .jsonl"
+LAYOUT = (
+    "documents.jsonl, perhaps with queries.jsonl and qrels/SPLIT.tsv, qrels.SPLIT.tsv or qrels.jsonl, and rewrites/NAME.tsv; or one file that ends in .jsonl"
+)
 
 
 def recognises(path: Path) -> bool:
@@ -20,9 +22,9 @@ def recognises(path: Path) -> bool:
 
 
 def files(source: Source) -> list[Path]:
-    """The documents, the queries and the qrels."""
+    """The documents, the queries, the qrels and the rewrites."""
     optional = [_text.existing(source.path, name) for name in ("queries.jsonl", "qrels.jsonl")]
-    return [_documents(source), *(path for path in optional if path), *_text.qrels_files(source.path).values()]
+    return [_documents(source), *(path for path in optional if path), *_text.qrels_files(source.path).values(), *_rewrites.files(source.path)]
 
 
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
@@ -35,8 +37,7 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The queries of queries.jsonl; none when there is no such file."""
     path = _text.existing(source.path, "queries.jsonl")
-    for where, record in _text.json_lines(path) if path else ():
-        yield where, _records.query(where, record, source.path)
+    return _rewrites.added(source.path, _records.queries(_text.json_lines(path) if path else (), source.path))
 
 
 def splits(source: Source) -> tuple[str, ...]:

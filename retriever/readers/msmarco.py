@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retriever.errors import DataError
 from retriever.files import text_hash
-from retriever.readers import Judgement, Source, _text
+from retriever.readers import Judgement, Source, _rewrites, _text
 from retriever.types import Document, Query
 
 LAYOUT = "collection.tsv (id, text) or docs.tsv or msmarco-docs.tsv (id, url, title, body), queries.SPLIT.tsv, qrels.SPLIT.tsv, each also with .gz"
@@ -25,8 +25,8 @@ def recognises(path: Path) -> bool:
 
 
 def files(source: Source) -> list[Path]:
-    """The documents, the queries and the qrels."""
-    return [_documents(source), *_query_files(source), *_qrels_files(source).values()]
+    """The documents, the queries, the qrels and the rewrites."""
+    return [_documents(source), *_query_files(source), *_qrels_files(source).values(), *_rewrites.files(source.path)]
 
 
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
@@ -37,14 +37,7 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The queries of all files; one that another file had already (dev.small is a part of dev) comes once."""
-    seen: dict[str, int] = {}
-    for path in _query_files(source):
-        here: dict[str, int] = {}
-        for where, (query_id, text) in _text.columns(path, {2: "id, text"}):
-            here[query_id] = text_hash(text)
-            if seen.get(query_id) != here[query_id]:
-                yield where, Query(query_id, text)
-        seen.update(here)
+    return _rewrites.added(source.path, _queries(source))
 
 
 def splits(source: Source) -> tuple[str, ...]:
@@ -55,6 +48,17 @@ def splits(source: Source) -> tuple[str, ...]:
 def qrels(source: Source, split: str) -> Iterator[Judgement]:
     """The judgements of a split."""
     return _text.judgements(_qrels_files(source)[split])
+
+
+def _queries(source: Source) -> Iterator[tuple[str, Query]]:
+    seen: dict[str, int] = {}
+    for path in _query_files(source):
+        here: dict[str, int] = {}
+        for where, (query_id, text) in _text.columns(path, {2: "id, text"}):
+            here[query_id] = text_hash(text)
+            if seen.get(query_id) != here[query_id]:
+                yield where, Query(query_id, text)
+        seen.update(here)
 
 
 def _documents(source: Source) -> Path:

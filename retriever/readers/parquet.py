@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _records
+from retriever.readers import Judgement, Source, _records, _rewrites
 from retriever.types import Document, Query
 
 LAYOUT = "documents.parquet or corpus.parquet (or a folder of that name with parts), queries.parquet, qrels/SPLIT.parquet or qrels.parquet with a column split"
 
 _ROWS = 1000
 _DOCUMENT_COLUMNS = (*_records.DOCUMENT_ID, *_records.DOCUMENT_TEXT, "title", "image")
-_QUERY_COLUMNS = (*_records.QUERY_ID, *_records.QUERY_TEXT, *_records.TURNS, "image")
 _QRELS_COLUMNS = (*_records.JUDGED_QUERY, *_records.JUDGED_DOCUMENT, *_records.GRADE, "split")
 
 
@@ -27,8 +27,9 @@ def recognises(path: Path) -> bool:
 
 
 def files(source: Source) -> list[Path]:
-    """The documents, the queries and the qrels."""
-    return [*_documents(source), *_tables(source.path, "queries"), *_qrels_files(source.path).values(), *_qrels_tables(source.path)]
+    """The documents, the queries, the qrels and the rewrites."""
+    qrels = [*_qrels_files(source.path).values(), *_qrels_tables(source.path)]
+    return [*_documents(source), *_tables(source.path, "queries"), *qrels, *_rewrites.files(source.path)]
 
 
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
@@ -40,9 +41,9 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The queries, one a row."""
-    for path in _tables(source.path, "queries") if source.path.is_dir() else ():
-        for where, record in _rows(path, _QUERY_COLUMNS):
-            yield where, _records.query(where, record, path.parent)
+    tables = _tables(source.path, "queries") if source.path.is_dir() else []
+    folder = tables[0].parent if tables else source.path
+    return _rewrites.added(source.path, _records.queries(chain.from_iterable(map(_rows, tables)), folder))
 
 
 def splits(source: Source) -> tuple[str, ...]:
@@ -60,11 +61,12 @@ def qrels(source: Source, split: str) -> Iterator[Judgement]:
                 yield _records.judgement(where, record)
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table with the columns that are wanted, all of them for None."""
     row = 0
     try:
         with pq.ParquetFile(path) as file:
-            present = [name for name in file.schema_arrow.names if name in columns]
+            present = [name for name in file.schema_arrow.names if columns is None or name in columns]
             for batch in file.iter_batches(batch_size=_ROWS, columns=present):
                 for record in batch.to_pylist():
                     row += 1

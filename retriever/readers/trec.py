@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _text
+from retriever.readers import Judgement, Source, _rewrites, _text
 from retriever.types import Document, Query
 
 LAYOUT = "files that begin with <DOC> (also in documents/), topics.* or queries.* (<top> or id, tab, text), qrels.SPLIT or qrels/SPLIT.txt, each also with .gz"
@@ -28,8 +28,8 @@ def recognises(path: Path) -> bool:
 
 
 def files(source: Source) -> list[Path]:
-    """The documents, the topics and the qrels."""
-    return [*_document_files(source), *_topic_files(source), *_text.qrels_files(source.path).values()]
+    """The documents, the topics, the qrels and the rewrites."""
+    return [*_document_files(source), *_topic_files(source), *_text.qrels_files(source.path).values(), *_rewrites.files(source.path)]
 
 
 def documents(source: Source) -> Iterator[tuple[str, Document]]:
@@ -41,12 +41,7 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The topics: their number and title (the description where there is no title)."""
-    for path in _topic_files(source):
-        _, first = next(_text.lines(path), ("", ""))
-        if first.lstrip().startswith("<"):
-            yield from ((where, _topic(where, block)) for where, block in _blocks(path, "top"))
-        else:
-            yield from ((where, Query(query_id, text)) for where, (query_id, text) in _text.columns(path, {2: "id, text"}))
+    return _rewrites.added(source.path, _queries(source))
 
 
 def splits(source: Source) -> tuple[str, ...]:
@@ -57,6 +52,15 @@ def splits(source: Source) -> tuple[str, ...]:
 def qrels(source: Source, split: str) -> Iterator[Judgement]:
     """The judgements of a qrels file."""
     return _text.judgements(_text.qrels_files(source.path)[split])
+
+
+def _queries(source: Source) -> Iterator[tuple[str, Query]]:
+    for path in _topic_files(source):
+        _, first = next(_text.lines(path), ("", ""))
+        if first.lstrip().startswith("<"):
+            yield from ((where, _topic(where, block)) for where, block in _blocks(path, "top"))
+        else:
+            yield from ((where, Query(query_id, text)) for where, (query_id, text) in _text.columns(path, {2: "id, text"}))
 
 
 def _blocks(path: Path, tag: str) -> Iterator[tuple[str, str]]:

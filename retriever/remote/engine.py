@@ -35,7 +35,7 @@ class Facts:
     """Whose encodings a collection in an engine holds.
 
     Attributes:
-        encoder: the identity of the student.
+        encoder: the `document_identity` of the student.
         student_kind: "dense", "static", "sparse" or "late_interaction".
         documents: N.
         dimensions: D of a vector or of a token's vector, the vocabulary's size for sparse entries.

@@ -87,7 +87,7 @@ def open_remote(text: str, encoder: str | None = None) -> RemoteIndex:
 
     Args:
         text: the address.
-        encoder: the identity of the student that encodes the queries; not compared when left out.
+        encoder: the `document_identity` of the student that encodes the queries; not compared when left out.
 
     Raises:
         ConfigError: the address is wrong.

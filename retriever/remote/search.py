@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retriever.encodings import Encoder
+from retriever.encodings import Encoder, document_identity
 from retriever.errors import ConfigError
 from retriever.filters import Condition
-from retriever.index.layout import MANIFEST, index_folder, read_version
-from retriever.index.snapshot import open_student
-from retriever.plugins import load_kind
+from retriever.index.snapshot import student_in
 from retriever.remote.index import RemoteIndex, open_remote
 from retriever.runs import Run
 from retriever.search import Hit, as_conditions, asked_query
@@ -24,7 +22,7 @@ ASKED_TOGETHER = 256
 
 @dataclasses.dataclass(frozen=True)
 class RemoteSearch:
-    """A student and the collection that it made."""
+    """A student and a collection whose documents are encoded as it encodes them."""
 
     index: RemoteIndex
     encoder: Encoder
@@ -54,18 +52,14 @@ def open_remote_search(address: str, student: Path) -> RemoteSearch:
     """The collection at an address, searched with the student in a folder: of an experiment, an index, or the student's own.
 
     Raises:
-        ConfigError: there is no student in the folder, or the address is wrong.
-        SearchIndexError: the engine does not answer, or the collection was made by another student.
+        ConfigError: there is no student in the folder, it encodes documents otherwise, or the address is wrong.
+        SearchIndexError: the engine does not answer, or the student's index is damaged.
     """
     remote = open_remote(address)
-    folder = index_folder(student)
-    if (folder / MANIFEST).is_file():
-        encoder = open_student(folder, read_version(folder))
-    else:
-        own = next((path for path in (student / "train" / "student", student) if (path / "modules.json").is_file()), None)
-        if own is None:
-            raise ConfigError(f"--student {student}: no student here. Name the folder of an experiment, of an index or of a student")
-        encoder = load_kind("students", remote.facts.student_kind, str(student)).load_folder(own)
-    if encoder.identity != remote.facts.encoder:
-        raise ConfigError(f"{address}: was made with the student {remote.facts.encoder}, and {student} holds {encoder.identity}. Search with that student")
+    encoder = student_in(student, remote.facts.student_kind)
+    if remote.facts.encoder not in (document_identity(encoder), encoder.identity):  # an older upload names the whole student
+        raise ConfigError(
+            f"{address}: was made with the student {remote.facts.encoder}, and {student} encodes documents as {document_identity(encoder)} does. "
+            "Search with that student, or with one that was trained from it with student.frozen_documents = true"
+        )
     return RemoteSearch(remote, encoder)

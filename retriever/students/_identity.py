@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Router, Transformer
 from torch import nn
 
 from retriever.files import fingerprint
+from retriever.routes import document_model, is_routed
 
 OF_THE_MODEL = ("truncate_dim", "max_active_dims")
 """Attributes of sentence-transformers' models that change what they give; None in a plain dense one."""
@@ -36,6 +37,21 @@ def model_fingerprint(model: BaseModel) -> str:
     facts = [_weights(model), vocabulary, modules, _length(model), model.prompts, similarity]
     options = _options(model)
     return fingerprint([*facts, options] if options else facts)  # a model without options keeps the name under which its vectors lie on disks
+
+
+def fingerprints(model: BaseModel) -> tuple[str, str]:
+    """Of the model, and of what decides its documents' encodings alone; the same twice unless queries go another way through it.
+
+    The second is that of the symmetric model which documents go through. A model whose documents were frozen when it was
+    trained has there what its start, a symmetric model, had before.
+    """
+    whole = model_fingerprint(model)
+    return whole, document_fingerprint(model) if is_routed(model) else whole
+
+
+def document_fingerprint(model: BaseModel) -> str:
+    """The second of `fingerprints`."""
+    return model_fingerprint(document_model(model))
 
 
 def _weights(model: nn.Module) -> str:

@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 
+from retriever.conversations import ConversationReader
 from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
 from retriever.student_settings import CrossEncoderStudentSettings
 from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
+from retriever.students._reading import save_reader, saved_reader
 from retriever.types import Document, Query, Unit
 
 HEAD_SEED = 1
@@ -31,6 +33,7 @@ class CrossEncoderStudent:
     Attributes:
         model: the stock CrossEncoder, which trainers and users may take as it is; its activation is the identity.
         batch_size: pairs read at a time.
+        reader: makes one text of a turn of a conversation.
         identity: of the model as it was loaded; see `model_fingerprint`.
     """
 
@@ -40,17 +43,19 @@ class CrossEncoderStudent:
     def __init__(self, model: CrossEncoder, batch_size: int = 64) -> None:
         self.model = model
         self.batch_size = batch_size
+        self.reader = ConversationReader()
         self.identity = model_fingerprint(model)
 
     def score_pairs(self, pairs: Sequence[tuple[Query, Document]]) -> NDArray[np.float32]:
         """[n] raw logits; pairs of similar length are read together, and the longer of two texts is cut to the model's length."""
-        texts = [(query.text, document.full_text) for query, document in pairs]
+        texts = [(self.reader.text(query).text, document.full_text) for query, document in pairs]
         logits = self.model.predict(texts, batch_size=self.batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity())
         return np.asarray(logits, dtype=np.float32).reshape(len(texts))
 
     def save(self, folder: Path) -> None:
         """Writes a stock sentence-transformers folder, whose scores are the same raw logits."""
         self.model.save_pretrained(str(folder), create_model_card=False)
+        save_reader(self.reader, folder)
 
 
 def load(settings: CrossEncoderStudentSettings, batch_size: int = 64) -> CrossEncoderStudent:
@@ -82,6 +87,7 @@ def load_folder(folder: Path, batch_size: int = 64) -> CrossEncoderStudent:
     made_as = json.loads(path.read_text(encoding="utf-8")).get("architectures") if path.is_file() else None
     if not any(name.endswith(RANKERS) for name in made_as or ()):
         raise ConfigError(f"{folder}: is an encoder without a head for ranking, so its scores would be random. Name the folder of a trained cross-encoder")
+    student.reader = saved_reader(folder, student.model)
     return student
 
 

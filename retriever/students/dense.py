@@ -13,12 +13,15 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize
 
+from retriever.conversations import ConversationReader
 from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
+from retriever.routes import is_routed, transformers_of, with_frozen_documents
 from retriever.student_settings import DenseSettings
-from retriever.students._identity import model_fingerprint
+from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers
 from retriever.students._prompts import set_prompts
+from retriever.students._reading import save_reader, saved_reader
 from retriever.types import Document, Query, Unit
 
 PROJECTION_SEED = 1
@@ -31,7 +34,9 @@ class DenseStudent:
     Attributes:
         model: the stock SentenceTransformer, which trainers and users may take as it is.
         batch_size: texts encoded at a time.
+        reader: makes one text of a turn of a conversation.
         identity: of the model as it was loaded; see `model_fingerprint`.
+        document_identity: what decides documents' encodings; the same, unless queries go another way through the model.
     """
 
     kind = "dense"
@@ -39,7 +44,8 @@ class DenseStudent:
     def __init__(self, model: SentenceTransformer, batch_size: int = 64) -> None:
         self.model = model
         self.batch_size = batch_size
-        self.identity = model_fingerprint(model)
+        self.reader = ConversationReader()
+        self.identity, self.document_identity = fingerprints(model)
 
     @property
     def dimensions(self) -> int:
@@ -53,7 +59,7 @@ class DenseStudent:
 
     def encode_queries(self, queries: Sequence[Query]) -> NDArray[np.float32]:
         """[B, D]; their inner products with documents' vectors are the student's scores."""
-        return self._encode([query.text for query in queries], "query")
+        return self._encode(self.reader.texts(queries), "query")
 
     def encode_documents(self, documents: Sequence[Document]) -> NDArray[np.float32]:
         """[B, D]; title and text joined by a space."""
@@ -67,6 +73,7 @@ class DenseStudent:
     def save(self, folder: Path) -> None:
         """Writes a stock sentence-transformers folder."""
         self.model.save_pretrained(str(folder), create_model_card=False)
+        save_reader(self.reader, folder)
 
     def _encode(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
         encode = self.model.encode_query if task == "query" else self.model.encode_document
@@ -88,7 +95,8 @@ def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
     if model.similarity_fn_name not in ("cosine", "dot"):
         raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a dense student compares by cosine or dot')
     if settings.layers:
-        keep_layers(model.transformers_model, settings.layers, "student.layers")
+        for transformer in transformers_of(model) or [None]:
+            keep_layers(transformer, settings.layers, "student.layers")
     if settings.projection:
         model = _projected(model, settings.projection)
     if settings.dimensions:
@@ -96,12 +104,14 @@ def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
     if settings.max_length:
         _set_length(model, settings.max_length)
     set_prompts(model, settings)
-    return DenseStudent(model, batch_size)
+    return DenseStudent(with_frozen_documents(model) if settings.frozen_documents else model, batch_size)
 
 
 def load_folder(folder: Path, batch_size: int = 64) -> DenseStudent:
     """The student saved in a folder, ours or any stock sentence-transformers one, with the lengths and prompts saved there."""
-    return load(DenseSettings(model=str(folder)), batch_size)
+    student = load(DenseSettings(model=str(folder)), batch_size)
+    student.reader = saved_reader(folder, student.model)
+    return student
 
 
 def _projected(model: SentenceTransformer, dimensions: int) -> SentenceTransformer:
@@ -110,6 +120,8 @@ def _projected(model: SentenceTransformer, dimensions: int) -> SentenceTransform
     A learned projection lets a small student live in its teacher's space, and then search an index of the teacher's vectors
     (LEAF, arXiv:2509.12539).
     """
+    if is_routed(model):
+        raise ConfigError("student.projection: the model encodes queries and documents by modules of their own. Leave it out, or take the start of that model")
     modules = [module for module in model if not isinstance(module, Normalize)]
     normalised = len(modules) < len(list(model))
     layer = Dense(int(model.get_embedding_dimension() or 0), dimensions, bias=False, activation_function=torch.nn.Identity())

@@ -16,14 +16,17 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, HierarchicalTokenPooling, MultiVectorMask
 from torch import nn
 
+from retriever.conversations import ConversationReader
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
 from retriever.models import check_length, find_model
 from retriever.ragged import Ragged
+from retriever.routes import modules_of, readers_of, rebuilt, transformers_of, with_frozen_documents
 from retriever.student_settings import LateInteractionSettings
-from retriever.students._identity import model_fingerprint
+from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers
 from retriever.students._prompts import set_prompts
+from retriever.students._reading import save_reader, saved_reader
 from retriever.types import Document, Query, Unit
 
 DIMENSIONS = 128
@@ -41,9 +44,11 @@ class LateInteractionStudent:
     Attributes:
         model: the stock MultiVectorEncoder without the pooling of tokens, which is trained as it is.
         batch_size: texts encoded at a time.
+        reader: makes one text of a turn of a conversation.
         pooling: what merges the tokens of encoded documents, None to keep them all; it is saved with the model.
         document_type: of documents' vectors; np.float32 gives the scores of stock sentence-transformers to 1e-5.
         identity: of the model as it was loaded.
+        document_identity: what decides documents' vectors; the same, unless queries go another way through the model.
     """
 
     kind = "late_interaction"
@@ -53,9 +58,10 @@ class LateInteractionStudent:
     def __init__(self, model: MultiVectorEncoder, batch_size: int = 64, pooling: BaseTokenPooling | None = None, document_type: DTypeLike = np.float16) -> None:
         self.model = model
         self.batch_size = batch_size
+        self.reader = ConversationReader()
         self.pooling = pooling
         self.document_type = np.dtype(document_type)
-        self.identity = fingerprint([model_fingerprint(self._with_pooling()), self.document_type.name])
+        self.identity, self.document_identity = (fingerprint([one, self.document_type.name]) for one in fingerprints(self._with_pooling()))
 
     @property
     def dimensions(self) -> int:
@@ -67,7 +73,7 @@ class LateInteractionStudent:
 
         Where the model compares by the mean over a query's tokens, its vectors are divided by their number: the sum is then the mean.
         """
-        vectors = [np.asarray(one, dtype=np.float32) for one in self._encode([query.text for query in queries], "query")]
+        vectors = [np.asarray(one, dtype=np.float32) for one in self._encode(self.reader.texts(queries), "query")]
         if self.model.similarity_fn_name == "meanmaxsim":
             vectors = [one / np.float32(max(len(one), 1)) for one in vectors]
         return Ragged.of_lists("vectors", vectors, self.dimensions)
@@ -88,6 +94,7 @@ class LateInteractionStudent:
     def save(self, folder: Path) -> None:
         """Writes a stock sentence-transformers folder, the pooling as its last module."""
         self._with_pooling().save_pretrained(str(folder), create_model_card=False)
+        save_reader(self.reader, folder)
 
     def _encode(self, texts: list[str], task: str) -> list[NDArray[Any]]:
         encode = self.model.encode_query if task == "query" else self.model.encode_document
@@ -95,7 +102,7 @@ class LateInteractionStudent:
             return list(encode(texts, batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True, token_pooling=self.pooling))
 
     def _with_pooling(self) -> MultiVectorEncoder:
-        return _stock([*self.model, self.pooling], self.model) if self.pooling else self.model
+        return rebuilt(self.model, [*self.model, self.pooling]) if self.pooling else self.model
 
 
 def maxsim(query: NDArray[np.float32], document: NDArray[np.float32]) -> np.float32:
@@ -119,9 +126,12 @@ def load(settings: LateInteractionSettings, batch_size: int = 64) -> LateInterac
     model = _open(found.folder, settings) if is_late_interaction(found.folder) else _from_encoder(found.folder, settings)
     pooling = _take_pooling(model)
     if settings.layers:
-        keep_layers(cast(Any, model[0]).auto_model, settings.layers, "student.layers")
+        for transformer in transformers_of(model):
+            keep_layers(transformer, settings.layers, "student.layers")
     if settings.pool_factor:
         pooling = HierarchicalTokenPooling(float(settings.pool_factor)) if settings.pool_factor > 1 else None
+    if settings.frozen_documents:
+        model = with_frozen_documents(model)  # before the lengths, for those of queries leave what encodes documents as it is
     _set_lengths(model, settings)
     set_prompts(model, settings)
     return LateInteractionStudent(model, batch_size, pooling)
@@ -129,7 +139,9 @@ def load(settings: LateInteractionSettings, batch_size: int = 64) -> LateInterac
 
 def load_folder(folder: Path, batch_size: int = 64) -> LateInteractionStudent:
     """The student saved in a folder, ours or any stock MultiVectorEncoder's, with the lengths, prompts and pooling saved there."""
-    return load(LateInteractionSettings(model=str(folder)), batch_size)
+    student = load(LateInteractionSettings(model=str(folder)), batch_size)
+    student.reader = saved_reader(folder, student.model)
+    return student
 
 
 def is_late_interaction(folder: Path) -> bool:
@@ -181,7 +193,13 @@ def _from_encoder(folder: Path, settings: LateInteractionSettings) -> MultiVecto
     known = transformer.tokenizer.get_vocab()
     mask = MultiVectorMask([character for character in string.punctuation if character in known])
     projection = [] if dimensions == width else [_projection(transformer, width, dimensions)]
-    return _stock([transformer, *projection, mask, Normalize(module_input_name="token_embeddings")], encoder)
+    return MultiVectorEncoder(
+        modules=[transformer, *projection, mask, Normalize(module_input_name="token_embeddings")],
+        device=str(encoder.device),
+        prompts=cast(dict[str, str], dict(encoder.prompts)),
+        default_prompt_name=encoder.default_prompt_name,
+        similarity_fn_name="maxsim",
+    )
 
 
 def _projection(transformer: Transformer, width: int, dimensions: int) -> Dense:
@@ -189,15 +207,6 @@ def _projection(transformer: Transformer, width: int, dimensions: int) -> Dense:
     weight = torch.from_numpy(start_projection(embeddings.float().cpu().numpy(), width, dimensions))
     identity, start = nn.Identity(), weight.to(embeddings.dtype)
     return Dense(width, dimensions, bias=False, activation_function=identity, init_weight=start, module_input_name="token_embeddings")
-
-
-def _stock(modules: list[nn.Module], like: SentenceTransformer | MultiVectorEncoder) -> MultiVectorEncoder:
-    """A MultiVectorEncoder of these modules with the prompts, and where it fits the similarity, of another model."""
-    similarity = like.similarity_fn_name if isinstance(like, MultiVectorEncoder) else "maxsim"
-    prompts = cast(dict[str, str], dict(like.prompts))
-    return MultiVectorEncoder(
-        modules=modules, device=str(like.device), prompts=prompts, default_prompt_name=like.default_prompt_name, similarity_fn_name=similarity
-    )
 
 
 def _take_pooling(model: MultiVectorEncoder) -> BaseTokenPooling | None:
@@ -210,13 +219,14 @@ def _take_pooling(model: MultiVectorEncoder) -> BaseTokenPooling | None:
 
 
 def _set_lengths(model: MultiVectorEncoder, settings: LateInteractionSettings) -> None:
-    """Puts the lengths of the settings into the model, and turns the expansion of queries on or off."""
+    """Puts the lengths of the settings into the model, and turns the expansion of queries on or off, where they are encoded."""
     check_length(settings.max_length, model.config, "student.max_length")
     check_length(settings.query_length, model.config, "student.query_length")
-    transformer = cast(Transformer, model[0])
     if settings.max_length:
         model.max_seq_length = settings.max_length
-        transformer.document_length = None  # a PyLate checkpoint's own, which would go before
+        for reader in readers_of(model):
+            cast(Transformer, reader).document_length = None  # a PyLate checkpoint's own, which would go before
+    transformer = cast(Transformer, modules_of(model, "query")[0])
     own = transformer.query_expansion
     if settings.query_length is None and settings.query_expansion in (None, own is not None):
         return

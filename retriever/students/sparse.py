@@ -19,14 +19,17 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 
+from retriever.conversations import ConversationReader
 from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
 from retriever.ragged import Ragged
+from retriever.routes import document_model, modules_of, rebuilt, transformers_of, with_frozen_documents
 from retriever.student_settings import SparseSettings
 from retriever.students._head import sparsen, splade_of
-from retriever.students._identity import model_fingerprint
+from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers
 from retriever.students._prompts import set_prompts
+from retriever.students._reading import save_reader, saved_reader
 from retriever.types import Document, Query, Unit
 
 LOGITS = 2**26
@@ -42,7 +45,9 @@ class SparseStudent:
     Attributes:
         model: the stock SparseEncoder, which trainers and users may take as it is.
         batch_size: texts encoded at a time, at most.
+        reader: makes one text of a turn of a conversation.
         identity: of the model as it was loaded.
+        document_identity: what decides documents' entries; the same, unless queries go another way through the model.
     """
 
     kind = "sparse"
@@ -51,10 +56,11 @@ class SparseStudent:
     def __init__(self, model: SparseEncoder, batch_size: int = 64) -> None:
         self.model = model
         self.batch_size = batch_size
+        self.reader = ConversationReader()
         for module in model.modules():
             if isinstance(module, SpladePooling):  # stock learns it at the first text, which would change the identity
                 module.embedding_dimension = _vocabulary_size(model)
-        self.identity = model_fingerprint(model)
+        self.identity, self.document_identity = fingerprints(model)
 
     @property
     def dimensions(self) -> int:
@@ -76,7 +82,7 @@ class SparseStudent:
 
     def encode_queries(self, queries: Sequence[Query]) -> Ragged:
         """The active dimensions int32 of each query, rising, and their values float32, all above 0."""
-        return self._encode([query.text for query in queries], "query")
+        return self._encode(self.reader.texts(queries), "query")
 
     def encode_documents(self, documents: Sequence[Document]) -> Ragged:
         """The same of documents; title and text joined by a space."""
@@ -94,6 +100,7 @@ class SparseStudent:
                 if isinstance(module, SparseStaticEmbedding):
                     module.weight.clamp_(min=0)
         self.model.save_pretrained(str(folder), create_model_card=False)
+        save_reader(self.reader, folder)
 
     def _encode(self, texts: Sequence[str], task: str) -> Ragged:
         order, counts, dimensions, values = [], [], [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.float32)]
@@ -154,18 +161,23 @@ def load(settings: SparseSettings, batch_size: int = 64, sample: Sequence[Docume
         raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a sparse student compares by dot or cosine')
     _read_as_asked(model, settings)
     if settings.layers is not None:
-        keep_layers(_transformer(model, settings), settings.layers, "student.layers")
+        for transformer in transformers_of(model) or [_transformer(model, settings)]:
+            keep_layers(transformer, settings.layers, "student.layers")
     texts = [document.full_text for document in sample]
     if made:
         sparsen(model, START * settings.document_dimensions, texts)
     if settings.inference_free_queries:
         model = _with_free_queries(model, settings, texts)
+    if settings.frozen_documents:
+        model = with_frozen_documents(model)
     return SparseStudent(model, batch_size)
 
 
 def load_folder(folder: Path, batch_size: int = 64) -> SparseStudent:
     """The student saved in a folder, ours or any stock SparseEncoder one, with the lengths and prompts saved there."""
-    return load(SparseSettings(model=str(folder)), batch_size)
+    student = load(SparseSettings(model=str(folder)), batch_size)
+    student.reader = saved_reader(folder, student.model)
+    return student
 
 
 def inverse_document_frequencies(tokenizer: Any, texts: Iterable[str], size: int) -> NDArray[np.float32]:
@@ -201,8 +213,9 @@ def _read_as_asked(model: SparseEncoder, settings: SparseSettings) -> None:
 
 def _with_free_queries(model: SparseEncoder, settings: SparseSettings, texts: Sequence[str]) -> SparseEncoder:
     """The same model for documents, and a table of word weights for queries; a model that has such a table stays as it is."""
-    if isinstance(model[0], Router):
+    if isinstance(modules_of(model, "query")[0], SparseStaticEmbedding):
         return model
+    model = document_model(model)
     if not isinstance(model[-1], SpladePooling):
         raise ConfigError(f"student.inference_free_queries: the dimensions of {settings.model} are no words. Take a SPLADE model, or leave it out")
     tokenizer = copy.deepcopy(model.tokenizer)
@@ -212,9 +225,7 @@ def _with_free_queries(model: SparseEncoder, settings: SparseSettings, texts: Se
     weights = inverse_document_frequencies(tokenizer, texts, size) if texts else np.ones(size, dtype=np.float32)
     weights[tokenizer.all_special_ids] = 0
     modules: list[Any] = list(model.children())
-    router = Router.for_query_document([SparseStaticEmbedding(tokenizer, torch.from_numpy(weights))], modules)
-    prompts = cast(dict[str, str], model.prompts)
-    return SparseEncoder(modules=[router], similarity_fn_name=model.similarity_fn_name, prompts=prompts, max_active_dims=model.max_active_dims)
+    return rebuilt(model, [Router.for_query_document([SparseStaticEmbedding(tokenizer, torch.from_numpy(weights))], modules)])
 
 
 def _transformer(model: SparseEncoder, settings: SparseSettings) -> Any:

@@ -16,6 +16,7 @@ from retriever.files import explain_full_disk, fingerprint, sync
 from retriever.models import ModelFolder, cache_folder, find_model
 from retriever.student_settings import StaticSettings
 from retriever.students._prompts import set_prompts
+from retriever.students._reading import saved_reader
 from retriever.students._token_table import token_table
 from retriever.students.dense import DenseStudent
 
@@ -62,7 +63,9 @@ def load(settings: StaticSettings, batch_size: int = 64) -> StaticStudent:
 
 def load_folder(folder: Path, batch_size: int = 64) -> StaticStudent:
     """The student saved in a folder, ours or any stock static embedding."""
-    return load(StaticSettings(model=str(folder)), batch_size)
+    student = load(StaticSettings(model=str(folder)), batch_size)
+    student.reader = saved_reader(folder, student.model)
+    return student
 
 
 def make_static(encoder: SentenceTransformer, dimensions: int | None = None) -> SentenceTransformer:

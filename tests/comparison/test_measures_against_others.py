@@ -14,7 +14,17 @@ from retriever.runs import Run
 Scores = dict[str, dict[str, float]]
 Grades = dict[str, dict[str, int]]
 
-TREC_NAMES = {"nDCG@10": "ndcg_cut_10", "RR@10": "recip_rank", "R@100": "recall_100", "AP": "map", "P@5": "P_5", "Success@5": "success_5", "Rprec": "Rprec"}
+TREC_NAMES = {
+    "nDCG@3": "ndcg_cut_3",
+    "nDCG@10": "ndcg_cut_10",
+    "RR": "recip_rank",
+    "RR@10": "recip_rank_of_ten",  # trec_eval has no cutoff for it: we give it ten documents
+    "R@100": "recall_100",
+    "AP": "map",
+    "P@5": "P_5",
+    "Success@5": "success_5",
+    "Rprec": "Rprec",
+}
 
 QUERY_IDS = st.sampled_from(["q1", "q2", "q10", "Q", "ü"])
 DOC_IDS = st.sampled_from([f"d{number}" for number in range(18)] + ["D1", "é", "日", "d\U0001f600", "\uff5e"])  # UTF-8's order is not UTF-16's
@@ -31,8 +41,10 @@ def reference(scores: Scores, qrels: Grades, relevant_from: int = 1) -> dict[str
         grades = [qrels[query_id].get(doc_id, 0) for doc_id in ranked]
         relevant = sum(grade >= relevant_from for grade in qrels[query_id].values())
         hits = [grade >= relevant_from for grade in grades]
-        ideal = discounted_gain(sorted(qrels[query_id].values(), reverse=True)[:10])
-        values["nDCG@10"].append(discounted_gain(grades[:10]) / ideal if ideal else 0)
+        for cutoff in (3, 10):
+            ideal = discounted_gain(sorted(qrels[query_id].values(), reverse=True)[:cutoff])
+            values[f"nDCG@{cutoff}"].append(discounted_gain(grades[:cutoff]) / ideal if ideal else 0)
+        values["RR"].append(next((1 / rank for rank, hit in enumerate(hits, 1) if hit), 0))
         values["RR@10"].append(next((1 / rank for rank, hit in enumerate(hits[:10], 1) if hit), 0))
         values["R@100"].append(sum(hits[:100]) / relevant if relevant else 0)
         values["AP"].append(sum(sum(hits[:rank]) / rank for rank, hit in enumerate(hits, 1) if hit) / relevant if relevant else 0)
@@ -53,12 +65,11 @@ def trec_eval(scores: Scores, qrels: Grades, relevant_from: int = 1) -> dict[str
     """
     judged = {query_id: {**grades, "never found": 0} for query_id, grades in qrels.items() if grades}
     asked = {query_id: results for query_id, results in scores.items() if results}
-    every = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10", "recall.100", "map", "P.5", "success.5", "Rprec"}, relevance_level=relevant_from).evaluate(
-        asked
-    )
+    wanted = {"ndcg_cut.3,10", "recip_rank", "recall.100", "map", "P.5", "success.5", "Rprec"}
+    every = pytrec_eval.RelevanceEvaluator(judged, wanted, relevance_level=relevant_from).evaluate(asked)
     best_ten = {query_id: dict(sorted(results.items(), key=lambda item: (item[1], item[0].encode()), reverse=True)[:10]) for query_id, results in asked.items()}
     first = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}, relevance_level=relevant_from).evaluate(best_ten)
-    merged = {query_id: {**values, **first[query_id]} for query_id, values in every.items()}
+    merged = {query_id: {**values, "recip_rank_of_ten": first[query_id]["recip_rank"]} for query_id, values in every.items()}
     return {measure: [merged.get(query_id, {}).get(name, 0.0) for query_id in sorted(qrels)] for measure, name in TREC_NAMES.items()}
 
 

@@ -1,0 +1,99 @@
+"""Cross-validation by conversation: every part of one split is scored by a student that learned from the others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retriever.collection import Collection, with_queries
+from retriever.errors import ConfigError
+from retriever.eval.measures import Evaluation
+from retriever.eval.report import RunResult, read_report
+from retriever.types import Query
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
+
+
+def parts_of(queries: Mapping[str, Query], folds: int, seed: int) -> list[list[str]]:
+    """Query ids in `folds` parts of about equal size; the turns of a conversation stay together.
+
+    Args:
+        queries: of the split.
+        folds: how many parts.
+        seed: of the order in which conversations of equal length are dealt.
+
+    Raises:
+        ConfigError: there are fewer conversations than parts.
+    """
+    together: dict[str, list[str]] = {}
+    for query_id, query in queries.items():
+        together.setdefault(f"conversation {query.conversation}" if query.conversation else f"query {query_id}", []).append(query_id)
+    if len(together) < folds:
+        raise ConfigError(f"collection.folds = {folds}, but there are {len(together)} conversations. Set collection.folds = {max(2, len(together))} at most")
+    names = sorted(together)
+    np.random.default_rng(seed).shuffle(names)
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    for name in sorted(names, key=lambda name: -len(together[name])):  # the longest first, each to the smallest part: sizes stay close
+        min(parts, key=len).extend(together[name])
+    return parts
+
+
+def fold_pipelines(pipeline: Pipeline) -> list[Pipeline]:
+    """The experiment once for each part, on a collection whose train split are the other parts; their document encodings are shared."""
+    folds, seed = pipeline.experiment.collection.folds or 0, pipeline.experiment.seed
+    queries, qrels = pipeline.conversations("train"), pipeline.qrels("train")
+
+    def work(folder: Path) -> None:
+        for number, part in enumerate(parts_of(queries, folds, seed), 1):
+            tested = set(part)
+            splits = {
+                "train": {query_id: judged for query_id, judged in qrels.items() if query_id not in tested},
+                "test": {query_id: qrels[query_id] for query_id in part},
+            }
+            with_queries(pipeline.documents, folder / str(number), queries.values(), splits, {"format": "fold", "fold": number, "folds": folds})
+
+    inputs = {"collection": pipeline.documents.fingerprint, "judgements": pipeline.judgements}
+    inputs |= {"queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.train)}
+    made, _ = pipeline.open_step(
+        lambda: pipeline.step("folds", inputs, {"folds": folds}, work), lambda folder: [Collection(folder / str(number + 1)) for number in range(folds)]
+    )
+    return [_fold(pipeline, made.folder / str(number), number) for number in range(1, folds + 1)]
+
+
+def _fold(pipeline: Pipeline, folder: Path, number: int) -> Pipeline:
+    own = {"path": folder, "ir_datasets": None, "format": None, "fields": (), "train": "train", "test": "test", "folds": None}
+    collection = pipeline.experiment.collection.model_copy(update=own)
+    changed = {"name": f"fold-{number}", "collection": collection, "rewriter": (), "transfer": ()}
+    fold = type(pipeline)(pipeline.experiment.model_copy(update=changed), pipeline.folder, pipeline.reporter)
+    fold.encodings_folder = pipeline.encodings_folder
+    return fold
+
+
+def joined(folders: list[Path], runs: Path) -> list[RunResult]:
+    """The results of all parts as one: every query has the value of the student that did not see its conversation.
+
+    Args:
+        folders: of the parts' evaluate steps.
+        runs: gets every system's run over all parts, in TREC form.
+    """
+    reports = [read_report(folder) for folder in folders]
+    runs.mkdir(parents=True, exist_ok=True)
+    results = []
+    for result in reports[0].runs:
+        parts = [found for report in reports if (found := report.run(result.name))]
+        lines = "".join((folder / "runs" / f"{result.name}.trec").read_text(encoding="utf-8") for folder in folders)
+        (runs / f"{result.name}.trec").write_text(lines, encoding="utf-8")
+        results.append(dataclasses.replace(result, evaluation=_together([part.evaluation for part in parts])))
+    return results
+
+
+def _together(parts: list[Evaluation]) -> Evaluation:
+    query_ids = [query_id for part in parts for query_id in part.query_ids]
+    order = np.argsort(np.array(query_ids), kind="stable")
+    values = {measure: np.concatenate([part.values[measure] for part in parts])[order] for measure in parts[0].values}
+    return Evaluation(parts[0].run, tuple(query_ids[place] for place in order), values)

@@ -1,0 +1,61 @@
+"""The queries of an experiment: those that are judged, and what is read of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from retriever.collection import Collection
+from retriever.collection_settings import CollectionSettings
+from retriever.conversations import ConversationReader
+from retriever.errors import DataError
+from retriever.files import fingerprint
+from retriever.types import Query
+
+
+def judged_queries(collection: Collection, settings: CollectionSettings, say: Callable[[str], None]) -> dict[str, dict[str, Query]]:
+    """The queries of "train" and "test" as the collection has them; a train query that is a test query too is left out of "train".
+
+    Raises:
+        DataError: a split has none.
+    """
+    names = {"train": settings.train, "test": settings.test}
+    for split, name in names.items():
+        if name not in collection.splits:
+            listed = ", ".join(collection.splits) or "none"
+            raise DataError(f'{collection.name}: no {split} queries: there are no qrels for the split "{name}"; splits with qrels: {listed}')
+    queries = {split: collection.queries(name) for split, name in names.items()}
+    for split, name in names.items():
+        if not queries[split]:
+            raise DataError(f'{collection.name}: no {split} queries: the qrels of the split "{name}" hold none. Fill them, or name another split')
+    if settings.folds:
+        return queries
+    tested = {_plain(query) for query in queries["test"].values()}
+    leaked = [query_id for query_id, query in queries["train"].items() if _plain(query) in tested]
+    if leaked:
+        say(f"train: {len(leaked)} queries left out, their texts are test queries too ({', '.join(leaked[:3])})")
+    return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
+
+
+def _plain(query: Query) -> tuple[str, ...]:
+    """What makes two queries the same: "yes" after different turns is none of them."""
+    return (*(turn.text.casefold() for turn in query.turns), query.text.casefold())
+
+
+def read_queries(reader: ConversationReader, queries: Mapping[str, Query]) -> dict[str, Query]:
+    """What a reader makes of queries; under "last" they keep their turns, which language models are shown."""
+    return dict(queries) if reader.reading == "last" else reader.read_all(queries)
+
+
+def reader_of(student: Any) -> ConversationReader:
+    """How a student reads conversations; one of the user's own without a reader is given queries as the collection has them."""
+    reader = getattr(student, "reader", None)
+    return reader if isinstance(reader, ConversationReader) else ConversationReader()
+
+
+def asked_fingerprint(collection: Collection, split: str, read: Mapping[str, Query]) -> str:
+    """Changes with the queries of a split, their grades, and what is read of them."""
+    judged = collection.queries_fingerprint(split)
+    texts = {query_id: query.text for query_id, query in read.items() if not query.turns}
+    unread = {query_id: query.text for query_id, query in collection.queries(split).items()}
+    return judged if all(unread.get(query_id) == text for query_id, text in texts.items()) else fingerprint([judged, texts])

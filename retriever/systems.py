@@ -1,0 +1,210 @@
+"""The systems that a report compares: BM25, the student before and after training, its teacher, and what else the file asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from retriever.candidates import bm25_run, hybrid_run, pair_scores
+from retriever.conversations import HUMAN, READINGS, ConversationReader, Reading
+from retriever.pipeline import Pipeline
+from retriever.queries import reader_of
+from retriever.runs import Run
+from retriever.scoring import CandidatePairs, score_shard
+from retriever.search import SearchIndex
+from retriever.stage_step import stages_of
+from retriever.stages import search
+from retriever.steps import Done
+from retriever.types import Query
+
+NAMES = {"last": "last_turn", "user": "user_turns", "all": "all_turns"}
+"""What a report calls the start that reads so; every other reading has its own name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A way to answer queries: how to get its run, how to answer one query, what it keeps in memory or on disk.
+
+    `answer` is given queries as the collection has them, with the turns before.
+    """
+
+    name: str
+    description: str
+    run: Callable[[], Run]
+    answer: Callable[[Query], object]
+    bytes: int | None
+    asks_teacher: bool = False
+
+
+def systems(pipeline: Pipeline) -> list[System]:
+    """What the report compares, the student last but for stages."""
+    ablation = pipeline.experiment.evaluation.ablation
+    without_teacher = "the same training on qrels, without a teacher"
+    if pipeline.reranks:
+        found = [_bm25(pipeline), _reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
+        if ablation:
+            found.append(_reranking(pipeline, "contrastive", without_teacher, contrastive_student(pipeline)))
+        return [*found, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
+    before = _of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before)
+    found = [
+        _bm25(pipeline),
+        *before,
+        *(_reading(pipeline, reading) for reading in readings_of(pipeline, pipeline.conversations("test"))),
+        _of_teacher(pipeline),
+    ]
+    if ablation:
+        found.append(_indexed(pipeline, "contrastive", without_teacher, contrastive_index(pipeline)))
+    found += _of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)
+    return [*found, *_of_stages(pipeline)]
+
+
+def readings_of(pipeline: Pipeline, queries: Mapping[str, Query]) -> tuple[Reading, ...]:
+    """The readings of conversations under which the start is measured: those of the file, else the last turn, all turns and rewrites that are there."""
+    asked = pipeline.experiment.evaluation.readings
+    if asked is not None:
+        return asked
+    turns = [query for query in queries.values() if query.turns]
+    if not turns:
+        return ()
+    rewritten = {name for query in turns for name in query.rewrites}
+    everywhere = sorted(name for name in rewritten if all(name in query.rewrites for query in turns))
+    return ("last", "all", *("rewrite" if name == HUMAN else f"rewrite:{name}" for name in everywhere))
+
+
+def system_name(reading: Reading) -> str:
+    """What a report calls the start that reads so."""
+    return NAMES.get(reading, reading.replace(":", "_"))
+
+
+def train_contrastive(pipeline: Pipeline) -> Done:
+    """The step that trains in the same way on the qrels alone: what the teacher's scores are held against."""
+    return pipeline.train("train_contrastive", pipeline.experiment.training.model_copy(update={"losses": {"contrastive": 1.0}}))
+
+
+def contrastive_student(pipeline: Pipeline) -> Any:
+    """The student that was trained without a teacher."""
+    return pipeline.open_student(train_contrastive(pipeline).folder / "student")
+
+
+def contrastive_index(pipeline: Pipeline) -> SearchIndex:
+    """Its index."""
+    return pipeline.index_of("index_contrastive", contrastive_student(pipeline), train_contrastive(pipeline).folder / "student")
+
+
+def _bm25(pipeline: Pipeline) -> System:
+    depth, bm25 = pipeline.experiment.evaluation.depth, pipeline.bm25
+    reader = ConversationReader(pipeline.experiment.collection.conversation)
+    return System(
+        "bm25",
+        "BM25, no model",
+        lambda: bm25_run("bm25", bm25, pipeline.collection, pipeline.queries("test"), depth, pipeline.reporter),
+        lambda query: bm25.search(reader.text(query).text, depth),
+        bm25.n_bytes,
+    )
+
+
+def _reading(pipeline: Pipeline, reading: Reading) -> System:
+    """The starting checkpoint on queries that are read in another way than the student reads them."""
+    index, depth, name = pipeline.index_before, pipeline.experiment.evaluation.depth, system_name(reading)
+    reader = dataclasses.replace(reader_of(pipeline.start), reading=reading)
+    return System(
+        name,
+        f"the starting checkpoint, which reads {READINGS.get(reading, f'the rewrites ({reading})')}",
+        lambda: index.run(reader.read_all(pipeline.conversations("test")), depth, name),
+        lambda query: index.snapshot.search(index.encoder.encode_queries([reader.read(query)]), depth),
+        index.bytes,
+    )
+
+
+def _indexed(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> System:
+    depth = pipeline.experiment.evaluation.depth
+    return System(
+        name,
+        what,
+        lambda: index.run(pipeline.student_queries("test"), depth, name),
+        lambda query: index.snapshot.search(index.encoder.encode_queries([query]), depth),
+        index.bytes,
+    )
+
+
+def _reranking(pipeline: Pipeline, name: str, what: str, student: Any) -> System:
+    """A student that reads query and document together, on the candidates."""
+    candidates, queries = pipeline.candidates["test"], pipeline.student_queries("test")
+    return System(
+        name,
+        f"{what} re-ranking {pipeline.experiment.candidates.depth} candidates",
+        lambda: pipeline.reranked(student).rename(name),
+        lambda query: pair_scores(student, candidates.select([query.query_id]), queries, pipeline.collection),
+        None,
+    )
+
+
+def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: SearchIndex) -> list[System]:
+    """A student alone, and fused with BM25."""
+    depth = min(pipeline.experiment.candidates.depth, pipeline.experiment.evaluation.depth)
+    encodings = pipeline.encodings(index.encoder, name)
+    reader = ConversationReader(pipeline.experiment.collection.conversation)
+
+    def fused(queries: Mapping[str, Query]) -> Run:
+        return hybrid_run(hybrid, pipeline.bm25, index.snapshot, encodings, pipeline.collection, queries, depth, reader)
+
+    return [
+        _indexed(pipeline, name, what, index),
+        System(
+            hybrid,
+            f"BM25 and {what}, fused by z-scores",
+            lambda: fused(pipeline.conversations("test")),
+            lambda query: fused({query.query_id: query}),
+            index.bytes + pipeline.bm25.n_bytes,
+        ),
+    ]
+
+
+def _of_stages(pipeline: Pipeline) -> list[System]:
+    """The search up to each stage: what it costs from the beginning, and what the stage gains."""
+    stages = stages_of(pipeline)
+
+    def up_to(number: int) -> System:
+        def found(queries: Mapping[str, Query]) -> Run:
+            return search(stages[:number], queries).rename(f"stage_{number}")
+
+        kept = [ranker.bytes for ranker in {ranker.name: ranker for stage in stages[:number] for ranker in stage.rankers}.values()]
+        words = "; then ".join(stage.name for stage in stages[:number])
+        return System(
+            f"stage_{number}",
+            words,
+            lambda: found(pipeline.conversations("test")),
+            lambda query: found({query.query_id: query}),
+            sum(one or 0 for one in kept),
+            asks_teacher=any("teacher" in stage.by for stage in pipeline.experiment.stage),  # all are timed with the same queries
+        )
+
+    return [up_to(number) for number in range(1, len(stages) + 1)]
+
+
+def _of_teacher(pipeline: Pipeline) -> System:
+    """The chosen teacher re-ranking the candidates; its latency is that of scoring one query's candidates."""
+    name, _ = pipeline.target
+    used = pipeline.teachers if name == "ensemble" else {name: pipeline.teachers[name]}
+    candidates = pipeline.candidates["test"]
+    asked = [
+        (teacher, CandidatePairs.of(candidates, pipeline.queries_of(own, "test"), pipeline.collection, lists=teacher.identity.orders_lists))
+        for own, teacher in used.items()
+    ]
+    place_of = {query_id: candidates.pairs_of(number) for number, query_id in enumerate(candidates)}
+
+    def answer(query: Query) -> object:
+        positions = np.arange(candidates.n_pairs)[place_of[query.query_id]]
+        return [score_shard(teacher, pairs, positions) for teacher, pairs in asked] if len(positions) else None
+
+    return System(
+        "teacher",
+        f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates",
+        lambda: pipeline.target_run("test").rename("teacher"),
+        answer,
+        None,
+        asks_teacher=True,
+    )

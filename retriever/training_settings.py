@@ -1,0 +1,100 @@
+"""The section [training] of an experiment file: losses, lists, and how long."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from retriever.settings import Fraction, PositiveInt, Settings, nearest
+
+LOSSES = (
+    *("margin_mse", "margin_mse_all_pairs", "pointwise_mse", "kl_divergence", "standardised_kl"),
+    *("ranknet", "lambda_loss", "list_mle", "partial_ranking", "adr_mse"),
+    *("contrastive", "contrastive_four_ways", "in_batch_similarity"),
+    *("vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"),
+)
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters, which are trained instead of the transformer's own weights."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = Field(32, description="alpha / rank multiplies what the adapters add")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input in training")
+    modules: tuple[str, ...] | None = Field(
+        None, strict=False, min_length=1, description='linear layers that get an adapter, such as ["query", "value"]; all of the transformer when left out'
+    )
+
+
+class TrainingSettings(Settings):
+    """How the student learns from the scores."""
+
+    documents_per_query: int = Field(8, ge=2, description="K: a positive and K - 1 others")
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 16
+    learning_rate: float = Field(2e-5, gt=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    max_length: PositiveInt | None = Field(None, description="tokens read of a text in training; the student's when left out")
+    losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
+    student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
+    teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse")
+    teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
+    vectors_from: str | None = Field(None, description="the embedding teacher whose vectors such losses as gram compare with; the first one when left out")
+    in_batch_temperature: float = Field(0.05, gt=0, description="divides the similarities of the teacher's vectors in in_batch_similarity")
+    lambda_mu: float = Field(10.0, ge=0, description="lambda_loss: weight of NDCG-Loss2 beside LambdaRank; 0 is LambdaRank alone")
+    lambda_highest_grade: float = Field(4.0, gt=0, description="lambda_loss: grade of the teacher's best document; that of its worst is 0")
+    adr_alpha: float = Field(1.0, gt=0, description="adr_mse: how sharply the student's scores become ranks")
+    partial_ranking_top: PositiveInt = Field(16, description="partial_ranking: the student learns the order of the teacher's best so many candidates")
+    partial_ranking_lowest_score: float | None = Field(None, description="partial_ranking: and of those only that the teacher scores so high, in its unit")
+    partial_ranking_margin: float | None = Field(None, ge=0, description="partial_ranking: and of those only at most this far below the positive")
+    partial_ranking_above_positive: Literal["keep", "drop"] = Field("keep", description="partial_ranking: candidates that the teacher puts above the positive")
+    partial_ranking_per: Literal["choice", "query"] = Field("choice", description="partial_ranking: mean over all places that are ordered, or over queries")
+    order_margin: float = Field(0.015, gt=0, description="order_hinge: by how much the student's cosines keep the teacher's order")
+    negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
+    sampling: Literal["random", "stratified"] = Field(
+        "random", description='"stratified": one negative from each of K - 1 equal stretches of the teacher\'s order'
+    )
+    false_negatives: Literal["filter", "relative", "threshold", "keep"] = Field(
+        "filter",
+        description="an unjudged document is no negative when the teacher scores it above the query's lowest positive minus the margin (filter), "
+        "minus the margin times that score's size (relative), or above the margin itself (threshold)",
+    )
+    false_negative_margin: float = Field(0.0, description="in the teacher's unit; a share, such as 0.05, under relative")
+    rounds: PositiveInt = Field(1, description="of training; before each further one the new student finds candidates, which the teachers score")
+    validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
+    validation_queries: PositiveInt = Field(150, description="at most")
+    validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
+    evaluations_per_epoch: PositiveInt = 1
+    matryoshka: tuple[PositiveInt, ...] | None = Field(
+        None, strict=False, min_length=1, description="sizes to which vectors may be cut; all are trained at once"
+    )
+    gradient_cache: bool = Field(False, description="encode every text twice and keep the activations of a few: large batches in little memory")
+    lora: LoraSettings | None = Field(None, description="train low-rank adapters alone and merge them into the model at the end; extra [lora]")
+    frozen_layers: PositiveInt | None = Field(
+        None, description="lower layers that do not learn, nor do the embeddings; what they make of a text, without dropout, is computed once and kept on disk"
+    )
+    checkpoint_steps: PositiveInt = Field(50, description="what a stop costs at most")
+    patience: PositiveInt | None = Field(None, description="validations without a gain after which training ends; never before its last step when left out")
+    tensorboard: bool = Field(False, description="write event files for TensorBoard beside the curve; extra [tensorboard]")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of matrix products in training; auto is bf16 where the processor multiplies it; fp16 is for GPUs that do not"
+    )
+
+    @model_validator(mode="after")
+    def _frozen_layers(self) -> TrainingSettings:
+        if self.frozen_layers and self.lora:
+            raise ValueError("frozen_layers leaves the upper layers to learn, lora leaves adapters of all layers; take one of the two")
+        return self
+
+    @field_validator("losses")
+    @classmethod
+    def _known_losses(cls, losses: dict[str, float]) -> dict[str, float]:
+        for name, weight in losses.items():
+            if name not in LOSSES:
+                raise ValueError(f'unknown loss "{name}"{nearest(name, LOSSES)}')
+            if weight < 0:
+                raise ValueError(f"the weight of {name} is {weight}, it must not be negative")
+        if not any(losses.values()):
+            raise ValueError(f"at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
+        return losses
