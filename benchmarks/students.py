@@ -39,7 +39,7 @@ KINDS = {
     "doc2dial": ("dense", "sparse", "late_interaction", "static", "cross_encoder"),
     "scifact": ("dense", "sparse", "late_interaction"),
 }
-SHARED = ("collection", "candidates", "encodings", "score", "ensemble")
+SHARED = ("collection", "folds", "rewritten", "rewrite", "candidates", "encodings", "score", "ensemble")
 COMPARED = (("student", "contrastive"), ("student", "student_before"), ("student", "bm25"))
 """The questions of a row, each (run, baseline); Holm's correction is over these three."""
 
@@ -137,9 +137,11 @@ def share_steps(work: Path, name: str) -> None:
     finished = [folder for folder in sorted(work.glob(f"{dataset}-*")) if folder.name != name and read_manifest(folder / "score")]
     if not finished:
         return
-    for part in [finished[0] / part for part in SHARED] + sorted(finished[0].glob("teach-*")):
-        if part.exists() and not (work / name / part.name).exists():
-            shutil.copytree(part, work / name / part.name, copy_function=os.link)
+    for folder in [finished[0], *sorted(finished[0].glob("fold-*"))]:
+        for part in [folder / part for part in SHARED] + sorted(folder.glob("teach-*")):
+            target = work / name / part.relative_to(finished[0])
+            if part.exists() and not target.exists():
+                shutil.copytree(part, target, copy_function=os.link)
 
 
 def timed(folder: Path, step: str, train: Callable[[], Done]) -> float | None:

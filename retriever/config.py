@@ -14,6 +14,7 @@ from retriever.conversations import Reading
 from retriever.errors import ConfigError
 from retriever.generation_settings import GenerationSettings
 from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
+from retriever.rewriter_settings import RewriterSettings, check_rewriters
 from retriever.settings import PositiveInt, Settings, nearest
 from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
 from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
@@ -66,6 +67,7 @@ class Experiment(Settings):
     seed: int = Field(1, ge=0)
     collection: CollectionSettings
     generation: GenerationSettings | None = None
+    rewriter: tuple[RewriterSettings, ...] = Field((), strict=False)
     candidates: CandidateSettings = CandidateSettings()
     teacher: tuple[AnyTeacherSettings, ...] = Field(strict=False, min_length=1)
     scoring: ScoringSettings = ScoringSettings()
@@ -116,6 +118,11 @@ class Experiment(Settings):
         if self.student.kind in EXACT and self.student.kind not in fits:
             possible = [name for name, students in STUDENTS_OF.items() if self.student.kind in students]
             raise ValueError(f'index.kind: "{kind}" is for students of the kind {" or ".join(fits)}, not {self.student.kind}. Choose {", ".join(possible)}')
+        return self
+
+    @model_validator(mode="after")
+    def _rewriters(self) -> Experiment:
+        check_rewriters(self.rewriter)
         return self
 
     @model_validator(mode="after")
@@ -221,7 +228,16 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
         for stage in experiment.stage
     ]
     transfer = tuple(one.model_copy(update={"path": (base / one.path.expanduser()).resolve()}) for one in experiment.transfer)
-    changed = {"transfer": transfer, "collection": collection, "generation": generation, "candidates": candidates, "student": student, "teacher": teachers}
+    rewriters = tuple(one.model_copy(update={"model": model(one.model)}) for one in experiment.rewriter)
+    changed = {
+        "transfer": transfer,
+        "rewriter": rewriters,
+        "collection": collection,
+        "generation": generation,
+        "candidates": candidates,
+        "student": student,
+        "teacher": teachers,
+    }
     return experiment.model_copy(update={**changed, "stage": tuple(stages)})
 
 

@@ -28,6 +28,7 @@ from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
 from retriever.queries import asked_fingerprint, judged_queries, read_queries, reader_of
 from retriever.resources import Resources
+from retriever.rewriting import rewritten, with_rewrites
 from retriever.rounds import train_in_rounds
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
@@ -130,7 +131,9 @@ class Pipeline:
 
     @cached_property
     def _conversations(self) -> dict[str, dict[str, Query]]:
-        return judged_queries(self.collection, self.experiment.collection, self.reporter.say)
+        rewrites = rewritten(self)
+        found = judged_queries(self.collection, self.experiment.collection, self.reporter.say)
+        return {split: with_rewrites(queries, rewrites) for split, queries in found.items()}
 
     def queries(self, split: str, reading: Reading | None = None) -> dict[str, Query]:
         """The same, read: by `collection.conversation` unless another reading is given."""

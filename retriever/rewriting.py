@@ -11,7 +11,7 @@ import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from retriever.rewriting_prompts import STATUSES, prompt_of, read_rewrite
 from retriever.steps import Done
 from retriever.types import Query, Usage
 from retriever.workers import engine_of
-from retriever.writers import WriterIdentity
+from retriever.writers import Writer, WriterIdentity
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
@@ -257,7 +257,7 @@ def _rewrite(
     if asked:
         rewriter = open_rewriter(settings, pipeline.experiment.seed)
         cuts = _tell_cuts(pipeline, rewriter, asked)
-        load = functools.partial(open_rewriter, settings, pipeline.experiment.seed)
+        load: Callable[[], Writer[Any]] = functools.partial(open_rewriter, settings, pipeline.experiment.seed)
         by = engine_of(pipeline.experiment.scoring, load, write_shard, f"rewriter {settings.label}")
         with pipeline.reporter.bar(f"rewriting turns ({settings.label})", len(plan)) as advance, by as engine:
             answers = answers | write_samples(plan, rewriter, folder, advance, tell, engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from retriever.engines import Engine, Prompt, open_engine, prompt_text
 from retriever.engines.gguf import convert, find_gguf
@@ -123,7 +124,7 @@ def identity_of(settings: RewriterSettings, seed: int) -> WriterIdentity:
         MissingExtraError: a GGUF file is named and the package gguf is missing.
     """
     prompt = prompt_of(settings)
-    decides = {"prompt": prompt.text, "prompt_hash": prompt.hash, "chat": settings.chat}
+    decides: dict[str, Any] = {"prompt": prompt.text, "prompt_hash": prompt.hash, "chat": settings.chat}
     decides |= settings.model_dump(include={"temperature", "answer_tokens", "turn_tokens", "history_tokens", "max_length", "dtype"})
     decides |= {"engine": "transformers"}
     if settings.server:

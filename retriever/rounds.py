@@ -88,6 +88,7 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         vectors=teacher_vectors(pipeline, training),
         quality=query_quality(pipeline),
         active=wanted_dimensions(pipeline),
+        document_encodings=pipeline.encodings(pipeline.start, "start") if pipeline.experiment.student.frozen_documents else None,
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
     inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements}

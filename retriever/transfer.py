@@ -42,7 +42,9 @@ def _there(pipeline: Pipeline, settings: TransferSettings) -> Pipeline:
     own = settings.model_dump(include={"path", "format", "missing_documents", "test"})
     collection = pipeline.experiment.collection.model_copy(update={**own, "ir_datasets": None, "train": settings.test, "folds": None})
     changed = {"name": settings.label, "collection": collection, "generation": None, "transfer": ()}
-    return type(pipeline)(pipeline.experiment.model_copy(update=changed), pipeline.folder / "transfer", pipeline.reporter)
+    there = type(pipeline)(pipeline.experiment.model_copy(update=changed), pipeline.folder / "transfer", pipeline.reporter)
+    there.encodings_folder = pipeline.encodings_folder
+    return there
 
 
 def asked_there(there: Pipeline) -> dict[str, Query]:

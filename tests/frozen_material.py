@@ -40,7 +40,7 @@ KINDS = {
 """One student of each family: name -> its settings."""
 
 TRAINING = TrainingSettings(
-    documents_per_query=4, epochs=2, batch_size=4, learning_rate=3e-3, precision="fp32", checkpoint_steps=2, losses={"kl_divergence": 1, "contrastive": 0.2}
+    documents_per_query=4, epochs=2, batch_size=4, learning_rate=3e-3, precision="fp32", checkpoint_steps=20, losses={"kl_divergence": 1, "contrastive": 0.2}
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from retriever.files import write_json
 from retriever.plugins import load_kind
 from retriever.progress import silence_libraries
+from retriever.ragged_encodings import encode_ragged
 from retriever.student_settings import STUDENT_KINDS
 from retriever.training.parallel import average_gradients, processes
 from retriever.training.trainer import train_student
@@ -36,6 +38,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sparse": ({"kind": "sparse", "inference_free_queries": True}, {}),
     "static": ({"kind": "static"}, {}),
     "cross_encoder": ({"kind": "cross_encoder"}, {}),
+    "frozen_documents": ({"kind": "late_interaction", "dimensions": 8, "frozen_documents": True}, {}),
     "patience": ({}, {"patience": 1, "evaluations_per_epoch": 4}),
 }
 """Name -> keys of the student, keys of the training."""
@@ -51,6 +54,8 @@ def train_case(name: str, student: Any, folder: Path) -> tuple[dict[str, torch.T
     """Weights and curve of a training; its measure gets better with every validation but where patience is tried."""
     training = TRAINING.model_copy(update=CASES[name][1])
     collection, samples = animal_lessons(folder / f"collection-{processes().rank}", training)
+    if name == "frozen_documents":
+        samples = dataclasses.replace(samples, encodings=encode_ragged(student, collection, folder / f"encodings-{processes().rank}"))
     qualities = iter([0.5, 0.4, 0.3, 0.2, 0.1] if name == "patience" else [0.1, 0.2, 0.3])
     curve = train_student(student.model, samples, collection, training, folder / "run", 7, Supervision(lambda: {"validation": next(qualities)}))
     return {key: value.clone(memory_format=torch.contiguous_format) for key, value in student.model.state_dict().items()}, curve

