@@ -5,10 +5,11 @@
     python benchmarks/conversations.py --only latency
     python benchmarks/conversations.py --set training.epochs=1 --no-results
 
-Runs examples/doc2dial-conversation.toml and examples/mtrag-conversation.toml: as dense and as sparse students, on MTRAG also with each teacher
-alone. Experiments of one collection share candidates, teacher scores and encodings. Tests take conversations as wholes. Results are kept in
-benchmarks/results/conversations.json; one that was kept with the same settings is not made again. `index` shows that the index of the start
-serves the student: the same vectors, by hash. `latency` times encoding a turn against rewriting it with SmolLM2-135M and encoding that.
+Runs examples/doc2dial-conversation.toml and examples/mtrag-conversation.toml: as dense and as sparse students, on MTRAG also with each
+teacher alone, and beside a student that learns the vectors of the rewrites (ConvDR). Experiments of one collection share candidates, teacher
+scores and encodings. Tests take conversations as wholes. Results are kept in benchmarks/results/conversations.json; one that was kept with the
+same settings is not made again. `index` shows that the index of the start serves the student: the same vectors, by hash. `latency` times
+encoding a turn against rewriting it with SmolLM2-135M and encoding that.
 Needs ../shared/data/doc2dial, mtrag-cloud and mtrag-fiqa; public runs of MTRAG lie in the latter two.
 """
 
@@ -41,6 +42,7 @@ EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
     "mtrag-dense": ("mtrag-conversation", []),
     "doc2dial-sparse": ("doc2dial-conversation", SPARSE),
     "mtrag-sparse": ("mtrag-conversation", SPARSE),
+    "mtrag-dense-convdr": ("mtrag-conversation", ["evaluation.other_losses={convdr={vector_mse=1.0}}", "transfer=[]"]),
     **{f"mtrag-dense-{teacher}": ("mtrag-conversation", [f'ensemble.select="{teacher}"', "transfer=[]"]) for teacher in ("rewrite", "elser", "splade", "all")},
 }
 """Name -> example file and what is set otherwise; with `ensemble.select` each teacher alone, and all of them together."""

@@ -32,7 +32,7 @@ from retriever.files import write_json
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.steps import Done, read_manifest
-from retriever.systems import train_contrastive
+from retriever.systems import train_other
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 KINDS = {
@@ -89,7 +89,7 @@ def run_experiment(experiment: Experiment, work: Path) -> dict[str, Any]:
     pipeline = Pipeline(experiment, work, Terminal())
     pipeline.target_scores("train")  # candidates and teachers: their minutes are not the student's
     minutes = {
-        "contrastive": timed(pipeline.folder, "train_contrastive", lambda: train_contrastive(pipeline)),
+        "contrastive": timed(pipeline.folder, "train_contrastive", lambda: train_other(pipeline, "contrastive")),
         "student": timed(pipeline.folder, "train", lambda: pipeline.trained),
     }
     report = read_report(evaluate_experiment(pipeline).folder)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from retriever.collection_settings import NAMED_SOURCES, CandidateSettings, CollectionSettings, TransferSettings
 from retriever.conversations import Reading
@@ -19,7 +20,7 @@ from retriever.settings import PositiveInt, Settings, nearest
 from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
 from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
-from retriever.training_settings import TrainingSettings
+from retriever.training_settings import TrainingSettings, check_losses
 from retriever.types import ViewName
 
 Combination = Literal["mean", "weighted_mean", "softmax_mean", "reciprocal_rank", "routing"]
@@ -35,6 +36,10 @@ class EnsembleSettings(Settings):
     )
     combine: Combination = Field("mean", description="mean, weighted_mean, softmax_mean, reciprocal_rank, or routing: the teacher or the mean, by query")
     select: str = Field("auto", description='"auto": what ranks held-out train queries best, "all": the ensemble, or one teacher\'s name')
+
+
+RUNS = ("bm25", "student", "student_before", "hybrid", "hybrid_before", "teacher", "contrastive", "last_turn", "user_turns", "all_turns", "rewrite")
+"""The runs that a report has anyway."""
 
 
 class ScoringSettings(Settings):
@@ -54,10 +59,27 @@ class EvaluationSettings(Settings):
     remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
     latency_queries: PositiveInt = 200
     ablation: bool = Field(False, description="train once more without the teacher and add the run `contrastive`")
+    other_losses: dict[str, dict[str, float]] = Field(
+        default={}, description="run -> losses: train once more for each, in the same way otherwise, such as { convdr = { vector_mse = 1.0 } }"
+    )
     readings: tuple[Reading, ...] | None = Field(
         None, strict=False, description="of conversations, under which the start is measured; last, all and the rewrites that are there when left out"
     )
     by: tuple[str, ...] = Field((), strict=False, description="fields of queries by which results are told apart, such as domain")
+
+    @property
+    def trainings(self) -> dict[str, dict[str, float]]:
+        """Run -> losses of the trainings that the student is held against."""
+        return ({"contrastive": {"contrastive": 1.0}} if self.ablation else {}) | self.other_losses
+
+    @field_validator("other_losses")
+    @classmethod
+    def _are_losses(cls, other: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        for name, losses in other.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RUNS:
+                raise ValueError(f'"{name}" cannot be a run\'s name: small letters, digits and _, and none of {", ".join(RUNS)}')
+            check_losses(losses)
+        return other
 
 
 class Experiment(Settings):

@@ -21,7 +21,7 @@ from retriever.pipeline import Pipeline
 from retriever.runs import read_run
 from retriever.stage_step import stages_fingerprint
 from retriever.steps import Done, versions
-from retriever.systems import System, systems, train_contrastive
+from retriever.systems import System, systems, train_other
 from retriever.teachers.ensemble import AlignedScores
 from retriever.train_step import read_curve
 from retriever.transfer import collections_of, transfers_of
@@ -56,8 +56,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     inputs = {"training": pipeline.trained.key, "student": pipeline.student.identity, "start": pipeline.start.identity}
     inputs |= {"target": pipeline.target_run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
-    if settings.ablation:
-        inputs["contrastive"] = train_contrastive(pipeline).key
+    inputs |= {name: train_other(pipeline, name).key for name in settings.trainings}
 
     def work(folder: Path) -> dict[str, Any]:
         report = make_report(pipeline, folder)
@@ -85,7 +84,7 @@ def make_report(pipeline: Pipeline, folder: Path) -> ReportData:
     experiment, folds = pipeline.experiment, pipeline.experiment.collection.folds
     results = joined([evaluate_experiment(fold).folder for fold in fold_pipelines(pipeline)], folder / "runs") if folds else _results(pipeline, folder)
     names = [result.name for result in results]
-    pairs = _compared(names)
+    pairs = [*_compared(names), *(("student", name) for name in experiment.evaluation.other_losses)]
     measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
     evaluations = {result.name: result.evaluation for result in results}
     asked = pipeline.conversations("test")

@@ -18,10 +18,10 @@ FORMS = {
 }
 """Name -> what is written; beside them a prompt of one's own."""
 
-SHOTS = 4
+SHOTS = 6
 """Examples in a preset prompt, when the file says nothing."""
 
-MOST_SHOTS = 5
+MOST_SHOTS = 7
 """Examples that there are."""
 
 

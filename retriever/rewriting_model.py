@@ -6,29 +6,31 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from retriever.engines import Engine, Prompt, open_engine, prompt_text
+from retriever.engines import Engine, open_engine, prompt_text
 from retriever.engines.gguf import convert, find_gguf
 from retriever.engines.settings import EngineSettings
 from retriever.files import fingerprint, text_hash
 from retriever.models import find_model
 from retriever.rewriter_settings import FORMS, RewriterSettings
-from retriever.rewriting_prompts import RewritingPrompt, line_of, prompt_of
+from retriever.rewriting_prompts import UTTERANCE, RewritingPrompt, line_of, prompt_of
 from retriever.types import Query, Usage
 from retriever.writers import WriterIdentity, check_chat, room_left
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What a model sees of the turns before one.
+    """What a model sees of a turn.
 
     Attributes:
-        text: a line for each, oldest first.
+        utterance: what was said in it, on one line.
+        history: a line for each of the turns before it, oldest first.
         left_out: turns of which nothing is in it.
         cut: turns of which only the first words are in it.
         tokens: how many are not in it.
     """
 
-    text: str
+    utterance: str
+    history: str
     left_out: int
     cut: int
     tokens: int
@@ -37,7 +39,7 @@ class Shown:
 class Rewriter:
     """A language model that is shown one turn with those before it at a time.
 
-    The last turn always stays. Earlier ones are shown as long as there is room, the latest first, of each its first `turn_tokens`;
+    The last turn is shown first of all. Earlier ones are as long as there is room, the latest first, of each its first `turn_tokens`;
     the one that does not fit is cut to its first words, and those before it are left out. The draws depend on the seed, the sample number and the turns that
     are asked about together.
 
@@ -69,42 +71,38 @@ class Rewriter:
             ConfigError: the prompt leaves no room for a turn.
         """
         seed = text_hash(f"{self.identity.seed} {sample} {' '.join(map(turn_key, turns))}") % 2**31
-        prompts = [self._prompt(turn, shown) for turn, shown in zip(turns, self.shown(turns), strict=True)]
+        prompts = [self.prompt.fill(self.engine, one.history, one.utterance) for one in self.shown(turns)]
         return self.engine.generate(prompts, self.settings.answer_tokens, self.settings.temperature, seed, self.stop)
 
     def shown(self, turns: Sequence[Query]) -> list[Shown]:
-        """The earlier turns as the model sees them, and what there was no room for.
+        """What the model sees of each turn.
 
         Raises:
             ConfigError: the prompt leaves no room for a turn.
         """
         taken = int(self.engine.count_tokens([prompt_text(self.prompt.fill(self.engine, "", ""))])[0])
         room = room_left(taken, self.settings.answer_tokens, self.engine.max_length, self._where)
-        said = self.engine.count_tokens([self._utterance(turn) for turn in turns]).tolist()
-        return [self._fitted(turn, min(self.settings.history_tokens or room, room - own)) for turn, own in zip(turns, said, strict=True)]
+        return [self._fitted(turn, room) for turn in turns]
 
     def _fitted(self, turn: Query, room: int) -> Shown:
-        lines = [self.engine.plain(line_of(one)) for one in turn.turns]
-        lengths = self.engine.count_tokens(lines).tolist()
+        lines = [self.engine.plain(text) for text in (" ".join(turn.text.split()), *map(line_of, turn.turns))]
+        own, *lengths = self.engine.count_tokens(lines).tolist()
+        places = max(1, self.prompt.text.count(UTTERANCE))
+        utterance = lines.pop(0) if own * places <= room else self.engine.cut(lines.pop(0), room // places)
+        missing = max(0, own - room // places)
+        cut, kept, room = int(missing > 0), 0, min(self.settings.history_tokens or room, room - own * places)
         shown: list[str] = []
-        cut = tokens = 0
         for line, length in zip(reversed(lines), reversed(lengths), strict=True):
             wanted = min(length, self.settings.turn_tokens or length)
             taken = min(wanted, room - 1)  # a line's end is a token
             if taken > 0:
                 shown.append(line if taken == length else self.engine.cut(line, taken))
                 cut += taken < length
-                tokens += taken
+                kept += taken
             if taken < wanted:
                 break
             room -= taken + 1
-        return Shown("\n".join(reversed(shown)), len(lines) - len(shown), cut, sum(lengths) - tokens)
-
-    def _prompt(self, turn: Query, shown: Shown) -> Prompt:
-        return self.prompt.fill(self.engine, shown.text, self._utterance(turn))
-
-    def _utterance(self, turn: Query) -> str:
-        return self.engine.plain(" ".join(turn.text.split()))
+        return Shown(utterance, "\n".join(reversed(shown)), len(lines) - len(shown), cut, missing + sum(lengths) - kept)
 
     @property
     def _where(self) -> str:

@@ -19,7 +19,12 @@ STATUSES = ("written", "alone", "empty", "refusal", "broken", "instruction", "ex
 LONGEST = 4
 """Words of an answer for each token that it has room for; more of them come from a server that keeps to no limit."""
 
+UTTERANCE = "{utterance}"
+"""Where the last turn stands in a prompt."""
+
 _PLACE = re.compile(r"\{(history|utterance)\}")
+_SPEAKER = re.compile(r"^user:\s*", re.IGNORECASE)
+_SENTENCES = re.compile(r".*[.!?](?=\s|$)", re.DOTALL)
 _ANSWER = re.compile(r"\s*(?:\b|[*#\"]+)(?:possible |hypothetical )?(?:answer|response)\s*:[*]*\s*", re.IGNORECASE)
 
 
@@ -72,9 +77,9 @@ class RewritingPrompt:
         """Whether the engine puts the prompt into a chat template."""
         return self.chat and engine.chat([{"role": "user", "content": "x"}]) is not None
 
-    def instructions(self) -> Iterator[str]:
-        """The system's turn and the prompt without its places, whole and by lines and sentences."""
-        for part in (self.system, _filled(self.text, "", "")):
+    def instructions(self, utterance: str) -> Iterator[str]:
+        """The system's turn and the prompt without earlier turns, whole and by lines and sentences."""
+        for part in (self.system, _filled(self.text, "", utterance)):
             yield part
             yield from re.split(r"(?<=[.!?:])\s+|\n", part)
 
@@ -91,6 +96,15 @@ def _said(*texts: str) -> tuple[Turn, ...]:
 
 EXAMPLES = (
     Shot(
+        _said("Which trains go from Lyon to Turin?", "There are three direct trains a day."),
+        "Do I need a visa for Turkey?",
+        {
+            "rewrite": "Do I need a visa for Turkey?",
+            "keywords": "Turkey visa requirement",
+            "rewrite_and_answer": "Do I need a visa for Turkey?\nAnswer: Citizens of many countries can stay in Turkey for 90 days without a visa.",
+        },
+    ),
+    Shot(
         _said("How tall is Mount Kenya?", "It is 5,199 metres high, which makes it the second highest mountain in Africa."),
         "And when was it first climbed?",
         {
@@ -100,42 +114,53 @@ EXAMPLES = (
         },
     ),
     Shot(
-        _said("I want to grow tomatoes on a balcony.", "Choose a sunny place and a pot of at least 20 litres.", "Which soil?", "Potting soil with compost."),
-        "watering",
-        {
-            "rewrite": "How often do tomatoes in pots on a balcony need watering?",
-            "keywords": "tomatoes pots balcony watering how often",
-            "rewrite_and_answer": "How often do tomatoes in pots on a balcony need watering?\n"
-            "Answer: Tomatoes in pots need water every day in summer, in the morning, until it runs out at the bottom.",
-        },
-    ),
-    Shot(
-        _said("Which trains go from Lyon to Turin?", "There are three direct trains a day."),
-        "Do I need a visa for Turkey?",
-        {
-            "rewrite": "Do I need a visa for Turkey?",
-            "keywords": "Turkey visa requirement",
-            "rewrite_and_answer": "Do I need a visa for Turkey?\nAnswer: Citizens of many countries can enter Turkey for 90 days without a visa.",
-        },
-    ),
-    Shot(
         _said("My bread does not rise.", "How old is your yeast?", "Two years.", "That is too old. Buy new yeast."),
         "What else could be the reason?",
         {
-            "rewrite": "Why does bread not rise, besides old yeast?",
+            "rewrite": "What are the reasons why bread does not rise, besides old yeast?",
             "keywords": "bread dough does not rise reasons",
-            "rewrite_and_answer": "Why does bread not rise, besides old yeast?\n"
+            "rewrite_and_answer": "What are the reasons why bread does not rise, besides old yeast?\n"
             "Answer: Bread does not rise either when the dough is too cold, has too much salt, or was not kneaded long enough.",
+        },
+    ),
+    Shot(
+        _said("What does the Basic plan of CityBike cost?", "The Basic plan of CityBike costs 9 euros a month."),
+        "Cancellation",
+        {
+            "rewrite": "How can the Basic plan of CityBike be cancelled?",
+            "keywords": "CityBike Basic plan cancellation",
+            "rewrite_and_answer": "How can the Basic plan of CityBike be cancelled?\n"
+            "Answer: The Basic plan of CityBike can be cancelled in the settings of the account, with effect from the end of the month.",
+        },
+    ),
+    Shot(
+        _said("Does the Alpha 6 camera have a flash?", "Yes, the Alpha 6 has a built-in flash."),
+        "ok, what about the battery? how long",
+        {
+            "rewrite": "How long does the battery of the Alpha 6 camera last?",
+            "keywords": "Alpha 6 camera battery life",
+            "rewrite_and_answer": "How long does the battery of the Alpha 6 camera last?\n"
+            "Answer: The battery of the Alpha 6 camera lasts for about 350 pictures or 90 minutes of video.",
+        },
+    ),
+    Shot(
+        _said("Does the museum offer guided tours?", "Yes, every Sunday at 11.", "In which languages?", "In English and French."),
+        "Price",
+        {
+            "rewrite": "What is the price of a guided tour of the museum?",
+            "keywords": "museum guided tour price",
+            "rewrite_and_answer": "What is the price of a guided tour of the museum?\n"
+            "Answer: A guided tour of the museum costs 5 euros on top of the ticket; children under 12 pay nothing.",
         },
     ),
     Shot(
         _said("Can students get a discount on the pass?", "Yes. Are you enrolled full time?"),
         "No, only in the evenings",
         {
-            "rewrite": "Can part-time students, who study in the evenings, get a discount on the pass?",
+            "rewrite": "Can evening students, who are not enrolled full time, get a discount on the pass?",
             "keywords": "pass discount part-time evening students",
-            "rewrite_and_answer": "Can part-time students, who study in the evenings, get a discount on the pass?\n"
-            "Answer: The discount on the pass is for full-time students; part-time students pay the full price.",
+            "rewrite_and_answer": "Can evening students, who are not enrolled full time, get a discount on the pass?\n"
+            "Answer: The discount on the pass is for full-time students; evening students pay the full price.",
         },
     ),
 )
@@ -143,25 +168,25 @@ EXAMPLES = (
 
 PRESETS = {
     "rewrite": RewritingPrompt(
-        "{history}\n\nLast question: {utterance}\nRewritten question:",
+        '{history}\nUser: {utterance}\n\nRewrite "{utterance}" as a complete question:',
         system="You rewrite the user's last question so that it can be understood without the conversation. "
         "You answer with the rewritten question and nothing else.",
         stop=("\n",),
     ),
     "keywords": RewritingPrompt(
-        "{history}\n\nLast question: {utterance}\nKeywords:",
+        '{history}\nUser: {utterance}\n\nWrite the keywords that find an answer to "{utterance}":',
         system="You write the keywords that find an answer to the user's last question in a search engine that does not see the conversation. "
         "You answer with the keywords on one line and nothing else.",
         stop=("\n",),
     ),
     "rewrite_and_answer": RewritingPrompt(
-        "{history}\n\nLast question: {utterance}\nRewritten question:",
+        '{history}\nUser: {utterance}\n\nRewrite "{utterance}" as a complete question, and answer it:',
         system="You rewrite the user's last question so that it can be understood without the conversation, and answer it in one sentence. "
         "You write the rewritten question on one line and the answer on the next.",
         stop=("\n\n",),
     ),
 }
-"""Form -> prompt, without its examples."""
+"""Form -> prompt, without its examples. SmolLM2-135M was the judge of the words: short prompts with the utterance at their end lead it astray least."""
 
 
 def prompt_of(settings: RewriterSettings) -> RewritingPrompt:
@@ -186,14 +211,14 @@ def read_rewrite(raw: str, utterance: str, form: str, prompt: RewritingPrompt, a
         answer_tokens: that it had room for.
     """
     question, guess = _parts(raw) if form == "rewrite_and_answer" else (raw, "")
-    text = cleaned(question)
-    said, plain = words(text), {tuple(words(one)) for one in prompt.instructions()}
+    text = _SPEAKER.sub("", cleaned(question))
+    said, unchanged = words(text), words(text) == words(utterance)
     failed = {
         "empty": not said,
         "refusal": is_refusal(text) and not is_refusal(utterance),
         "broken": is_broken(f"{text} {guess}") and not is_broken(utterance),
-        "instruction": tuple(said) in plain,
-        "example": said != words(utterance) and any(said == words(_parts(answer)[0]) for _, _, answer in prompt.shots),
+        "instruction": not unchanged and any(said == words(one) for one in prompt.instructions(utterance)),
+        "example": not unchanged and any(said == words(_parts(answer)[0]) for _, _, answer in prompt.shots),
         "too_long": len(said) + len(words(guess)) > LONGEST * answer_tokens,
     }
     status = next((fault for fault, found in failed.items() if found), "written")
@@ -201,12 +226,16 @@ def read_rewrite(raw: str, utterance: str, form: str, prompt: RewritingPrompt, a
 
 
 def _parts(raw: str) -> tuple[str, str]:
-    """A question and the answer after it: behind its label, else on the lines below."""
+    """A question and the answer after it, behind its label or else on the lines below, up to an empty line and the last whole sentence."""
     labelled = _ANSWER.split(raw, maxsplit=1)
     if len(labelled) == 2 and words(labelled[0]):
-        return labelled[0], labelled[1]
-    lines = [line for line in raw.splitlines() if words(cleaned(line))]
-    return "\n".join(lines[:1]), " ".join(lines[1:])
+        question, answer = labelled
+    else:
+        first = next((number for number, line in enumerate(raw.splitlines()) if words(cleaned(line))), 0)
+        question, answer = ("\n".join(part) for part in (raw.splitlines()[: first + 1], raw.splitlines()[first + 1 :]))
+    answer = answer.strip().partition("\n\n")[0]
+    whole = _SENTENCES.match(answer)
+    return question, whole[0] if whole else answer
 
 
 def _filled(text: str, history: str, utterance: str) -> str:

@@ -43,10 +43,10 @@ def transformers_of(model: BaseModel) -> list[PreTrainedModel]:
 
 def rebuilt(model: Model, modules: Sequence[nn.Module]) -> Model:
     """A stock model of the same kind with these modules, and everything else as the model has it."""
-    given = cast(Any, model)
+    given: Any = model
     options = {name: value for name in OF_SOME_MODELS if (value := getattr(model, name, None)) is not None}
-    options |= {"prompts": dict(given.prompts), "default_prompt_name": given.default_prompt_name}
-    return type(model)(modules=list(modules), device=str(model.device), similarity_fn_name=given.similarity_fn_name, **options)
+    options |= {"similarity_fn_name": given.similarity_fn_name, "prompts": dict(given.prompts), "default_prompt_name": given.default_prompt_name}
+    return type(model)(modules=list(modules), device=str(model.device), **options)
 
 
 def document_model(model: Model) -> Model:

@@ -41,13 +41,10 @@ class System:
 
 def systems(pipeline: Pipeline) -> list[System]:
     """What the report compares, the student last but for stages."""
-    ablation = pipeline.experiment.evaluation.ablation
-    without_teacher = "the same training on qrels, without a teacher"
+    others = [_other(pipeline, name) for name in pipeline.experiment.evaluation.trainings]
     if pipeline.reranks:
         found = [_bm25(pipeline), _reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
-        if ablation:
-            found.append(_reranking(pipeline, "contrastive", without_teacher, contrastive_student(pipeline)))
-        return [*found, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
+        return [*found, *others, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
     before = _of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before)
     found = [
         _bm25(pipeline),
@@ -55,8 +52,7 @@ def systems(pipeline: Pipeline) -> list[System]:
         *(_reading(pipeline, reading) for reading in readings_of(pipeline, pipeline.conversations("test"))),
         _of_teacher(pipeline),
     ]
-    if ablation:
-        found.append(_indexed(pipeline, "contrastive", without_teacher, contrastive_index(pipeline)))
+    found += others
     found += _of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)
     return [*found, *_of_stages(pipeline)]
 
@@ -79,19 +75,32 @@ def system_name(reading: Reading) -> str:
     return NAMES.get(reading, reading.replace(":", "_"))
 
 
-def train_contrastive(pipeline: Pipeline) -> Done:
-    """The step that trains in the same way on the qrels alone: what the teacher's scores are held against."""
-    return pipeline.train("train_contrastive", pipeline.experiment.training.model_copy(update={"losses": {"contrastive": 1.0}}))
+def train_other(pipeline: Pipeline, name: str) -> Done:
+    """The step that trains in the same way by other losses, such as `contrastive` on the qrels alone: what the student is held against."""
+    losses = pipeline.experiment.evaluation.trainings[name]
+    return pipeline.train(f"train_{name}", pipeline.experiment.training.model_copy(update={"losses": losses}))
 
 
-def contrastive_student(pipeline: Pipeline) -> Any:
-    """The student that was trained without a teacher."""
-    return pipeline.open_student(train_contrastive(pipeline).folder / "student")
+def other_student(pipeline: Pipeline, name: str) -> Any:
+    """The student of that training."""
+    return pipeline.open_student(train_other(pipeline, name).folder / "student")
 
 
-def contrastive_index(pipeline: Pipeline) -> SearchIndex:
-    """Its index."""
-    return pipeline.index_of("index_contrastive", contrastive_student(pipeline), train_contrastive(pipeline).folder / "student")
+def _other(pipeline: Pipeline, name: str) -> System:
+    """It with its index, or re-ranking."""
+    student = other_student(pipeline, name)
+    if pipeline.reranks:
+        return _reranking(pipeline, name, training_words(pipeline, name), student)
+    index = pipeline.index_of(f"index_{name}", student, train_other(pipeline, name).folder / "student")
+    return _indexed(pipeline, name, training_words(pipeline, name), index)
+
+
+def training_words(pipeline: Pipeline, name: str) -> str:
+    """What a report says of the training."""
+    losses = pipeline.experiment.evaluation.trainings[name]
+    if losses == {"contrastive": 1.0}:
+        return "the same training on qrels, without a teacher"
+    return "the same training by " + " + ".join(f"{weight:g} {loss}" for loss, weight in losses.items() if weight)
 
 
 def _bm25(pipeline: Pipeline) -> System:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -14,6 +15,21 @@ LOSSES = (
     *("contrastive", "contrastive_four_ways", "in_batch_similarity"),
     *("vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"),
 )
+
+
+def check_losses(losses: Mapping[str, float]) -> None:
+    """Sees to it that a weighted sum of losses is one.
+
+    Raises:
+        ValueError: a loss is unknown, a weight is negative, or none is above 0.
+    """
+    for name, weight in losses.items():
+        if name not in LOSSES:
+            raise ValueError(f'unknown loss "{name}"{nearest(name, LOSSES)}')
+        if weight < 0:
+            raise ValueError(f"the weight of {name} is {weight}, it must not be negative")
+    if not any(losses.values()):
+        raise ValueError(f"at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
 
 
 class LoraSettings(Settings):
@@ -90,11 +106,5 @@ class TrainingSettings(Settings):
     @field_validator("losses")
     @classmethod
     def _known_losses(cls, losses: dict[str, float]) -> dict[str, float]:
-        for name, weight in losses.items():
-            if name not in LOSSES:
-                raise ValueError(f'unknown loss "{name}"{nearest(name, LOSSES)}')
-            if weight < 0:
-                raise ValueError(f"the weight of {name} is {weight}, it must not be negative")
-        if not any(losses.values()):
-            raise ValueError(f"at least one weight must be above 0; known losses are {', '.join(LOSSES)}")
+        check_losses(losses)
         return losses

@@ -16,7 +16,7 @@ from retriever.eval.transfer import Transfer, transfer_of
 from retriever.plugins import load_kind
 from retriever.queries import read_queries, reader_of
 from retriever.runs import Run
-from retriever.systems import contrastive_student, readings_of, system_name
+from retriever.systems import other_student, readings_of, system_name
 from retriever.types import Query
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _measured(pipeline: Pipeline, there: Pipeline) -> Transfer:
     measures = [str(parse_measure(measure)) for measure in settings.measures]
     runs = _runs(pipeline, there, queries)
     evaluations = {name: evaluate(run, qrels, settings.measures) for name, run in runs.items()}
-    pairs = [("student", name) for name in BASELINES if name in runs]
+    pairs = [("student", name) for name in (*BASELINES, *settings.other_losses) if name in runs]
     return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, clusters_of(queries) or None)
 
 
@@ -81,8 +81,8 @@ def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query]) -> 
     start = _index(there, pipeline.start, "student_before")
     for name, own in read.items():
         runs[name] = index_run(name, pipeline.start, start, collection, own.read_all(queries), depth)
-    if pipeline.experiment.evaluation.ablation:
-        runs["contrastive"] = _run(there, contrastive_student(pipeline), "contrastive", collection, queries, depth)
+    for name in pipeline.experiment.evaluation.trainings:
+        runs[name] = _run(there, other_student(pipeline, name), name, collection, queries, depth)
     runs["student"] = _run(there, pipeline.student, "student", collection, queries, depth)
     return runs
 

@@ -69,7 +69,10 @@ def test_what_was_checked_cannot_be_changed_afterwards() -> None:
         ({"training": {"learning_rat": 1.0}}, 'unknown key "training.learning_rat", did you mean "learning_rate"?'),
         ({"transfer": [{"path": "d", "tst": "x"}]}, 'unknown key "transfer.0.tst", did you mean "test"?'),
         ({"index": {"knd": "flat"}}, 'unknown key "index.knd", did you mean "kind"?'),
-        ({"evaluation": {"zzz": 1}}, 'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation, readings, by'),
+        (
+            {"evaluation": {"zzz": 1}},
+            'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation, other_losses, readings, by',
+        ),
         ({"ensemble": {"selct": "all"}}, 'unknown key "ensemble.selct", did you mean "select"?'),
     ],
 )
@@ -99,6 +102,8 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(changes: dict[str, Any]
         ({"training": {"learning_rate": 0}}, "training.learning_rate: must be greater than 0, found 0"),
         ({"training": {"documents_per_query": 1}}, "training.documents_per_query: must be greater than or equal to 2, found 1"),
         ({"training": {"validation_fraction": 1.0}}, "training.validation_fraction: must be less than 1, found 1.0"),
+        ({"evaluation": {"other_losses": {"convdr": {"vector": 1.0}}}}, 'evaluation.other_losses: unknown loss "vector", did you mean "vector_mse"?'),
+        ({"evaluation": {"other_losses": {"student": {"gram": 1.0}}}}, 'evaluation.other_losses: "student" cannot be a run\'s name: small letters'),
         ({"evaluation": {"ablation": 1}}, "evaluation.ablation: must be true or false, found 1"),
         ({"collection": {"path": "d", "missing_documents": "skip"}}, "collection.missing_documents: must be 'error' or 'ignore', found 'skip'"),
     ],

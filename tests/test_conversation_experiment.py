@@ -72,6 +72,25 @@ def test_every_system_reads_the_conversation_as_the_file_says(talks: Path, encod
     assert found == read  # a folder that is opened alone reads conversations as in the experiment
 
 
+def test_an_index_of_the_start_serves_a_student_whose_queries_alone_learned(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    teacher = [{"kind": "embedding", "name": "rewrite", "model": str(encoder_folder), "reads": "rewrite"}]
+    student = {"kind": "dense", "model": str(encoder_folder), "reads": "latest_first", "frozen_documents": True}
+    evaluation = {"measures": ["nDCG@10"], "latency_queries": 2, "other_losses": {"convdr": {"vector_mse": 1.0}}}
+    training = {"documents_per_query": 4, "epochs": 5, "batch_size": 4, "learning_rate": 2e-3, "validation_fraction": 0.3, "precision": "fp32"}
+    training["losses"] = {"kl_divergence": 1.0, "contrastive": 1.0}
+    sections = {"teacher": teacher, "student": student, "training": training, "evaluation": evaluation}
+    pipeline = Pipeline(experiment(talks, encoder_folder, **sections), tmp_path)
+    report = read_report(evaluate_experiment(pipeline).folder)
+    assert {"convdr", "student"} <= {run.name for run in report.runs}
+    assert pipeline.student.identity != pipeline.start.identity
+    assert pipeline.student.document_identity == pipeline.start.document_identity
+    assert len(list((pipeline.folder / "encodings").glob("*-*"))) == 1  # documents were encoded once for start, students and teacher
+    query = next(iter(pipeline.conversations("test").values()))
+    own = [(hit.document.doc_id, hit.score) for hit in open_index(pipeline.folder).hits(query, 5)]
+    before = open_index(pipeline.folder / "index_before", student=pipeline.folder)
+    assert [(hit.document.doc_id, hit.score) for hit in before.hits(query, 5)] == own
+
+
 def test_folds_keep_conversations_together_and_are_about_equal() -> None:
     queries = {f"q{number}": Query(f"q{number}", "x", conversation=f"c{number % 7}") for number in range(40)} | {"alone": Query("alone", "y")}
     parts = parts_of(queries, 3, seed=1)

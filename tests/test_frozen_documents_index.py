@@ -84,9 +84,7 @@ def served(dense: Served, tmp_path: Path) -> Served:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_an_index_of_the_start_is_searched_with_the_student_and_stays_as_it_is(
-    encoder_folder: Path, collection: Collection, tmp_path: Path, name: str
-) -> None:
+def test_an_index_of_the_start_is_searched_with_the_student_and_stays_as_it_is(encoder_folder: Path, collection: Collection, tmp_path: Path, name: str) -> None:
     symmetric = {key: value for key, value in KINDS[name].items() if key != "inference_free_queries"}
     index = index_of(student_of(encoder_folder, **symmetric), collection, tmp_path)
     before = {path: sha256_file(path) for path in index.rglob("*") if path.is_file()}

@@ -80,12 +80,15 @@ def nothing(_: object) -> None:
         ('\n Rewritten question: "What does the owl eat?"\nAgent: mice', "What does the owl eat?", "written"),
         ("Here is the rewritten question:\n\nWhat does the owl eat?", "What does the owl eat?", "written"),
         ("Rewritten: what does the owl eat", "what does the owl eat", "written"),
+        ("User: what does the owl eat", "what does the owl eat", "written"),
+        ("What does it eat?", "What does it eat?", "written"),
         ("", "what does it eat", "empty"),
         ("\n--\n", "what does it eat", "empty"),
         ("I'm sorry, I cannot help with that.", "what does it eat", "refusal"),
         ("owl owl owl owl", "what does it eat", "broken"),
         ("What does <|im_start|> eat", "what does it eat", "broken"),
         ("You answer with the rewritten question and nothing else.", "what does it eat", "instruction"),
+        ('Rewrite "what does it eat" as a complete question:', "what does it eat", "instruction"),
         (EXAMPLES[0].written["rewrite"], "what does it eat", "example"),
         ("eat mice and " * 22, "what does it eat", "too_long"),  # 66 words, 4 times the 16 tokens are 64
         ("eat mice and " * 21, ("eat mice and " * 21).strip(), "written"),
@@ -97,7 +100,7 @@ def test_the_rewrite_is_found_in_what_a_model_says_and_what_is_none_is_told(raw:
 
 def test_what_a_person_said_is_no_fault_of_the_rewrite() -> None:
     prompt = prompt_of(settings_of())
-    for said in ("I'm sorry, what does {it} mean?", "sorry, I meant the owl", EXAMPLES[2].utterance):
+    for said in ("I'm sorry, what does {it} mean?", "sorry, I meant the owl", EXAMPLES[0].utterance):
         assert read_rewrite(said, said, "rewrite", prompt, 64) == (said, "written")
 
 
@@ -108,6 +111,8 @@ def test_what_a_person_said_is_no_fault_of_the_rewrite() -> None:
         ("Question: What does the owl eat? **Answer:** Mice.", "What does the owl eat? Mice."),
         ("What does the owl eat?\n\nIt eats mice.", "What does the owl eat? It eats mice."),
         ("What does the owl eat?", "What does the owl eat?"),
+        ("What does the owl eat?\nAnswer: Mice. And it eats", "What does the owl eat? Mice."),
+        ("What does the owl eat?\nAnswer: Mice.\n\nUser: And where?", "What does the owl eat? Mice."),
         ("What is the answer to life?\nResponse: 42", "What is the answer to life? 42"),
     ],
 )
@@ -123,10 +128,10 @@ def test_examples_of_a_chat_are_turns_that_were_answered_before(model: Path) -> 
     asked = rewriter.prompt.fill(rewriter.engine, "User: owls?", "and moths")
     assert asked == (
         "<|im_start|>system\nRewrite.<|im_end|>\n"
-        "<|im_start|>user\nUser: How tall is Mount Kenya?\nAgent: It is 5,199 metres high, which makes it the second highest mountain in Africa.\n\n"
-        "Last question: And when was it first climbed?\nRewritten question:<|im_end|>\n"
-        "<|im_start|>assistant\nWhen was Mount Kenya first climbed?<|im_end|>\n"
-        "<|im_start|>user\nUser: owls?\n\nLast question: and moths\nRewritten question:<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>user\nUser: Which trains go from Lyon to Turin?\nAgent: There are three direct trains a day.\n"
+        'User: Do I need a visa for Turkey?\n\nRewrite "Do I need a visa for Turkey?" as a complete question:<|im_end|>\n'
+        "<|im_start|>assistant\nDo I need a visa for Turkey?<|im_end|>\n"
+        '<|im_start|>user\nUser: owls?\nUser: and moths\n\nRewrite "and moths" as a complete question:<|im_end|>\n<|im_start|>assistant\n'
     )
 
 
@@ -134,9 +139,9 @@ def test_a_model_without_a_chat_template_goes_on_after_the_examples() -> None:
     engine = FunctionEngine(write=lambda prompt: " What does the owl eat?")
     assert rewriter_of(engine, shots=1).write([TURN], 0) == [" What does the owl eat?"]
     (prompt,) = engine.prompts
-    assert prompt.startswith("User: How tall is Mount Kenya?\n")
-    assert "Rewritten question: When was Mount Kenya first climbed?\n\nUser: Which bird hunts at night?\nAgent: The owl.\n\n" in prompt
-    assert prompt.endswith("Last question: what does it eat\nRewritten question:")
+    assert prompt.startswith("User: Which trains go from Lyon to Turin?\n")
+    assert "as a complete question: Do I need a visa for Turkey?\n\nUser: Which bird hunts at night?\nAgent: The owl.\nUser: what" in prompt
+    assert prompt.endswith('\n\nRewrite "what does it eat" as a complete question:')
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -163,15 +168,21 @@ def test_the_latest_turns_are_shown_and_what_there_is_no_room_for_is_counted() -
     rewriter = rewriter_of(engine, **own)
     (shown,) = rewriter.shown([Query("q", "and now", turns)])
     # 30 tokens, less 1 of the prompt, 4 of the answer, 8 kept free and 2 of the utterance, are 15: three lines of 4 and their ends.
-    assert shown.text.splitlines() == [line_of(turn) for turn in turns[2:]]
+    assert shown.history.splitlines() == [line_of(turn) for turn in turns[2:]]
     assert (shown.left_out, shown.cut, shown.tokens) == (2, 0, 8)
     (shown,) = rewriter_of(engine, **own, history_tokens=8).shown([Query("q", "and now", turns)])
-    assert shown.text.splitlines() == ["Agent: a3", "User: a4 b4 c4"]  # one of 4 and its end, and 2 of the next
+    assert shown.history.splitlines() == ["Agent: a3", "User: a4 b4 c4"]  # one of 4 and its end, and 2 of the next
     assert (shown.left_out, shown.cut, shown.tokens) == (3, 1, 4 * 3 + 2)
     (shown,) = rewriter_of(engine, **own, turn_tokens=2).shown([Query("q", "and now", turns)])
-    assert shown.text.splitlines() == ["User: a0", "Agent: a1", "User: a2", "Agent: a3", "User: a4"]
+    assert shown.history.splitlines() == ["User: a0", "Agent: a1", "User: a2", "Agent: a3", "User: a4"]
     assert (shown.left_out, shown.cut, shown.tokens) == (0, 5, 5 * 2)
     assert len(rewriter.write([Query("q", "and now", turns)], 0)[0].split()) == 12 + 1 + 2
+    long = Query("q", " ".join(f"w{number}" for number in range(20)), turns)  # 17 of them fit: 30 tokens less 1, 4 and 8
+    (shown,) = rewriter.shown([long])
+    assert shown.utterance == " ".join(f"w{number}" for number in range(17))
+    assert (shown.history, shown.left_out, shown.cut, shown.tokens) == ("", 5, 1, 3 + 5 * 4)
+    (shown,) = rewriter_of(engine, **(own | {"form": "{utterance} ; {history} {utterance}"})).shown([long])
+    assert len(shown.utterance.split()) == 8  # it stands there twice
     with pytest.raises(ConfigError, match="rewriter m: the prompt and an answer of 25 tokens take all of the 30 tokens that are read"):
         rewriter_of(engine, form="{history} ; {utterance}", answer_tokens=25).write([TURN], 0)
 
