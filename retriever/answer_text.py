@@ -19,7 +19,7 @@ _REFUSAL = re.compile(
     r"^(?:i(?:'m| am)? (?:sorry|unable|afraid)|sorry\b|as an? (?:ai|language model)|i (?:can(?:'t|not)|could not|do(?:n't| not) have|won't)\b)", re.IGNORECASE
 )
 _CONTROL = re.compile(r"<\||\|>|</?s>|\{\w*\}|\[(?:insert|your|query|question|document)\b|```|�", re.IGNORECASE)
-_REPEATED = re.compile(r"\b(\w+)(?:\W+\1\b){2,}", re.IGNORECASE)
+_REPEATED = re.compile(r"\b(\w+(?:\W+\w+){0,7})(?:\W+\1\b){2,}", re.IGNORECASE)
 
 
 def cleaned(raw: str) -> str:
@@ -49,5 +49,5 @@ def is_refusal(text: str) -> bool:
 
 
 def is_broken(text: str) -> bool:
-    """Whether the text shows what no person types: control tokens, places to be filled, the same word three times in a row."""
+    """Whether the text shows what no person types: control tokens, places to be filled, the same words three times in a row."""
     return bool(_CONTROL.search(text) or _REPEATED.search(text))

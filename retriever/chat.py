@@ -102,7 +102,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word of the history, and its share of the score of the best documents, of late interaction."""
+    """A word of the history, and the share of the best documents' scores that all its tokens have in late interaction."""
 
     word: str
     share: float
@@ -182,9 +182,12 @@ def _words(encoder: Any, query: Query, hits: Sequence[Hit], most: int) -> Contri
             shares += best / best.sum() / len(hits)
     first = reader_of(encoder).reading in ("latest_first", "last_and_answer")  # the utterance stands before the history
     own = range(len(query.text)) if first else range(len(text) - len(query.text), len(text))
-    spans = [word.span() for word in re.finditer(r"\S+", text) if word.start() not in own]
-    tokens = {span: [number for number, place in enumerate(places) if place is not None and span[0] <= place < span[1]] for span in spans}
-    rows = [Word(text[slice(*span)], float(shares[numbers].sum())) for span, numbers in tokens.items() if numbers]
+    found: dict[str, float] = {}
+    for word in re.finditer(r"\S+", text):
+        tokens = [number for number, place in enumerate(places) if place is not None and word.start() <= place < word.end()]
+        if tokens and word.start() not in own:
+            found[word[0]] = found.get(word[0], 0.0) + float(shares[tokens].sum())
+    rows = [Word(word, share) for word, share in found.items()]
     return Contributions("words", tuple(sorted(rows, key=lambda row: (-row.share, row.word))[:most]), sum(row.share for row in rows))
 
 

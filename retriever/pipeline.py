@@ -131,8 +131,8 @@ class Pipeline:
 
     @cached_property
     def _conversations(self) -> dict[str, dict[str, Query]]:
-        rewrites = rewritten(self)
         found = judged_queries(self.collection, self.experiment.collection, self.reporter.say)
+        rewrites = rewritten(self)
         return {split: with_rewrites(queries, rewrites) for split, queries in found.items()}
 
     def queries(self, split: str, reading: Reading | None = None) -> dict[str, Query]:

@@ -85,13 +85,19 @@ class Rewriter:
         return [self._fitted(turn, room) for turn in turns]
 
     def _fitted(self, turn: Query, room: int) -> Shown:
-        lines = [self.engine.plain(text) for text in (" ".join(turn.text.split()), *map(line_of, turn.turns))]
-        own, *lengths = self.engine.count_tokens(lines).tolist()
-        places = max(1, self.prompt.text.count(UTTERANCE))
-        utterance = lines.pop(0) if own * places <= room else self.engine.cut(lines.pop(0), room // places)
-        missing = max(0, own - room // places)
-        cut, kept, room = int(missing > 0), 0, min(self.settings.history_tokens or room, room - own * places)
+        said = self.engine.plain(" ".join(turn.text.split()))
+        length, places = int(self.engine.count_tokens([said])[0]), max(1, self.prompt.text.count(UTTERANCE))
+        missing = max(0, length - room // places)
+        left = min(self.settings.history_tokens or room, room - length * places)
+        history, left_out, cut, tokens = self._earlier(turn, left)
+        return Shown(self.engine.cut(said, room // places) if missing else said, history, left_out, cut + (missing > 0), tokens + missing)
+
+    def _earlier(self, turn: Query, room: int) -> tuple[str, int, int, int]:
+        """The turns before one, how many of them are left out and cut, and the tokens that are missing."""
+        lines = [self.engine.plain(line_of(one)) for one in turn.turns]
+        lengths = self.engine.count_tokens(lines).tolist()
         shown: list[str] = []
+        cut = kept = 0
         for line, length in zip(reversed(lines), reversed(lengths), strict=True):
             wanted = min(length, self.settings.turn_tokens or length)
             taken = min(wanted, room - 1)  # a line's end is a token
@@ -102,7 +108,7 @@ class Rewriter:
             if taken < wanted:
                 break
             room -= taken + 1
-        return Shown(utterance, "\n".join(reversed(shown)), len(lines) - len(shown), cut, missing + sum(lengths) - kept)
+        return "\n".join(reversed(shown)), len(lines) - len(shown), cut, sum(lengths) - kept
 
     @property
     def _where(self) -> str:

@@ -174,7 +174,7 @@ PRESETS = {
         stop=("\n",),
     ),
     "keywords": RewritingPrompt(
-        '{history}\nUser: {utterance}\n\nWrite the keywords that find an answer to "{utterance}":',
+        '{history}\nUser: {utterance}\n\nKeywords of "{utterance}":',
         system="You write the keywords that find an answer to the user's last question in a search engine that does not see the conversation. "
         "You answer with the keywords on one line and nothing else.",
         stop=("\n",),
@@ -211,12 +211,12 @@ def read_rewrite(raw: str, utterance: str, form: str, prompt: RewritingPrompt, a
         answer_tokens: that it had room for.
     """
     question, guess = _parts(raw) if form == "rewrite_and_answer" else (raw, "")
-    text = _SPEAKER.sub("", cleaned(question))
+    text, guess = _SPEAKER.sub("", cleaned(question)), "" if is_broken(guess) else guess
     said, unchanged = words(text), words(text) == words(utterance)
     failed = {
         "empty": not said,
         "refusal": is_refusal(text) and not is_refusal(utterance),
-        "broken": is_broken(f"{text} {guess}") and not is_broken(utterance),
+        "broken": is_broken(text) and not is_broken(utterance),
         "instruction": not unchanged and any(said == words(one) for one in prompt.instructions(utterance)),
         "example": not unchanged and any(said == words(_parts(answer)[0]) for _, _, answer in prompt.shots),
         "too_long": len(said) + len(words(guess)) > LONGEST * answer_tokens,

@@ -236,7 +236,7 @@ def test_results_look_as_those_of_search_do(chat: Chat, folder: Path) -> None:
 def test_a_result_can_be_taken_for_the_answer(chat: Chat, index: SearchIndex) -> None:
     said = chat("a bird\n/take 2\n/take 3\n/take x\n/history\n", "--reads", "all", "-k", "2")
     second = index.hits("a bird", 2)[1].document
-    assert said.out.splitlines()[-3:] == [f"agent: {second.full_text}", "user: a bird", f"agent: {second.full_text}"]
+    assert said.out.splitlines()[-3:] == [f"agent: {second.text}", "user: a bird", f"agent: {second.text}"]
     assert said.err.splitlines() == [f"/take {wrong}: expected the rank of a result, from 1 to 2" for wrong in ("3", "x")]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from retriever.collection import Collection
+from retriever.config import read_experiment
 from retriever.encodings import encode_collection
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.files import sha256_file
@@ -20,11 +21,12 @@ from retriever.index.elsewhere import facts_of
 from retriever.index.layout import MANIFEST, Version, read_version
 from retriever.index.soundness import repair, stats, verify
 from retriever.index_settings import AutoSettings
+from retriever.pipeline import Pipeline
 from retriever.routes import modules_of
 from retriever.search import SearchIndex, open_index
 from retriever.types import Document, Query
 from tests.frozen_material import KINDS, animals, encodings_of, opened, student_of
-from tests.tiny_experiment import command
+from tests.tiny_experiment import command, write_experiment
 
 QUERY = Query("q", "an animal that hunts at night")
 
@@ -177,6 +179,15 @@ def test_the_command_searches_an_index_with_another_student(served: Served, enco
     student_of(encoder_folder, layers=1).save(tmp_path / "other")
     assert "its documents were encoded by" in command("search", served.index, QUERY.text, "--student", tmp_path / "other").error
     assert "--student is for an index" in command("search", tmp_path / "some.toml", QUERY.text, "--student", served.student).error
+
+
+def test_an_experiment_encodes_documents_once_and_as_its_start(shared_beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    file = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
+    pipeline = Pipeline(read_experiment(file, ["student.frozen_documents=true", "training.epochs=1"]), tmp_path / "work")
+    versions = [read_version(index.folder) for index in (pipeline.index_before, pipeline.index)]
+    assert {version.document_encoder for version in versions} == {student_of(encoder_folder).identity}
+    assert all(version.encoder != version.document_encoder for version in versions)
+    assert len(list((tmp_path / "work" / "tiny" / "encodings").iterdir())) == 1
 
 
 def test_an_engines_collection_of_the_start_is_searched_with_the_student(served: Served, encoder_folder: Path, tmp_path: Path) -> None:

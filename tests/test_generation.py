@@ -105,6 +105,8 @@ def test_refusals(query: str, refused: bool) -> None:
         ("<|im_start|>user what flies", True),
         ("how to use [insert tool]", True),
         ("owl owl owl owl", True),
+        ("small owls and small owls and small owls and", True),
+        ("small owls and large owls and small owls", False),
         ("moth � wings", True),
         ("how to scan a document", False),
         ("had had a point", False),

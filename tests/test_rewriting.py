@@ -90,8 +90,8 @@ def nothing(_: object) -> None:
         ("You answer with the rewritten question and nothing else.", "what does it eat", "instruction"),
         ('Rewrite "what does it eat" as a complete question:', "what does it eat", "instruction"),
         (EXAMPLES[0].written["rewrite"], "what does it eat", "example"),
-        ("eat mice and " * 22, "what does it eat", "too_long"),  # 66 words, 4 times the 16 tokens are 64
-        ("eat mice and " * 21, ("eat mice and " * 21).strip(), "written"),
+        (" ".join(map(str, range(65))), "what does it eat", "too_long"),  # 4 times the 16 tokens are 64
+        (" ".join(map(str, range(64))), " ".join(map(str, range(64))), "written"),
     ],
 )
 def test_the_rewrite_is_found_in_what_a_model_says_and_what_is_none_is_told(raw: str, text: str, status: str) -> None:
@@ -112,6 +112,7 @@ def test_what_a_person_said_is_no_fault_of_the_rewrite() -> None:
         ("What does the owl eat?\n\nIt eats mice.", "What does the owl eat? It eats mice."),
         ("What does the owl eat?", "What does the owl eat?"),
         ("What does the owl eat?\nAnswer: Mice. And it eats", "What does the owl eat? Mice."),
+        ("What does the owl eat?\nAnswer: mice and mice and mice and mice", "What does the owl eat?"),
         ("What does the owl eat?\nAnswer: Mice.\n\nUser: And where?", "What does the owl eat? Mice."),
         ("What is the answer to life?\nResponse: 42", "What is the answer to life? 42"),
     ],

@@ -192,7 +192,7 @@ class _Session:
 
         if not number.isdigit() or not 1 <= int(number) <= len(self.hits) or self.query is None:
             raise DataError(f"/take {number}: " + (f"expected the rank of a result, from 1 to {len(self.hits)}" if self.hits else "there are no results yet"))
-        text = snippet(self.hits[int(number) - 1].document.full_text, self.query.text)
+        text = snippet(self.hits[int(number) - 1].document.text, self.query.text).removeprefix("... ").removesuffix(" ...")
         self.answer(text)
         if not self.as_json:
             typer.echo(f"agent: {text}")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retriever.commands.console import WORK, Json, Set, Work, pipeline_of, print_json
+from retriever.commands.hits import plain_hit, show_hits
 from retriever.errors import ConfigError
 
 if TYPE_CHECKING:
     from retriever.filters import Condition
-    from retriever.search import Hit
 
 
 def search(  # noqa: PLR0913, PLR0917 (a command's options)
@@ -88,28 +85,11 @@ def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path
 
 
 def _show_hits(found: Any, asked: dict[str, Any], k: int, where: list[Condition], as_json: bool) -> None:
-    from retriever.search import snippet
-
     for query_id, query in asked.items():
         hits = found.hits(query, k, where)
         if as_json:
-            print_json({"query_id": query_id, "query": query.text, "results": [_plain(hit) for hit in hits]})
+            print_json({"query_id": query_id, "query": query.text, "results": [plain_hit(hit) for hit in hits]})
             continue
         if len(asked) > 1:
             typer.secho(f"\n{query_id}: {query.text}", bold=True)
-        for hit in hits:
-            typer.secho(f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.title or hit.document.doc_id}", bold=True)
-            typer.echo(_folded(snippet(hit.document.text, query.text)))
-
-
-def _plain(hit: Hit) -> dict[str, Any]:
-    document = hit.document
-    found = {"rank": hit.rank, "score": hit.score, "id": document.doc_id, "title": document.title, "text": document.text}
-    return {**found, "fields": dict(document.fields)} if document.fields else found
-
-
-def _folded(text: str) -> str:
-    """A snippet under its title: indented, and folded where a person reads it."""
-    indent = " " * 13
-    width = min(shutil.get_terminal_size().columns, 120)
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent) if sys.stdout.isatty() else indent + text
+        show_hits(hits, query.text)

@@ -74,13 +74,14 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     """Validate the file and the collection; print every setting."""
     from retriever.check import check_collection
     from retriever.experiment_file import as_toml
+    from retriever.queries import judged_queries
 
     pipeline = pipeline_of(file, set_, work)
     settings = pipeline.experiment.collection
     report = check_collection(pipeline.documents, settings.train, settings.test)
     generation = pipeline.experiment.generation
     if generation is None:
-        pipeline.queries("train"), pipeline.queries("test")
+        judged_queries(pipeline.documents, settings, pipeline.reporter.say)  # asking the pipeline would have turns rewritten
     if as_json:
         print_json({"experiment": pipeline.experiment.model_dump(mode="json"), "collection": dataclasses.asdict(report)})
         return

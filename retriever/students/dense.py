@@ -95,7 +95,7 @@ def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
     if model.similarity_fn_name not in ("cosine", "dot"):
         raise ConfigError(f'student.model: {settings.model} compares by "{model.similarity_fn_name}"; a dense student compares by cosine or dot')
     if settings.layers:
-        for transformer in transformers_of(model) or [model.transformers_model]:
+        for transformer in tuple(transformers_of(model)) or (None,):
             keep_layers(transformer, settings.layers, "student.layers")
     if settings.projection:
         model = _projected(model, settings.projection)
