@@ -134,6 +134,12 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _frozen(self) -> Experiment:
+        if self.student.frozen_documents and self.training.frozen_layers:
+            raise ValueError("student.frozen_documents reads no document in training, which training.frozen_layers would make cheap. Leave one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _index_fits(self) -> Experiment:
         """An index takes the encodings of some kinds of student."""
         kind, fits = self.index.kind, STUDENTS_OF.get(self.index.kind, (self.student.kind,))

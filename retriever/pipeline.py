@@ -17,7 +17,7 @@ from retriever.collection import Collection, open_collection
 from retriever.config import Experiment
 from retriever.conversations import ConversationReader, Reading, told_cuts
 from retriever.encoder_step import encode_documents, load_encoder
-from retriever.encodings import DocumentEncodings
+from retriever.encodings import DocumentEncodings, document_identity
 from retriever.ensemble_step import Targets, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
@@ -181,7 +181,8 @@ class Pipeline:
         """Train query ids, and those held out to choose the target and the checkpoint."""
         training = self.experiment.training
         generator = np.random.default_rng(self.experiment.seed)
-        return hold_out(self.queries("train"), training.validation_fraction, training.validation_queries, generator)
+        conversations = {query_id: query.conversation for query_id, query in self.conversations("train").items()}
+        return hold_out(conversations, training.validation_fraction, training.validation_queries, generator)
 
     # Encoders
 
@@ -233,9 +234,10 @@ class Pipeline:
 
     def encodings(self, encoder: Any, what: str) -> DocumentEncodings:
         """An encoder's vectors, token vectors or sparse entries of all documents, made once for every encoder."""
-        if encoder.identity not in self._encodings:
-            self._encodings[encoder.identity] = encode_documents(self, encoder, what, self._loaders.get(encoder.identity))
-        return self._encodings[encoder.identity]
+        key = document_identity(encoder)
+        if key not in self._encodings:
+            self._encodings[key] = encode_documents(self, encoder, what, self._loaders.get(encoder.identity))
+        return self._encodings[key]
 
     def encoder_of(self, settings: EmbeddingSettings) -> tuple[Any, DocumentEncodings]:
         """An embedding teacher's encoder and the encodings of all documents; "student" is the starting checkpoint."""

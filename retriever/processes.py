@@ -54,7 +54,7 @@ class Order:
     settings: TrainingSettings
     folder: Path
     seed: int
-    active: tuple[float | None, float] | None
+    active: tuple[float | None, float | None] | None
 
 
 class _Orders:

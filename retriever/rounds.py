@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import index_run, reciprocal_rank_fusion, with_positives
 from retriever.cascade_step import stored_scores
+from retriever.encodings import document_identity
 from retriever.ensemble_step import check_target_units, target_units
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
@@ -88,7 +89,6 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         vectors=teacher_vectors(pipeline, training),
         quality=query_quality(pipeline),
         active=wanted_dimensions(pipeline),
-        document_encodings=pipeline.encodings(pipeline.start, "start") if pipeline.experiment.student.frozen_documents else None,
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
     inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements}
@@ -97,9 +97,14 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
     inputs |= {"quality of queries": fingerprint(dict(lesson.quality))} if lesson.quality else {}
     inputs |= {"active dimensions": fingerprint(list(lesson.active))} if lesson.active else {}
 
+    frozen = pipeline.experiment.student.frozen_documents
+    inputs |= {"frozen documents": document_identity(pipeline.start)} if frozen else {}
+
     def work(folder: Path) -> dict[str, Any]:
         chosen = {"target": target, "unit": scores.unit, "reason": pipeline.target_reason, "held_out": quality}
-        return {**chosen, **teach_student(start.load(), lesson, folder, pipeline.reporter, name)}
+        student = start.load()
+        taught = dataclasses.replace(lesson, document_encodings=pipeline.encodings(student, "start") if frozen else None)
+        return {**chosen, **teach_student(student, taught, folder, pipeline.reporter, name)}
 
     return pipeline.step(name, inputs, training.model_dump(mode="json"), work)
 

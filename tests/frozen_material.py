@@ -75,7 +75,7 @@ def lesson_of(collection: Collection, encodings: DocumentEncodings | None, train
         for query_id, query in queries.items()
     }
     pairs = Run.from_dict("bm25 that knows", scores)
-    train, held = hold_out(queries, 0.3, 100, np.random.default_rng(1))
+    train, held = hold_out(dict.fromkeys(queries, ""), 0.3, 100, np.random.default_rng(1))
     shared: dict[str, Any] = {"settings": training, "target": in_logits(pairs), "queries": queries, "qrels": qrels, "train": train, "held": held}
     return Lesson(**shared, pairs=pairs, collection=collection, measure="nDCG@10", batch_size=16, seed=3, document_encodings=encodings, **more)
 

@@ -213,7 +213,7 @@ def test_a_teachers_score_that_is_not_finite_is_refused(value: float) -> None:
 @given(count=st.integers(2, 60), fraction=st.floats(0.01, 0.99), at_most=st.integers(1, 30), seed=st.integers(0, 99))
 def test_every_query_is_on_one_side_and_neither_side_is_empty(count: int, fraction: float, at_most: int, seed: int) -> None:
     query_ids = [f"q{number}" for number in range(count)]
-    train, held = hold_out(query_ids, fraction, at_most, np.random.default_rng(seed))
+    train, held = hold_out(dict.fromkeys(query_ids, ""), fraction, at_most, np.random.default_rng(seed))
     assert sorted([*train, *held]) == sorted(query_ids)
     assert train
     assert 1 <= len(held) <= at_most
@@ -221,14 +221,25 @@ def test_every_query_is_on_one_side_and_neither_side_is_empty(count: int, fracti
 
 def test_what_is_held_out_depends_on_ids_and_seed_alone() -> None:
     query_ids = [f"q{number}" for number in range(40)]
-    splits = [hold_out(order, 0.25, 100, np.random.default_rng(3)) for order in (query_ids, query_ids[::-1], set(query_ids))]
+    splits = [hold_out(dict.fromkeys(order, ""), 0.25, 100, np.random.default_rng(3)) for order in (query_ids, query_ids[::-1], set(query_ids))]
     assert splits[0] == splits[1] == splits[2]
     assert len(splits[0][1]) == 10
-    assert hold_out(query_ids, 0.25, 100, np.random.default_rng(4)) != splits[0]
-    assert len(hold_out(query_ids, 0.25, 7, np.random.default_rng(3))[1]) == 7
+    assert hold_out(dict.fromkeys(query_ids, ""), 0.25, 100, np.random.default_rng(4)) != splits[0]
+    assert len(hold_out(dict.fromkeys(query_ids, ""), 0.25, 7, np.random.default_rng(3))[1]) == 7
 
 
 @pytest.mark.parametrize("query_ids", [[], ["q1"]])
 def test_fewer_than_two_queries_are_refused(query_ids: list[str]) -> None:
-    with pytest.raises(DataError, match=f"{len(query_ids)} train queries; at least 2 are needed"):
-        hold_out(query_ids, 0.1, 10, np.random.default_rng(1))
+    with pytest.raises(DataError, match=f"{len(query_ids)} train queries or conversations; at least 2 are needed"):
+        hold_out(dict.fromkeys(query_ids, ""), 0.1, 10, np.random.default_rng(1))
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=2, max_size=12), alone=st.integers(0, 5), seed=st.integers(0, 99))
+def test_a_conversation_teaches_or_is_held_out_as_a_whole(sizes: list[int], alone: int, seed: int) -> None:
+    queries = {f"c{number}_{turn}": f"c{number}" for number, size in enumerate(sizes) for turn in range(size)} | {f"q{number}": "" for number in range(alone)}
+    train, held = hold_out(queries, 0.3, 10, np.random.default_rng(seed))
+    assert sorted([*train, *held]) == sorted(queries)
+    assert train
+    assert held
+    assert not {queries[query_id] for query_id in train if queries[query_id]} & {queries[query_id] for query_id in held}
+    assert len(held) < min(10, max(1, round(0.3 * len(queries)))) + 6  # at most the rest of a conversation more

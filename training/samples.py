@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,18 +127,32 @@ def _one_epoch(lessons: Sequence[tuple[_Judged, int]], quality: Mapping[str, flo
     return order[kept]
 
 
-def hold_out(query_ids: Iterable[str], fraction: float, at_most: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Train and held-out query ids: a random `fraction`, not more than `at_most`, at least one on either side.
+def hold_out(queries: Mapping[str, str], fraction: float, at_most: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Train and held-out query ids: a random `fraction`, about `at_most`, at least one on either side.
+
+    Args:
+        queries: query id -> conversation, "" for a query that stands alone. A conversation is on one side as a whole: its turns are so alike
+            that those which teach would tell on those held out.
+        fraction: of the queries, held out.
+        at_most: so many, but for the rest of the last conversation.
+        generator: draws.
 
     Raises:
-        DataError: there are fewer than two queries.
+        DataError: there are fewer than two queries or conversations.
     """
-    shuffled = sorted(query_ids)
-    if len(shuffled) < 2:
-        raise DataError(f"training: {len(shuffled)} train queries; at least 2 are needed, one of them to pick the checkpoint")
-    generator.shuffle(shuffled)
-    held = min(at_most, len(shuffled) - 1, max(1, round(fraction * len(shuffled))))
-    return shuffled[held:], shuffled[:held]
+    together: dict[str, list[str]] = {}
+    for query_id in sorted(queries):
+        conversation = queries[query_id]
+        together.setdefault(f"conversation {conversation}" if conversation else query_id, []).append(query_id)
+    if len(together) < 2:
+        raise DataError(f"training: {len(together)} train queries or conversations; at least 2 are needed, one of them to pick the checkpoint")
+    names = sorted(together)
+    generator.shuffle(names)
+    wanted = min(at_most, max(1, round(fraction * len(queries))))
+    held: list[str] = []
+    while len(names) > 1 and len(held) < wanted:
+        held += together[names.pop(0)]
+    return [query_id for name in names for query_id in together[name]], held
 
 
 def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Collection, settings: TrainingSettings) -> _Judged:
