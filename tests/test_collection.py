@@ -377,7 +377,11 @@ def bad_queries() -> Iterator[tuple[str, str, str]]:
     yield "white space in an id", '{"_id": "q\\t3", "text": "x"}', r"queries\.jsonl:3: the id 'q\\t3' contains white space"
     yield "repeated id", '{"_id": "q1", "text": "x"}', r"queries\.jsonl:3: the query id q1 stands already at .*queries\.jsonl:1\. Ids must be unique"
     yield "turns of a wrong type", '{"_id": "q3", "text": "x", "turns": "y"}', r'queries\.jsonl:3: the field "turns" is str; it must be a list of turns'
-    yield "a turn without text", '{"_id": "q3", "text": "x", "turns": [{"speaker": "y"}]}', r'queries\.jsonl:3: turn 1 in the field "turns" is not an object'
+    yield (
+        "a turn without text",
+        '{"_id": "q3", "text": "x", "turns": [{"speaker": "y"}]}',
+        r'queries\.jsonl:3: a turn in the field "turns" is not an object with a speaker and a text: turn 1',
+    )
     yield (
         "lone surrogate in a turn",
         r'{"_id": "q3", "text": "x", "turns": [{"speaker": "u", "text": "\ud800"}]}',

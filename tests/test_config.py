@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retriever.config import Experiment, experiment_from, read_experiment
+from retriever.config import RUNS, Experiment, experiment_from, read_experiment
 from retriever.errors import ConfigError
 from retriever.training_settings import LOSSES
 
@@ -103,7 +103,10 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(changes: dict[str, Any]
         ({"training": {"documents_per_query": 1}}, "training.documents_per_query: must be greater than or equal to 2, found 1"),
         ({"training": {"validation_fraction": 1.0}}, "training.validation_fraction: must be less than 1, found 1.0"),
         ({"evaluation": {"other_losses": {"convdr": {"vector": 1.0}}}}, 'evaluation.other_losses: unknown loss "vector", did you mean "vector_mse"?'),
-        ({"evaluation": {"other_losses": {"student": {"gram": 1.0}}}}, 'evaluation.other_losses: "student" cannot be a run\'s name: small letters'),
+        (
+            {"evaluation": {"other_losses": {"student": {"gram": 1.0}}}},
+            'evaluation.other_losses: "student" cannot be a run\'s name: small letters, digits and _, and none of ' + ", ".join(RUNS),
+        ),
         ({"evaluation": {"ablation": 1}}, "evaluation.ablation: must be true or false, found 1"),
         ({"collection": {"path": "d", "missing_documents": "skip"}}, "collection.missing_documents: must be 'error' or 'ignore', found 'skip'"),
     ],
