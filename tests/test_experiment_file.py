@@ -10,21 +10,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever.config import (
-    LOSSES,
-    CandidateSettings,
-    CollectionSettings,
-    EnsembleSettings,
-    EvaluationSettings,
-    Experiment,
-    TrainingSettings,
-    experiment_from,
-    read_experiment,
-)
+from retriever.collection_settings import CandidateSettings, CollectionSettings
+from retriever.config import EnsembleSettings, EvaluationSettings, Experiment, experiment_from, read_experiment
 from retriever.experiment_file import as_toml
 from retriever.index_settings import AutoSettings
 from retriever.student_settings import DenseSettings, SparseSettings, StaticSettings
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, LexicalSettings, PrivateSettings, TeachingSettings
+from retriever.training_settings import LOSSES, TrainingSettings
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 COUNTS = st.integers(1, 10**9)

