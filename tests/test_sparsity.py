@@ -232,7 +232,7 @@ def encoded_counts(student: SparseStudent, pairs: list[tuple[Query, Document]]) 
     return float(queries.counts.mean()), float(student.encode_documents([document for _, document in pairs]).counts.mean())
 
 
-@pytest.mark.parametrize(("query", "document"), [(8, 25), (5, 25), (8, 35)], ids=["as they come", "sparser queries", "fuller documents"])
+@pytest.mark.parametrize(("query", "document"), [(5, 35)], ids=["sparser queries, fuller documents"])
 def test_a_splade_model_that_trains_ends_within_an_eighth_of_both_targets(
     encoder_folder: Path, shared_beir_folder: Path, tmp_path: Path, query: int, document: int
 ) -> None:
