@@ -186,7 +186,7 @@ def highest_negative(positives: NDArray[np.float32], settings: TrainingSettings)
 
 def stratified(count: int, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """`size` of `count` places: one at random from each of as many equal stretches, so that easy and hard ones are among them."""
-    edges = np.arange(size + 1, dtype=np.int64) * count // size
+    edges = np.arange(size + 1, dtype=np.int64) * count // max(size, 1)
     return generator.integers(edges[:-1], edges[1:])
 
 
