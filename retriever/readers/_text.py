@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from retriever.errors import DataError
-from retriever.readers import Judgement
+from retriever.readers import Judgement, Source
 
 _GZIP = b"\x1f\x8b"
 _QRELS = re.compile(r"qrels(?:[.\-_](?P<split>.+?))??(?:\.(?:tsv|txt|qrels|trec))?(?:\.gz)?")
@@ -128,6 +128,16 @@ def qrels_files(folder: Path) -> dict[str, Path]:
         if match and not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
             found.setdefault(match["split"] or "test", path)
     return found
+
+
+def splits(source: Source) -> tuple[str, ...]:
+    """The names of the qrels files: what a reader gives whose judgements are all in such files."""
+    return tuple(qrels_files(source.path))
+
+
+def qrels(source: Source, split: str) -> Iterator[Judgement]:
+    """The judgements of a qrels file."""
+    return judgements(qrels_files(source.path)[split])
 
 
 def judgements(path: Path) -> Iterator[Judgement]:

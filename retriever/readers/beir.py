@@ -7,10 +7,13 @@ from itertools import chain
 from pathlib import Path
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _records, _rewrites, _text
+from retriever.readers import Source, _records, _rewrites, _text
 from retriever.types import Document, Query
 
 LAYOUT = "corpus.jsonl, queries.jsonl (or conversations.jsonl), qrels/SPLIT.tsv, perhaps rewrites/NAME.tsv, each also with .gz"
+
+splits = _text.splits
+qrels = _text.qrels
 
 
 def recognises(path: Path) -> bool:
@@ -33,16 +36,6 @@ def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The queries of queries.jsonl, then those of conversations.jsonl."""
     records = chain.from_iterable(map(_text.json_lines, _query_files(source)))
     return _rewrites.added(source.path, _records.queries(records, source.path))
-
-
-def splits(source: Source) -> tuple[str, ...]:
-    """The names of the qrels files."""
-    return tuple(_text.qrels_files(source.path))
-
-
-def qrels(source: Source, split: str) -> Iterator[Judgement]:
-    """The judgements of a qrels file."""
-    return _text.judgements(_text.qrels_files(source.path)[split])
 
 
 def _corpus(source: Source) -> Path:

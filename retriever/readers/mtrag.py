@@ -9,10 +9,13 @@ from typing import Any
 
 from retriever.conversations import HUMAN, is_user
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _fields, _records, _rewrites, _text, _topics
+from retriever.readers import Source, _fields, _records, _rewrites, _text, _topics
 from retriever.types import Document, Query, Turn
 
 LAYOUT = "NAME_questions.jsonl, NAME_rewrite.jsonl, qrels/SPLIT.tsv, perhaps conversations.json, and documents as another format has them"
+
+splits = _text.splits
+qrels = _text.qrels
 
 _QUESTIONS = "_questions.jsonl"
 _CONVERSATIONS = ("conversations.json", "../../conversations/conversations.json")
@@ -48,16 +51,6 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The questions with the user's turns before them, and with the agent's where there is a file of conversations."""
     return _rewrites.added(source.path, _queries(source))
-
-
-def splits(source: Source) -> tuple[str, ...]:
-    """The names of the qrels files."""
-    return tuple(_text.qrels_files(source.path))
-
-
-def qrels(source: Source, split: str) -> Iterator[Judgement]:
-    """The judgements of a qrels file."""
-    return _text.judgements(_text.qrels_files(source.path)[split])
 
 
 def _queries(source: Source) -> Iterator[tuple[str, Query]]:

@@ -8,9 +8,11 @@ from typing import Any
 
 from retriever.conversations import HUMAN
 from retriever.readers import Judgement, Source, _fields, _numbered, _rewrites, _topics
-from retriever.types import Document, Query
+from retriever.types import Query
 
 LAYOUT = "JSON lists of {Conversation_no, Turn_no, Question, Rewrite or Truth_rewrite, ...} named by train or test, and documents as another format has them"
+
+documents = _topics.documents
 
 _REWRITES = ("Rewrite", "Truth_rewrite")
 _ANSWER = ("Answer", "Truth_answer")
@@ -24,11 +26,6 @@ def recognises(path: Path) -> bool:
 def files(source: Source) -> list[Path]:
     """The turns, the documents, the qrels and the rewrites."""
     return [*_topics.expected(_turn_files(source.path), source, LAYOUT), *_topics.files_beside(source)]
-
-
-def documents(source: Source) -> Iterator[tuple[str, Document]]:
-    """The documents beside the turns."""
-    return _topics.documents(source)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from retriever.readers import Judgement, Source, _numbered, _rewrites, _topics
-from retriever.types import Document, Query
+from retriever.types import Query
 
 LAYOUT = "JSON lists of {Conversation_no, Turn_no, Question, Context, Topic, Gold_passage, ...} named by train or dev, and documents as another format has them"
+
+documents = _topics.documents
 
 
 def recognises(path: Path) -> bool:
@@ -20,11 +22,6 @@ def recognises(path: Path) -> bool:
 def files(source: Source) -> list[Path]:
     """The turns, the documents, the qrels and the rewrites."""
     return [*_topics.expected(_turn_files(source.path), source, LAYOUT), *_topics.files_beside(source)]
-
-
-def documents(source: Source) -> Iterator[tuple[str, Document]]:
-    """The documents beside the turns."""
-    return _topics.documents(source)
 
 
 def queries(source: Source) -> Iterator[tuple[str, Query]]:

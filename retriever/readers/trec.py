@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _rewrites, _text
+from retriever.readers import Source, _rewrites, _text
 from retriever.types import Document, Query
 
 LAYOUT = "files that begin with <DOC> (also in documents/), topics.* or queries.* (<top> or id, tab, text), qrels.SPLIT or qrels/SPLIT.txt, each also with .gz"
+
+splits = _text.splits
+qrels = _text.qrels
 
 _FOLDERS = ("documents", "docs", "corpus")
 _TAG = re.compile(r"</?[A-Za-z!?][^<>]*>")
@@ -42,16 +45,6 @@ def documents(source: Source) -> Iterator[tuple[str, Document]]:
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The topics: their number and title (the description where there is no title)."""
     return _rewrites.added(source.path, _queries(source))
-
-
-def splits(source: Source) -> tuple[str, ...]:
-    """The names of the qrels files."""
-    return tuple(_text.qrels_files(source.path))
-
-
-def qrels(source: Source, split: str) -> Iterator[Judgement]:
-    """The judgements of a qrels file."""
-    return _text.judgements(_text.qrels_files(source.path)[split])
 
 
 def _queries(source: Source) -> Iterator[tuple[str, Query]]:

@@ -8,11 +8,15 @@ from typing import Any
 
 from retriever.conversations import HUMAN
 from retriever.errors import DataError
-from retriever.readers import Judgement, Source, _fields, _records, _rewrites, _text, _topics
+from retriever.readers import Source, _fields, _records, _rewrites, _text, _topics
 from retriever.readers._turns import AGENT, exchange
-from retriever.types import Document, Query, Turn
+from retriever.types import Query, Turn
 
 LAYOUT = "JSON lists of {number, turn: [{number, raw_utterance or utterance, ...}]}, qrels/SPLIT.txt, and documents as another format has them"
+
+documents = _topics.documents
+splits = _text.splits
+qrels = _text.qrels
 
 _UTTERANCE = ("raw_utterance", "utterance")
 _ANSWER = ("passage", "response")
@@ -31,11 +35,6 @@ def files(source: Source) -> list[Path]:
     return [*_topics.expected(_topic_files(source.path), source, LAYOUT), *_topics.files_beside(source)]
 
 
-def documents(source: Source) -> Iterator[tuple[str, Document]]:
-    """The documents beside the topics."""
-    return _topics.documents(source)
-
-
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The users' turns, as TOPIC_TURN, with those before them and what was answered.
 
@@ -43,16 +42,6 @@ def queries(source: Source) -> Iterator[tuple[str, Query]]:
     where it is in the collection. A turn that files repeat, as the paths through one tree do, comes once.
     """
     return _rewrites.added(source.path, _queries(source))
-
-
-def splits(source: Source) -> tuple[str, ...]:
-    """The names of the qrels files."""
-    return tuple(_text.qrels_files(source.path))
-
-
-def qrels(source: Source, split: str) -> Iterator[Judgement]:
-    """The judgements of a qrels file."""
-    return _text.judgements(_text.qrels_files(source.path)[split])
 
 
 def _topic_files(path: Path) -> list[Path]:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from retriever.conversations import HUMAN
-from retriever.readers import Judgement, Source, _fields, _records, _rewrites, _text, _topics
+from retriever.readers import Source, _fields, _records, _rewrites, _text, _topics
 from retriever.readers._turns import Histories, exchange
-from retriever.types import Document, Query
+from retriever.types import Query
 
 LAYOUT = "JSON lists of {number, ptkb, turns: [{turn_id, utterance, ...}]}, qrels/SPLIT.txt, and documents as another format has them"
+
+documents = _topics.documents
+splits = _text.splits
+qrels = _text.qrels
 
 _TURNS = ("turns", "responses")
 _UTTERANCE = ("utterance", "user_utterance")
@@ -29,25 +33,10 @@ def files(source: Source) -> list[Path]:
     return [*_topics.expected(_topic_files(source.path), source, LAYOUT), *_topics.files_beside(source)]
 
 
-def documents(source: Source) -> Iterator[tuple[str, Document]]:
-    """The documents beside the topics."""
-    return _topics.documents(source)
-
-
 def queries(source: Source) -> Iterator[tuple[str, Query]]:
     """The users' turns, as TOPIC_TURN, with those before them; the persona is left out."""
     topics = (found for path in _topic_files(source.path) for found in _text.json_records(path))
     return _rewrites.added(source.path, (found for where, topic in topics for found in _of_topic(where, topic)))
-
-
-def splits(source: Source) -> tuple[str, ...]:
-    """The names of the qrels files."""
-    return tuple(_text.qrels_files(source.path))
-
-
-def qrels(source: Source, split: str) -> Iterator[Judgement]:
-    """The judgements of a qrels file."""
-    return _text.judgements(_text.qrels_files(source.path)[split])
 
 
 def _topic_files(path: Path) -> list[Path]:
