@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from retriever.errors import DataError
 from retriever.files import explain_full_disk, write_atomic, write_json
 from retriever.tasks import Engine, here
 from retriever.types import Usage
@@ -112,6 +113,19 @@ def write_samples(
         advance(count)
         tell(used)
     return {item: found[name][item] for name, task in shards.items() for item in plan.items(task)}
+
+
+def read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of the table that a step left.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path, schema=schema).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Remove {path.parent} and run the step again") from error
+    return rows
 
 
 def read_answers(path: Path, column: str) -> Answers:

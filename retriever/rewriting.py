@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retriever.answer_shards import Answers, read_answers, write_samples, write_shard
+from retriever.answer_shards import Answers, read_answers, read_rows, write_samples, write_shard
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic, write_text
 from retriever.rewriter_settings import RewriterSettings
@@ -169,11 +169,7 @@ def read_rewrites(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is damaged.
     """
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(folder / REWRITES, schema=SCHEMA).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{folder / REWRITES}: cannot be read ({error}). Remove {folder} and run the step again") from error
-    return rows
+    return read_rows(folder / REWRITES, SCHEMA)
 
 
 def write_rewrite_files(rows: list[dict[str, Any]], folder: Path) -> list[Path]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from retriever.engines import Engine, open_engine, prompt_text
-from retriever.engines.gguf import convert, find_gguf
+from retriever.engines.gguf import find_language_model
 from retriever.engines.settings import EngineSettings
 from retriever.files import fingerprint, text_hash
-from retriever.models import find_model
 from retriever.rewriter_settings import FORMS, RewriterSettings
 from retriever.rewriting_prompts import UTTERANCE, RewritingPrompt, line_of, prompt_of
 from retriever.types import Query, Usage
@@ -152,5 +151,4 @@ def _model(settings: EngineSettings, where: str) -> str:
     name = str(settings.model)
     if settings.server:
         return "@".join(part for part in (name, settings.revision, settings.server.tokenizer) if part)
-    gguf = find_gguf(name)
-    return find_model(str(convert(gguf, where)) if gguf else name, settings.revision, where).identity
+    return find_language_model(name, settings.revision, where).identity

@@ -10,7 +10,7 @@ from typing import Any
 from retriever.engines import Engine, Prompt
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
-from retriever.teacher_settings import LanguageModelSettings, LlmSettings
+from retriever.teacher_settings import LlmSettings
 from retriever.types import Document, Query
 
 PLACE = re.compile(r"\{(query|document|instruction|count|documents)\}")
@@ -104,18 +104,6 @@ def template_of(settings: LlmSettings, where: str) -> Template:
     if settings.instruction is not None and "{instruction}" not in template.text + template.base + template.system:
         raise ConfigError(f"{where}: instruction is set, but the prompt has no place {{instruction}}. Take it out, or write a prompt with the place")
     return changed(template, settings.system, settings.chat, settings.instruction)
-
-
-def check_chat(settings: LanguageModelSettings, in_chat: bool, where: str) -> None:
-    """Sees to it that what the table says of the chat has an effect.
-
-    Raises:
-        ConfigError: it names a system's turn, or wants a chat, and there is none.
-    """
-    if settings.chat and not in_chat:
-        raise ConfigError(f"{where}: chat = true, but {settings.model} has no chat template at hand. Take it out; for a server set endpoint or tokenizer")
-    if settings.system is not None and not in_chat:
-        raise ConfigError(f"{where}: system is set, but the prompt does not go into a chat template. Put its words into prompt")
 
 
 def changed(template: Template, system: str | None, chat: bool | None, instruction: str | None = None) -> Template:

@@ -13,8 +13,9 @@ from retriever.errors import ConfigError, StoreError
 from retriever.files import text_hash
 from retriever.resources import Resources
 from retriever.teacher_settings import LlmListwiseSettings
-from retriever.teachers._prompts import Template, changed, check_chat, cut_documents, query_text
+from retriever.teachers._prompts import Template, changed, cut_documents, query_text
 from retriever.types import Document, OrderedList, Query, TeacherIdentity, Usage
+from retriever.writers import check_chat
 
 ORDER = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])*")
 """A whole answer: "[2] > [1] > [3]"."""

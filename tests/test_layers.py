@@ -26,7 +26,7 @@ FOUNDATION = frozenset(
             "generation_settings",
         ),
         *("collection", "document_table", "document_fields", "filters", "readers", "runs", "bm25", "ragged", "encodings", "ragged_encodings", "vector_index"),
-        *("engines", "tasks"),
+        *("engines", "tasks", "writers"),
         *("token_batches", "backends"),
         *("store", "store_files", "shards", "scoring"),
         *("units", "views", "calibration"),

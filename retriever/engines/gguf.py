@@ -13,7 +13,7 @@ from typing import Any
 
 from retriever.errors import ConfigError, MissingExtraError
 from retriever.files import lock, recover_folder, replace_folder, sha256_file
-from retriever.models import cache_folder
+from retriever.models import ModelFolder, cache_folder, find_model
 
 
 def find_gguf(name: str) -> Path | None:
@@ -27,6 +27,17 @@ def find_gguf(name: str) -> Path | None:
         return None
     found = [file for file in files or () if file.suffix == ".gguf"]
     return Path(str(found[0].locate())) if len(found) == 1 else None
+
+
+def find_language_model(name: str, revision: str | None, where: str) -> ModelFolder:
+    """The model of a name: the folder that its GGUF file is turned into, else as `find_model` finds it.
+
+    Raises:
+        ConfigError: there is none.
+        MissingExtraError: it is a GGUF file, and the package gguf is missing.
+    """
+    path = find_gguf(name)
+    return find_model(str(convert(path, where)) if path else name, revision, where)
 
 
 def convert(path: Path, where: str, cache: Path | None = None) -> Path:

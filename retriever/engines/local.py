@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from retriever.engines import EngineIdentity, Likelihoods, Message, Prompt, prompt_text, tokenization
-from retriever.engines.gguf import convert, find_gguf
+from retriever.engines.gguf import find_language_model
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError
-from retriever.models import check_length, find_model
+from retriever.models import check_length
 from retriever.types import Usage
 
 UNKNOWN_LENGTH = 4096
@@ -181,8 +181,7 @@ def load_local(settings: EngineSettings, where: str) -> LocalEngine:
     """
     if not settings.model:
         raise ConfigError(f"{where}: a language model needs a model: a folder, a GGUF file, an installed package or a hub id")
-    gguf = find_gguf(settings.model)
-    found = find_model(str(convert(gguf, where)) if gguf else settings.model, settings.revision, where)
+    found = find_language_model(settings.model, settings.revision, where)
     device = best_device()
     dtype = "float32" if settings.dtype == "auto" and device == "cpu" else settings.dtype
     load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retriever.answer_shards import WritingEngine, pending, write_here, write_samples, write_shard
+from retriever.answer_shards import WritingEngine, pending, read_rows, write_here, write_samples, write_shard
 from retriever.candidates import bm25_run, index_run, with_positives
 from retriever.collection import Collection, with_queries
 from retriever.engines.settings import EngineSettings
@@ -137,11 +137,7 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the file is damaged.
     """
-    try:
-        rows: list[dict[str, Any]] = pq.read_table(folder / QUERIES, schema=SCHEMA).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{folder / QUERIES}: cannot be read ({error}). Remove {folder} and run the step again") from error
-    return rows
+    return read_rows(folder / QUERIES, SCHEMA)
 
 
 def _plan(pipeline: Pipeline, settings: GenerationSettings) -> Plan:
