@@ -35,6 +35,7 @@ from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.rewriter_settings import RewriterSettings
 from retriever.rewriting_model import open_rewriter
+from retriever.types import Query
 
 SPARSE = ['student.kind="sparse"', "student.query_dimensions=64", "student.document_dimensions=150"]
 EXPERIMENTS: dict[str, tuple[str, list[str]]] = {
@@ -156,7 +157,7 @@ def latency(pipeline: Pipeline) -> dict[str, Any]:
         encoded = perf_counter()
         answer = rewriter.write([turn], 0)[0]
         written = perf_counter()
-        start.encode_queries([type(turn)(turn.query_id, str(answer))])
+        start.encode_queries([Query(turn.query_id, answer)])
         marks = [began, encoded, written, perf_counter()]
         for name, (before, after) in zip(times, itertools.pairwise(marks), strict=True):
             times[name].append(1000 * (after - before))

@@ -14,6 +14,7 @@ from retriever.eval.latency import measure_latency
 from retriever.eval.measures import Evaluation, evaluate, parse_measure
 from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
 from retriever.eval.significance import compare
+from retriever.files import fingerprint
 from retriever.folds import fold_pipelines, joined
 from retriever.generation.step import generation_note
 from retriever.model_card import write_model_card
@@ -24,7 +25,7 @@ from retriever.steps import Done, versions
 from retriever.systems import System, systems, train_other
 from retriever.teachers.ensemble import AlignedScores
 from retriever.train_step import read_curve
-from retriever.transfer import collections_of, transfers_of
+from retriever.transfer import collections_of, transfer_inputs, transfers_of
 
 TEACHER_LATENCY_QUERIES = 20
 
@@ -57,14 +58,17 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     inputs |= {"target": pipeline.target_run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
     inputs |= {name: train_other(pipeline, name).key for name in settings.trainings}
+    if pipeline.experiment.rewriter:
+        inputs["rewrites"] = fingerprint({query_id: dict(query.rewrites) for query_id, query in pipeline.conversations("test").items()})
+    elsewhere = collections_of(pipeline)
+    inputs |= transfer_inputs(elsewhere)
 
     def work(folder: Path) -> dict[str, Any]:
-        report = make_report(pipeline, folder)
+        report = make_report(pipeline, folder, elsewhere)
         write_report(folder, report)
         write_model_card(pipeline, report, pipeline.trained.folder / "student")
         return {run.name: run.evaluation.means for run in report.runs}
 
-    inputs |= {f"transfer {there.experiment.name}": there.documents.fingerprint for there in collections_of(pipeline)}
     if pipeline.experiment.stage:
         inputs["stages"] = stages_fingerprint(pipeline)
 
@@ -79,8 +83,8 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     return pipeline.step("evaluate", inputs, kept, work)
 
 
-def make_report(pipeline: Pipeline, folder: Path) -> ReportData:
-    """Runs, times and measures every system; `folder`/runs gets the runs in TREC form."""
+def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Pipeline]) -> ReportData:
+    """Runs, times and measures every system, and those that need no training on the collections `elsewhere`; `folder`/runs gets the runs in TREC form."""
     experiment, folds = pipeline.experiment, pipeline.experiment.collection.folds
     results = joined([evaluate_experiment(fold).folder for fold in fold_pipelines(pipeline)], folder / "runs") if folds else _results(pipeline, folder)
     names = [result.name for result in results]
@@ -105,7 +109,7 @@ def make_report(pipeline: Pipeline, folder: Path) -> ReportData:
         clusters=clusters,
         depths=depths_of(asked) if clusters else {},
         facets=told_apart(pipeline, evaluations, folder / "runs") if clusters or experiment.evaluation.by else [],
-        transfer=transfers_of(pipeline),
+        transfer=transfers_of(pipeline, elsewhere),
         folds=folds,
     )
 
@@ -117,9 +121,9 @@ def told_apart(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], runs: 
     found = facets_of(queries, qrels, settings.by, pipeline.experiment.candidates.language)
     if "last_turn" in evaluations and not any(facet.name == NEED_OF_HISTORY for facet in found):
         found.append(needs_history_by_run(queries, read_run(runs / "last_turn.trec"), qrels))
-    measures = [str(parse_measure(measure)) for measure in settings.measures]
+    measures, clusters = [str(parse_measure(measure)) for measure in settings.measures], clusters_of(queries) or None
     pairs = [(run, baseline) for run, baseline in _compared(list(evaluations)) if run == "student" and baseline != "bm25"]
-    return [facet_table(evaluations, facet, measures, pairs, pipeline.experiment.seed, clusters_of(queries) or None) for facet in found]
+    return [facet_table(evaluations, facet, measures, pairs, pipeline.experiment.seed, clusters) for facet in found]
 
 
 def _results(pipeline: Pipeline, folder: Path) -> list[RunResult]:

@@ -53,9 +53,13 @@ def reader_of(student: Any) -> ConversationReader:
     return reader if isinstance(reader, ConversationReader) else ConversationReader()
 
 
+def read_otherwise(asked: Mapping[str, Query], read: Mapping[str, Query]) -> dict[str, str]:
+    """Query id -> what is read of it; empty where that is the last turn of each."""
+    texts = {query_id: query.text for query_id, query in read.items()}
+    return {} if all(asked[query_id].text == text for query_id, text in texts.items()) else texts
+
+
 def asked_fingerprint(collection: Collection, split: str, read: Mapping[str, Query]) -> str:
     """Changes with the queries of a split, their grades, and what is read of them."""
-    judged = collection.queries_fingerprint(split)
-    texts = {query_id: query.text for query_id, query in read.items() if not query.turns}
-    unread = {query_id: query.text for query_id, query in collection.queries(split).items()}
-    return judged if all(unread.get(query_id) == text for query_id, text in texts.items()) else fingerprint([judged, texts])
+    judged, texts = collection.queries_fingerprint(split), read_otherwise(collection.queries(split), read)
+    return fingerprint([judged, texts]) if texts else judged

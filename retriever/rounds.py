@@ -19,6 +19,7 @@ from retriever.errors import ConfigError
 from retriever.files import fingerprint
 from retriever.generation.step import query_quality
 from retriever.plugins import load_kind
+from retriever.queries import read_otherwise
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
 from retriever.steps import Done
@@ -111,9 +112,8 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
 
 def reading_input(pipeline: Pipeline) -> dict[str, str]:
     """What the student reads of the train queries, where that is not just what is asked."""
-    asked, read = pipeline.conversations("train"), pipeline.student_queries("train")
-    texts = {query_id: query.text for query_id, query in read.items()}
-    return {} if all(asked[query_id].text == text for query_id, text in texts.items()) else {"read by the student": fingerprint(texts)}
+    texts = read_otherwise(pipeline.conversations("train"), pipeline.student_queries("train"))
+    return {"read by the student": fingerprint(texts)} if texts else {}
 
 
 def wanted_dimensions(pipeline: Pipeline) -> tuple[float | None, float] | None:

@@ -46,15 +46,9 @@ def systems(pipeline: Pipeline) -> list[System]:
         found = [_bm25(pipeline), _reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
         return [*found, *others, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
     before = _of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before)
-    found = [
-        _bm25(pipeline),
-        *before,
-        *(_reading(pipeline, reading) for reading in readings_of(pipeline, pipeline.conversations("test"))),
-        _of_teacher(pipeline),
-    ]
-    found += others
-    found += _of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)
-    return [*found, *_of_stages(pipeline)]
+    readings = [_reading(pipeline, reading) for reading in readings_of(pipeline, pipeline.conversations("test"))]
+    after = _of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)
+    return [_bm25(pipeline), *before, *readings, _of_teacher(pipeline), *others, *after, *_of_stages(pipeline)]
 
 
 def readings_of(pipeline: Pipeline, queries: Mapping[str, Query]) -> tuple[Reading, ...]:
@@ -81,21 +75,16 @@ def train_other(pipeline: Pipeline, name: str) -> Done:
     return pipeline.train(f"train_{name}", pipeline.experiment.training.model_copy(update={"losses": losses}))
 
 
-def other_student(pipeline: Pipeline, name: str) -> Any:
-    """The student of that training."""
-    return pipeline.open_student(train_other(pipeline, name).folder / "student")
-
-
 def _other(pipeline: Pipeline, name: str) -> System:
     """It with its index, or re-ranking."""
-    student = other_student(pipeline, name)
+    folder = train_other(pipeline, name).folder / "student"
+    student, words = pipeline.open_student(folder), _training_words(pipeline, name)
     if pipeline.reranks:
-        return _reranking(pipeline, name, training_words(pipeline, name), student)
-    index = pipeline.index_of(f"index_{name}", student, train_other(pipeline, name).folder / "student")
-    return _indexed(pipeline, name, training_words(pipeline, name), index)
+        return _reranking(pipeline, name, words, student)
+    return _indexed(pipeline, name, words, pipeline.index_of(f"index_{name}", student, folder))
 
 
-def training_words(pipeline: Pipeline, name: str) -> str:
+def _training_words(pipeline: Pipeline, name: str) -> str:
     """What a report says of the training."""
     losses = pipeline.experiment.evaluation.trainings[name]
     if losses == {"contrastive": 1.0}:

@@ -6,21 +6,21 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import bm25_run, index_run
-from retriever.collection import Collection
 from retriever.collection_settings import TransferSettings
 from retriever.conversation_facets import clusters_of
 from retriever.conversations import ConversationReader
 from retriever.errors import DataError
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.transfer import Transfer, transfer_of
+from retriever.files import fingerprint
 from retriever.plugins import load_kind
 from retriever.queries import read_queries, reader_of
 from retriever.runs import Run
-from retriever.systems import other_student, readings_of, system_name
+from retriever.systems import readings_of, system_name, train_other
 from retriever.types import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from retriever.pipeline import Pipeline
 
@@ -33,18 +33,35 @@ def collections_of(pipeline: Pipeline) -> list[Pipeline]:
     return [_there(pipeline, settings) for settings in pipeline.experiment.transfer]
 
 
-def transfers_of(pipeline: Pipeline) -> list[Transfer]:
+def transfer_inputs(collections: Sequence[Pipeline]) -> dict[str, str]:
+    """What decides the results there, beside the systems: documents, queries and grades.
+
+    Raises:
+        DataError: one lacks the split.
+    """
+    return {f"transfer {there.experiment.name}": fingerprint([there.documents.fingerprint, _asked_fingerprint(there)]) for there in collections}
+
+
+def transfers_of(pipeline: Pipeline, collections: Sequence[Pipeline]) -> list[Transfer]:
     """What the systems are worth on each of the other collections."""
-    return [_measured(pipeline, there) for there in collections_of(pipeline)]
+    if not collections:
+        return []
+    others = {name: pipeline.open_student(train_other(pipeline, name).folder / "student") for name in pipeline.experiment.evaluation.trainings}
+    return [_measured(pipeline, there, {**others, "student": pipeline.student}) for there in collections]
 
 
 def _there(pipeline: Pipeline, settings: TransferSettings) -> Pipeline:
     own = settings.model_dump(include={"path", "format", "missing_documents", "test"})
-    collection = pipeline.experiment.collection.model_copy(update={**own, "ir_datasets": None, "train": settings.test, "folds": None})
-    changed = {"name": settings.label, "collection": collection, "generation": None, "transfer": ()}
+    collection = pipeline.experiment.collection.model_copy(update={**own, "ir_datasets": None, "fields": (), "train": settings.test, "folds": None})
+    changed = {"name": settings.label, "collection": collection, "generation": None, "rewriter": (), "transfer": ()}
     there = type(pipeline)(pipeline.experiment.model_copy(update=changed), pipeline.folder / "transfer", pipeline.reporter)
     there.encodings_folder = pipeline.encodings_folder
     return there
+
+
+def _asked_fingerprint(there: Pipeline) -> str:
+    _ = asked_there(there)  # names a split that is not there
+    return there.documents.queries_fingerprint(there.experiment.collection.test)
 
 
 def asked_there(there: Pipeline) -> dict[str, Query]:
@@ -60,35 +77,29 @@ def asked_there(there: Pipeline) -> dict[str, Query]:
     return there.documents.queries(split)
 
 
-def _measured(pipeline: Pipeline, there: Pipeline) -> Transfer:
+def _measured(pipeline: Pipeline, there: Pipeline, trained: Mapping[str, Any]) -> Transfer:
     queries, settings = asked_there(there), pipeline.experiment.evaluation
     split = there.experiment.collection.test
     qrels = there.documents.qrels(split)
     measures = [str(parse_measure(measure)) for measure in settings.measures]
-    runs = _runs(pipeline, there, queries)
+    runs = _runs(pipeline, there, queries, trained)
     evaluations = {name: evaluate(run, qrels, settings.measures) for name, run in runs.items()}
     pairs = [("student", name) for name in (*BASELINES, *settings.other_losses) if name in runs]
     return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, clusters_of(queries) or None)
 
 
-def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query]) -> dict[str, Run]:
-    depth, collection = pipeline.experiment.evaluation.depth, there.documents
+def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query], trained: Mapping[str, Any]) -> dict[str, Run]:
+    """The runs of BM25, of the start under each reading, and of the trained students."""
+    depth, start = pipeline.experiment.evaluation.depth, pipeline.start
     lexical = read_queries(ConversationReader(pipeline.experiment.collection.conversation), queries)
-    runs = {"bm25": bm25_run("bm25", there.bm25, collection, lexical, depth, pipeline.reporter)}
-    reader = reader_of(pipeline.start)
-    read = {"student_before": reader}
-    read |= {system_name(reading): dataclasses.replace(reader, reading=reading) for reading in readings_of(pipeline, queries)}
-    start = _index(there, pipeline.start, "student_before")
-    for name, own in read.items():
-        runs[name] = index_run(name, pipeline.start, start, collection, own.read_all(queries), depth)
-    for name in pipeline.experiment.evaluation.trainings:
-        runs[name] = _run(there, other_student(pipeline, name), name, collection, queries, depth)
-    runs["student"] = _run(there, pipeline.student, "student", collection, queries, depth)
+    runs = {"bm25": bm25_run("bm25", there.bm25, there.documents, lexical, depth, pipeline.reporter)}
+    read = {system_name(reading): dataclasses.replace(reader_of(start), reading=reading) for reading in readings_of(pipeline, queries)}
+    index = _index(there, start, "student_before")
+    for name, reader in {"student_before": reader_of(start), **read}.items():
+        runs[name] = index_run(name, start, index, there.documents, reader.read_all(queries), depth)
+    for name, student in trained.items():
+        runs[name] = index_run(name, student, _index(there, student, name), there.documents, reader_of(student).read_all(queries), depth)
     return runs
-
-
-def _run(there: Pipeline, student: Any, name: str, collection: Collection, queries: Mapping[str, Query], depth: int) -> Run:
-    return index_run(name, student, _index(there, student, name), collection, reader_of(student).read_all(queries), depth)
 
 
 def _index(there: Pipeline, encoder: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 """A conversational experiment from one end to the other: readings, folds by conversation, other collections, results by turn."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ def test_other_collections_are_measured_without_learning_from_them(talks: Path, 
         run = report.run(name)
         assert run is not None
         assert there.means[name]["nDCG@10"] == pytest.approx(run.evaluation.means["nDCG@10"], abs=1e-9)
+    assert evaluate_experiment(Pipeline(pipeline.experiment, tmp_path)).done_now is False
+    judged = talks / "qrels" / "test.tsv"
+    judged.write_text("\n".join(judged.read_text().splitlines()[:-1]) + "\n")
+    other = talks.with_name("other")
+    shutil.copytree(talks, other)
+    moved = experiment(talks, encoder_folder, transfer=[{"path": other, "name": "again", "test": "test"}])
+    evaluate_experiment(Pipeline(moved, tmp_path))
+    with (other / "qrels" / "test.tsv").open("a") as file:
+        file.write(f"{next(iter(pipeline.qrels('test')))}\totter\t0\n")
+    assert evaluate_experiment(Pipeline(moved, tmp_path)).done_now is True  # judgements elsewhere have changed, and nothing here
     absent = experiment(talks, encoder_folder, transfer=[{"path": talks, "name": "again", "test": "dev"}])
     with pytest.raises(DataError, match=r'^transfer again: there are no qrels for the split "dev"; splits with qrels: test, train$'):
         evaluate_experiment(Pipeline(absent, tmp_path))
