@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def run_command(arguments: list[str], log: Path) -> None:
     """The forked process: the command with its streams in files named by the process id."""
     from retriever import cli
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
     for number, stream in ((1, "out"), (2, "err")):
         os.dup2(os.open(log / f"{os.getpid()}.{stream}", os.O_WRONLY | os.O_CREAT), number)
     sys.argv = ["retriever", *arguments]

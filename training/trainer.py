@@ -173,6 +173,7 @@ def _trainer(
     model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
     reranks = isinstance(model, CrossEncoder)
     kind, arguments = (CrossEncoderTrainer, CrossEncoderTrainingArguments) if reranks else family_of(model).trainers
+    kind = without_model_card(kind)
     kind = with_adapters(kind, watcher.adapters) if watcher.adapters else kind
     read = (model, samples, collection, settings.max_length)
     batcher: Any = PairBatcher(*read) if reranks else Batcher(*read, states)
@@ -187,14 +188,22 @@ def _trainer(
         kind, loss, dataset = parallel.with_averaged_gradients(kind), parallel.PartLoss(loss), batcher.dataset()
         given |= {"per_device_train_batch_size": 1, "dataloader_drop_last": True}  # a row of this data set is a part of a batch; none is left over
         callbacks = [watcher if group.first else parallel.Companion(watcher.steps), *([parallel.SharedSparsity(watcher.sparsity)] if watcher.sparsity else [])]
-    trainer = without_model_card(kind)(model=model, args=arguments(**given), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
+    trainer = kind(model=model, args=arguments(**given), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
     print_nothing(trainer)
     return trainer
 
 
 def without_model_card(trainer: type[Any]) -> type[Any]:
-    """A trainer without the callback for a model card, which reads a thousand samples and draws a bar: ours is written after the evaluation."""
-    return type(trainer.__name__, (trainer,), {"add_model_card_callback": lambda self, default_args_dict: None})
+    """A trainer that makes no model card: ours is written after the evaluation.
+
+    The stock one reads a thousand samples and draws a bar at the beginning, and at every checkpoint it compiles a template, which takes longer
+    than to write a small model. Nor do checkpoints hold the pickled arguments, which resuming does not read.
+    """
+
+    def save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.model.save_pretrained(output_dir or self.args.output_dir, create_model_card=False)
+
+    return type(trainer.__name__, (trainer,), {"add_model_card_callback": lambda self, default_args_dict: None, "_save": save})
 
 
 def multiplies_bf16() -> bool:
