@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.errors import DataError
+from retriever.conversations import check_reading
+from retriever.errors import ConfigError, DataError
 from retriever.queries import reader_of
 from retriever.ragged import Ragged
 from retriever.search import Hit
@@ -86,6 +87,23 @@ def _turn(value: object, where: str) -> Turn:
     if speaker not in ("user", "agent") or not isinstance(text, str) or not text.strip():
         raise DataError(f'{where}: expected {{"speaker": "user" or "agent", "text": "..."}}, found {value!r:.60}')
     return Turn(str(speaker), text)
+
+
+def read_as(encoder: Any, reading: str, where: str) -> None:
+    """Has a student read conversations as asked.
+
+    Raises:
+        ConfigError: there is no such reading, or the student reads in its own way; `where` names its index.
+    """
+    from retriever.students._reading import query_room, reader_for
+
+    try:
+        check_reading(reading)
+    except ValueError as error:
+        raise ConfigError(f"--reads: {error}") from error
+    if not hasattr(encoder, "reader"):
+        raise ConfigError(f"--reads: the student of {where} reads conversations in its own way. Leave it out")
+    encoder.reader = reader_for(encoder.model, reading, query_room(encoder.model))
 
 
 # What the history contributed
@@ -173,7 +191,7 @@ def _terms(encoder: Any, with_history: Ragged, alone: Ragged, most: int) -> Cont
 def _words(encoder: Any, query: Query, hits: Sequence[Hit], most: int) -> Contributions:
     """The words of the history with the largest share of the results' scores."""
     text = reader_of(encoder).text(query).text
-    vectors, places = _token_places(encoder.model, text)
+    vectors, places = token_places(encoder.model, text)
     documents = encoder.encode_documents([hit.document for hit in hits])
     shares = np.zeros(len(vectors))
     for start, end in zip(documents.offsets[:-1], documents.offsets[1:], strict=True):
@@ -184,7 +202,7 @@ def _words(encoder: Any, query: Query, hits: Sequence[Hit], most: int) -> Contri
     own = range(len(query.text)) if first else range(len(text) - len(query.text), len(text))
     found: dict[str, float] = {}
     for word in re.finditer(r"\S+", text):
-        tokens = [number for number, place in enumerate(places) if place is not None and word.start() <= place < word.end()]
+        tokens = [number for number, place in enumerate(places) if place is not None and word.start() <= place[0] < word.end()]
         if tokens and word.start() not in own:
             found[word[0]] = found.get(word[0], 0.0) + float(shares[tokens].sum())
     rows = [Word(word, share) for word, share in found.items()]
@@ -212,18 +230,19 @@ def _moved(one: NDArray[Any], other: NDArray[Any]) -> float:
     return max(0.0, 1.0 - float(one @ other / np.prod(lengths)))
 
 
-def _token_places(model: Any, text: str) -> tuple[NDArray[np.float32], list[int | None]]:
-    """The vectors [L, D] of a query of late interaction, and where in the text each token begins; None for special ones and [MASK]."""
-    prompt = (model.prompts or {}).get("query") or ""
-    features = model.encode_query([text], output_value=None, show_progress_bar=False)[0]
+def token_places(model: Any, text: str, task: Literal["query", "document"] = "query") -> tuple[NDArray[np.float32], list[tuple[int, int] | None]]:
+    """The vectors [L, D] of a text of late interaction, and from where to where in the text each token stands; None for special ones and [MASK]."""
+    prompt = (model.prompts or {}).get(task) or ""
+    encode = model.encode_query if task == "query" else model.encode_document
+    features = encode([text], output_value=None, show_progress_bar=False)[0]
     counts = features["attention_mask"].bool().cpu().numpy()
     vectors = features["token_embeddings"].float().cpu().numpy()[counts]
     ids = features["input_ids"].tolist()
     read = model.tokenizer(prompt + text, return_offsets_mapping=True, verbose=False)
-    places: list[int | None] = [None] * len(ids)
+    places: list[tuple[int, int] | None] = [None] * len(ids)
     for place, (own, there, (start, end)) in enumerate(zip(ids, read["input_ids"], read["offset_mapping"], strict=False)):
         if own != there:
             break  # a text that was cut ends with a special token
         if end > start >= len(prompt) and own not in model.tokenizer.all_special_ids:
-            places[place] = start - len(prompt)
+            places[place] = start - len(prompt), end - len(prompt)
     return vectors, [place for place, count in zip(places, counts.tolist(), strict=True) if count]

@@ -22,6 +22,9 @@ from retriever.files import write_atomic
 FILE = "fields.arrow"
 
 Kind = Literal["number", "truth", "text", "texts"]
+_LARGEST = 2**1023
+"""From about there on a whole number is beyond what a column of numbers can hold."""
+
 Value = float | bool | str | tuple[str, ...]
 
 
@@ -29,7 +32,9 @@ def kind_of(value: object) -> Kind | None:
     """What a value is; None for what no field can hold."""
     if isinstance(value, bool):
         return "truth"
-    if isinstance(value, int | float):
+    if isinstance(value, int):
+        return "number" if abs(value) < _LARGEST else None
+    if isinstance(value, float):
         return "number" if math.isfinite(value) else None
     if isinstance(value, str):
         return "text"

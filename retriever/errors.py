@@ -25,6 +25,10 @@ class SearchIndexError(RetrieverError):
     """An index is damaged, or does not fit the student or the documents it was given."""
 
 
+class LockedError(RetrieverError):
+    """Another process is changing the same thing; it can be tried again."""
+
+
 class MissingExtraError(RetrieverError):
     """An optional package is not installed; the message names the extra that brings it."""
 

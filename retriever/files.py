@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from retriever.errors import RetrieverError
+from retriever.errors import LockedError, RetrieverError
 
 
 def fingerprint(value: Any) -> str:
@@ -146,7 +146,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
     """Holds a lock file for as long as the block runs; the operating system frees it when the process dies.
 
     Raises:
-        RetrieverError: another process holds it; the message names the process.
+        LockedError: another process holds it; the message names the process.
     """
     with explain_full_disk(path):
         make_folder(path.parent)
@@ -156,7 +156,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError as error:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise RetrieverError(f"{path.parent}: process {holder} is already {what} here. Wait for it, or stop it first") from error
+            raise LockedError(f"{path.parent}: process {holder} is already {what} here. Wait for it, or stop it first") from error
         with explain_full_disk(path):
             stream.truncate(0)
             os.write(stream.fileno(), str(os.getpid()).encode())  # unbuffered: a full disk is not met a second time when the file is closed

@@ -6,16 +6,17 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from retriever.commands.console import Json, print_json
+from retriever.commands.console import Json, Url, print_json
 from retriever.commands.hits import plain_hit, show_hits
 from retriever.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from retriever.chat import Contributions, Conversation
+    from retriever.conversations import ReadText
     from retriever.filters import Condition
     from retriever.search import Hit, SearchIndex
     from retriever.types import Query
@@ -32,7 +33,9 @@ PROMPT = "> "
 
 
 def chat(
-    index: Annotated[Path, typer.Argument(help="Index folder, or the folder of the experiment that built it.", metavar="INDEX")],
+    index: Annotated[
+        Path | None, typer.Argument(help="Index folder, or the folder of the experiment that built it; with --url the name of a served index.", metavar="INDEX")
+    ] = None,
     student: Annotated[
         Path | None, typer.Option("--student", help="Another student that encodes the turns, whose documents were frozen.", metavar="FOLDER")
     ] = None,
@@ -43,19 +46,16 @@ def chat(
     filters: Annotated[
         list[str] | None, typer.Option("--filter", help="A condition on a field, such as 'year>=2020' or 'language in de,fr'.", metavar="CONDITION")
     ] = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Search turn by turn, each read with those before it."""
     from retriever.chat import Conversation
     from retriever.filters import parse_condition
-    from retriever.progress import silence_libraries
-    from retriever.search import open_index
 
     conditions = [parse_condition(one) for one in filters or []]
-    silence_libraries()
-    found = open_index(index, student)
-    _set_reading(found.encoder, reads, index)
-    session = _Session(found, k, conditions, as_json, Conversation())
+    talk = _opened(index, student, reads) if url is None else _served(url, index, student, reads)
+    session = _Session(talk, k, conditions, as_json, Conversation())
     if sys.stdin.isatty():
         typer.echo("  ".join(f"{name}: {does}" for name, does in COMMANDS.items()), err=True)
     try:
@@ -67,25 +67,68 @@ def chat(
         typer.echo("", err=True)
 
 
+def _opened(index: Path | None, student: Path | None, reads: str | None) -> Talk:
+    from retriever.progress import silence_libraries
+    from retriever.search import open_index
+
+    if index is None:
+        raise ConfigError("chat: names no index. Give its folder, or a server's address: --url URL")
+    silence_libraries()
+    found = open_index(index, student)
+    _set_reading(found.encoder, reads, index)
+    return _Here(found)
+
+
+def _served(url: str, index: Path | None, student: Path | None, reads: str | None) -> Talk:
+    from retriever.client import Client
+    from retriever.commands.served import ServedSearch
+
+    if student is not None or reads is not None:
+        raise ConfigError(f"chat: --{'reads' if reads is not None else 'student'} is for an index on this machine, and --url asks a server. Leave one out")
+    return ServedSearch(Client(url), None if index is None else str(index))
+
+
+class Talk(Protocol):
+    """Something that answers turns."""
+
+    def ask(self, query: Query, k: int, where: Sequence[Condition] = ()) -> tuple[ReadText, Sequence[Hit]]:
+        """What the student read of a query, and the best k documents."""
+        ...
+
+    def why(self, query: Query, k: int, where: Sequence[Condition] = ()) -> Contributions:
+        """What the history contributed."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Here:
+    """An index on this machine."""
+
+    index: SearchIndex
+
+    def ask(self, query: Query, k: int, where: Sequence[Condition] = ()) -> tuple[ReadText, Sequence[Hit]]:
+        from retriever.queries import reader_of
+
+        return reader_of(self.index.encoder).text(query), self.index.hits(query, k, where)
+
+    def why(self, query: Query, k: int, where: Sequence[Condition] = ()) -> Contributions:
+        from retriever.chat import contributions
+
+        return contributions(self.index.encoder, query, lambda asked: self.index.hits(asked, k, where))
+
+
 def _set_reading(encoder: Any, reads: str | None, index: Path) -> None:
     """Has the student read conversations as asked; says so where it reads no history.
 
     Raises:
         ConfigError: it cannot, or it reads rewrites, which nobody writes here.
     """
-    from retriever.conversations import check_reading, rewriter_of
+    from retriever.chat import read_as
+    from retriever.conversations import rewriter_of
     from retriever.queries import reader_of
 
     if reads is not None:
-        from retriever.students._reading import query_room, reader_for
-
-        try:
-            check_reading(reads)
-        except ValueError as error:
-            raise ConfigError(f"--reads: {error}") from error
-        if not hasattr(encoder, "reader"):
-            raise ConfigError(f"--reads: the student of {index} reads conversations in its own way. Leave it out")
-        encoder.reader = reader_for(encoder.model, reads, query_room(encoder.model))
+        read_as(encoder, reads, str(index))
     reading = reader_of(encoder).reading
     if rewriter_of(reading) is not None:
         raise ConfigError(f'{index}: the student reads "{reading}", and a chat has no rewrites. Choose what it reads, for example with: --reads all')
@@ -123,7 +166,7 @@ def _read_line(typed: bool) -> str:
 class _Session:
     """A conversation in the terminal, with what was asked and found last."""
 
-    index: SearchIndex
+    talk: Talk
     k: int
     where: Sequence[Condition]
     as_json: bool
@@ -148,11 +191,8 @@ class _Session:
 
     def ask(self, text: str) -> None:
         """Searches with the conversation, and shows what was found."""
-        from retriever.queries import reader_of
-
         self.query = self.conversation.asked(text)
-        read = reader_of(self.index.encoder).text(self.query)
-        self.hits = self.search(self.query)
+        read, self.hits = self.talk.ask(self.query, self.k, self.where)
         self.conversation = self.conversation.said(text)
         if self.as_json:
             shown = {"read": read.text, "left_out": read.left_out, "cut": read.cut, "results": [plain_hit(hit) for hit in self.hits]}
@@ -164,21 +204,16 @@ class _Session:
             )
         show_hits(self.hits, text)
 
-    def search(self, query: Query) -> Sequence[Hit]:
-        """The best documents of a query."""
-        return self.index.hits(query, self.k, self.where)
-
     def why(self, _: str) -> None:
         """Shows what the history contributed to the last search."""
-        from retriever.chat import contributions
-
         if self.query is None:
             raise DataError("/why: nothing was asked yet")
-        found = contributions(self.index.encoder, self.query, self.search)
+        if not self.query.turns and not self.as_json:
+            typer.echo("this is the first turn: there is no history")
+            return
+        found = self.talk.why(self.query, self.k, self.where)
         if self.as_json:
             print_json(dataclasses.asdict(found))
-        elif not self.query.turns:
-            typer.echo("this is the first turn: there is no history")
         else:
             _show_contributions(found, len(self.hits))
 

@@ -20,6 +20,9 @@ File = Annotated[Path, typer.Argument(help="Experiment file (TOML).", metavar="F
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key, for example --set training.epochs=3.", metavar="KEY=VALUE")]
 Work = Annotated[Path, typer.Option("--work", help="Folder that holds a folder for each experiment.", metavar="FOLDER")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="Ask this server, whose index INDEX then names; its key is in the variable RETRIEVER_KEY.", metavar="URL")
+]
 WORK = Path("work")
 
 AROUND_COMMAND = contextlib.ExitStack()
@@ -55,7 +58,16 @@ def show_report(pipeline: Pipeline, as_json: bool) -> None:
     report = read_report(folder)
     print_table(terminal_table(report))
     typer.echo(f"\n{verdict(report).sentence}\nreport: {folder / 'report.html'}")
-    typer.echo(f'next:   retriever search {pipeline.folder} "{next(iter(pipeline.queries("test").values())).text}"')
+    typer.echo(f"next:   {_search(pipeline)}")
+
+
+def _search(pipeline: Pipeline) -> str:
+    """A search that the user can try: of images by a caption, if there are any, else by the first test query."""
+    queries = list(pipeline.queries("test").values())
+    query = next((query for query in queries if query.text), queries[0])
+    asked = f'"{query.text}"' if query.text else f"--image {shlex.quote(str(query.image))}"
+    conditions = "".join(f" --filter {shlex.quote(f'{field}={value}')}" for field, value in query.among.items() if isinstance(value, str))
+    return f"retriever search {pipeline.folder} {asked}{conditions}"
 
 
 def duration(seconds: float) -> str:

@@ -108,7 +108,7 @@ def publish(
     return version
 
 
-def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Reporter | None = None) -> Changed:
+def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Reporter | None = None, before: Snapshot | None = None) -> Changed:
     """Adds documents, each with where it stands; one whose id is there already takes the place of the old one.
 
     A stop while they are encoded loses a block at most: the same documents given again continue.
@@ -117,13 +117,14 @@ def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Repor
         folder: of the index.
         documents: read once.
         reporter: where progress is told.
+        before: a version that is open already, whose student and segments are taken from there where they are still the same.
 
     Raises:
         DataError: a document breaks a rule, an id stands twice among them, or a field is of another kind than in the index.
     """
     reporter = reporter or Quiet()
     with changing(folder):
-        snapshot = open_snapshot(folder, read_version(folder))
+        snapshot = open_snapshot(folder, read_version(folder), before)
         partial = _written(folder, documents, snapshot)
         if partial is None:
             return Changed(snapshot.version.number, 0, 0, 0, len(snapshot))

@@ -1,0 +1,253 @@
+"""The one thread of a process that encodes: queries of all requests in batches, and between them other work in small pieces."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from retriever.filters import Condition
+from retriever.ragged import Ragged
+from retriever.serving.faults import FullError
+from retriever.types import Document, Query
+
+Value = TypeVar("Value")
+
+PIECE = 16
+"""Documents encoded at a time, so that queries need not wait for long."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A query on its way.
+
+    Attributes:
+        query: what is asked.
+        k: documents at most.
+        conditions: on their fields.
+        stages: how many of several are searched; None for all.
+    """
+
+    query: Query
+    k: int
+    conditions: tuple[Condition, ...] = ()
+    stages: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was found for one query.
+
+    Attributes:
+        scores: best first.
+        documents: gives the documents with these scores; may read from the disk.
+        milliseconds: stage -> what it took for the whole batch.
+        batch: queries that were encoded together.
+    """
+
+    scores: Sequence[float]
+    documents: Callable[[], Sequence[Document]]
+    milliseconds: Mapping[str, float]
+    batch: int = 1
+
+
+class View(Protocol):
+    """A version of something that can be searched."""
+
+    def answer(self, asked: Sequence[Asked]) -> list[Found]:
+        """What is found for each query; called in the encoder thread alone."""
+        ...
+
+
+@dataclasses.dataclass
+class _Waiting:
+    view: View
+    asked: Asked
+    since: float
+    future: Future[Found]
+
+
+class EncoderThread:
+    """Encodes whatever waits. Batches of queries and pieces of other work take turns, so that neither waits for all of the other.
+
+    Attributes:
+        batch: queries taken together at most.
+        wait_seconds: that the first of them waits for others.
+        queue: how many queries, and how many pieces, may wait.
+    """
+
+    def __init__(self, batch: int, wait_seconds: float, queue: int, told: Callable[[int, float], None] = lambda size, seconds: None) -> None:
+        """Starts the thread.
+
+        Args:
+            batch: queries taken together at most.
+            wait_seconds: that the first of them waits for others.
+            queue: how many queries, and how many pieces, may wait.
+            told: is given the size of each batch and the seconds that it took.
+        """
+        self.batch, self.wait_seconds, self.queue = batch, wait_seconds, queue
+        self._told = told
+        self._changed = threading.Condition()
+        self._queries: collections.deque[_Waiting] = collections.deque()
+        self._pieces: collections.deque[tuple[Callable[[], Any], Future[Any]]] = collections.deque()
+        self._closed = False
+        self._seconds_each = 0.01
+        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Queries that no batch has taken yet."""
+        return len(self._queries)
+
+    def submit(self, view: View, asked: Sequence[Asked]) -> list[Future[Found]]:
+        """What will be found for queries; all are taken or none. A future that is cancelled before its turn costs nothing.
+
+        Raises:
+            FullError: too many wait.
+        """
+        now = time.monotonic()
+        items = [_Waiting(view, one, now, Future()) for one in asked]
+        with self._changed:
+            if len(self._queries) + len(items) > max(self.queue, len(items) if not self._queries else 0):
+                raise FullError(len(self._queries) * self._seconds_each)
+            self._queries.extend(items)
+            self._changed.notify()
+        return [item.future for item in items]
+
+    def call(self, work: Callable[[], Value]) -> Future[Value]:
+        """The result of a small piece of other work.
+
+        Raises:
+            FullError: too many wait.
+        """
+        future: Future[Value] = Future()
+        with self._changed:
+            if len(self._pieces) >= self.queue:
+                raise FullError(1.0)
+            self._pieces.append((work, future))
+            self._changed.notify()
+        return future
+
+    def here(self) -> bool:
+        """Whether this is the thread itself."""
+        return threading.current_thread() is self._thread
+
+    def close(self) -> None:
+        """Ends the thread when all that waits is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queries or self._pieces or self._closed)
+                if not self._queries and not self._pieces:
+                    return
+            if self._queries:
+                self._answer(self._taken())
+            if self._pieces:
+                self._do_piece()
+
+    def _taken(self) -> list[_Waiting]:
+        """The next batch: what waits, and what comes while the first may still wait."""
+        with self._changed:
+            deadline = self._queries[0].since + self.wait_seconds
+            while len(self._queries) < self.batch and not self._closed and not self._pieces:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            return [self._queries.popleft() for _ in range(min(self.batch, len(self._queries)))]
+
+    def _answer(self, taken: Sequence[_Waiting]) -> None:
+        alive = [item for item in taken if item.future.set_running_or_notify_cancel()]
+        views: dict[int, list[_Waiting]] = {}
+        for item in alive:
+            views.setdefault(id(item.view), []).append(item)
+        for items in views.values():
+            start = time.monotonic()
+            _answer_together(items)
+            seconds = time.monotonic() - start
+            self._seconds_each += 0.1 * (seconds / len(items) - self._seconds_each)
+            self._told(len(items), seconds)
+
+    def _do_piece(self) -> None:
+        with self._changed:
+            work, future = self._pieces.popleft()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001 (whoever waits gets it)
+                future.set_exception(error)
+
+
+def _answer_together(items: Sequence[_Waiting]) -> None:
+    """Gives each its answer; where a batch fails, each is asked alone, so that one query's mistake is its own."""
+    try:
+        found = items[0].view.answer([item.asked for item in items])
+    except Exception as error:  # noqa: BLE001 (whoever waits gets it)
+        if len(items) == 1:
+            items[0].future.set_exception(error)
+        else:
+            for item in items:
+                _answer_together([item])
+        return
+    for item, one in zip(items, found, strict=True):
+        item.future.set_result(one)
+
+
+class SharedEncoder:
+    """A student whose work is done in the encoder thread, piece by piece, whichever thread asks for it.
+
+    Attributes:
+        own: the student itself.
+    """
+
+    def __init__(self, own: Any, thread: EncoderThread) -> None:
+        self.own = own
+        self._thread = thread
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def encode_queries(self, queries: Sequence[Query]) -> Any:
+        """As the student's."""
+        return self.apart(self.own.encode_queries, queries)
+
+    def encode_documents(self, documents: Sequence[Document]) -> Any:
+        """As the student's."""
+        return self.apart(self.own.encode_documents, documents)
+
+    def apart(self, encode: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Any:
+        """What a function of the student makes of `PIECE` texts at a time, put together."""
+        starts = range(0, max(len(texts), 1), PIECE)
+        return joined([self.do(functools.partial(encode, texts[start : start + PIECE])) for start in starts])
+
+    def do(self, work: Callable[[], Value]) -> Value:
+        """The result of a small piece of work that uses the student; a piece of something longer waits while there is no room."""
+        if self._thread.here():
+            return work()
+        for attempt in range(50):
+            try:
+                return self._thread.call(work).result()
+            except FullError:
+                if attempt == 49:
+                    raise
+                time.sleep(0.1)
+        raise AssertionError
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Encodings of several pieces, one after another; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)

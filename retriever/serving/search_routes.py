@@ -1,0 +1,102 @@
+"""POST /v1/search and /v1/explain, and what is served at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from retriever.chat import contributions
+from retriever.explanation import explain
+from retriever.search import Hit
+from retriever.serving.answers import ExplainAnswer, IndexesAnswer, SearchAnswer
+from retriever.serving.encoder_thread import Asked
+from retriever.serving.faults import RequestError, bad_request
+from retriever.serving.requests import ExplainRequest, SearchRequest
+from retriever.serving.routes import WRONG, Here, Searcher, answer, note, note_query
+from retriever.serving.searching import read_of, search
+from retriever.serving.served import OpenView
+from retriever.serving.service import writable
+from retriever.types import Document, Query
+
+router = APIRouter(prefix="/v1", tags=["search"], responses=WRONG)
+
+
+@router.post("/search", response_model=SearchAnswer)
+async def search_documents(body: SearchRequest, request: Request, service: Here, who: Searcher) -> Response:
+    """Find documents for a query, or for several."""
+    served = service.named(body.index)
+    note(request, index=served.name, k=body.k)
+    note_query(request, service, body.texts)
+    if len(body.texts) > service.limits.queries:
+        raise bad_request(f"queries: {len(body.texts):,}, and {service.limits.queries:,} are allowed")
+    queries = [service.query(text, [turn.turn() for turn in body.turns]) for text in body.texts]
+    view = await service.view(served)
+    if body.stages is not None and body.stages > len(view.stages):
+        raise bad_request(f'stages: {body.stages}, and "{served.name}" has {len(view.stages) or "none"}')
+    conditions = service.conditions(view, body.filter)
+    found = await search(service, served, view, [Asked(query, service.depth(body.k), conditions, body.stages) for query in queries], body.text)
+    read = await service.work(served, lambda: read_of(view, queries[0])) if body.turns else None
+    return answer(
+        {
+            "results": found.results[0] if body.query is not None else found.results,
+            "index": served.name,
+            "version": found.version,
+            "timings_ms": found.timings,
+            "cached": found.cached,
+            "request_id": request.state.request_id,
+            **({"read": read} if read else {}),
+        }
+    )
+
+
+@router.post("/explain", response_model=ExplainAnswer)
+async def explain_result(body: ExplainRequest, request: Request, service: Here, who: Searcher) -> Response:
+    """Say why a document has its score, and what earlier turns contributed."""
+    served = service.named(body.index)
+    note(request, index=served.name)
+    note_query(request, service, [body.query])
+    query = service.query(body.query, [turn.turn() for turn in body.turns])
+    view = await service.view(served)
+    if not hasattr(view.encoder.own, "encode_queries"):
+        raise bad_request(f'"{served.name}" has a student that reads query and document together, whose scores have no parts')
+    document = None
+    if body.text is not None:
+        document = Document("text", service.texts("text", [body.text])[0])
+    elif body.id is not None:
+        wanted = body.id
+        document = await service.read(served, lambda: view.document(wanted))
+        if document is None:
+            raise RequestError(404, "not_found", f'there is no document "{body.id:.100}"')
+    conditions, depth = service.conditions(view, body.filter), service.depth(body.k)
+
+    def hits(asked: Query) -> list[Hit]:
+        found = view.encoder.do(lambda: view.answer([Asked(asked, depth, conditions)]))[0]
+        return [Hit(rank, score, one) for rank, (score, one) in enumerate(zip(found.scores, found.documents(), strict=True), 1)]
+
+    def work() -> dict[str, Any]:
+        why = None if document is None else _explained(view, query, document, body.rows)
+        history = view.encoder.do(lambda: contributions(view.encoder.own, query, hits, body.rows)) if body.turns else None
+        return {"explanation": why, "history": None if history is None else dataclasses.asdict(history)}
+
+    return answer({"index": served.name, "version": view.version, **await service.work(served, work)})
+
+
+@router.get("/indexes", response_model=IndexesAnswer)
+async def list_indexes(service: Here, who: Searcher) -> Response:
+    """List what is served; the first one answers where none is named."""
+    listed = []
+    for served in service.served.values():
+        view = await service.view(served)
+        own = {"name": served.name, "kind": served.kind, "version": view.version, "documents": view.documents, "student": view.encoder.own.kind}
+        listed.append({**own, "fields": dict(view.fields), "stages": list(view.stages), "writable": writable(service, served)})
+    return answer({"indexes": listed})
+
+
+def _explained(view: OpenView, query: Query, document: Document, rows: int) -> dict[str, Any]:
+    """In the encoder's thread for words and tokens, whose model is read by hand; sentences go there piece by piece."""
+    by_hand = hasattr(view.encoder.own, "columns")
+    found = view.encoder.do(lambda: explain(view.encoder.own, query, document, rows)) if by_hand else explain(view.encoder, query, document, rows)
+    return dataclasses.asdict(found)

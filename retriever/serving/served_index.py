@@ -1,0 +1,197 @@
+"""An index folder that is served: every request is answered by the newest version, which is opened when there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retriever.chat import read_as
+from retriever.document_fields import Kind
+from retriever.encodings import Encoder
+from retriever.errors import RetrieverError
+from retriever.filters import Condition, check_conditions
+from retriever.index.snapshot import Snapshot
+from retriever.search import open_index
+from retriever.serving.cache import RecentValues
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, joined
+from retriever.serving.settings import Place, ServeSettings
+from retriever.serving.timing import Stopwatch
+from retriever.types import Document, Query
+
+_LOG = logging.getLogger("retriever.serving")
+_AGAIN_SECONDS = 1.0
+"""After which opening a version that could not be opened is tried again."""
+
+_ENTRY = 300
+"""Bytes that a remembered value takes beside its arrays and texts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexView:
+    """A version of an index.
+
+    Attributes:
+        snapshot: of which the encoder works in the encoder thread.
+        encoder: the same one.
+        encoded: queries' encodings, by student and query; other versions share it.
+        answered: rows and scores of this version alone.
+    """
+
+    snapshot: Snapshot
+    encoder: SharedEncoder
+    encoded: RecentValues[Any]
+    answered: RecentValues[tuple[NDArray[np.int64], NDArray[np.float32]]]
+    stages: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.snapshot.version.number
+
+    @property
+    def documents(self) -> int:
+        """How many can be found."""
+        return len(self.snapshot)
+
+    @cached_property
+    def fields(self) -> Mapping[str, Kind]:
+        """What the values of documents' fields are."""
+        return self.snapshot.field_kinds
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Refuses conditions that the documents cannot answer."""
+        check_conditions(self.fields, conditions, "filter")
+
+    def remembered(self, asked: Asked) -> Found | None:
+        """What was found when the same was asked of this version."""
+        found = self.answered.get(_key(asked))
+        return None if found is None else self._found(*found, {"encode": 0.0, "search": 0.0})
+
+    def answer(self, asked: Sequence[Asked]) -> list[Found]:
+        """Encodes all together, and searches together what has the same depth and conditions."""
+        watch = Stopwatch()
+        vectors = self._encoded([one.query for one in asked])
+        watch.lap("encode")
+        groups: dict[tuple[int, tuple[Condition, ...]], list[int]] = {}
+        for place, one in enumerate(asked):
+            groups.setdefault((one.k, one.conditions), []).append(place)
+        found: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        for (k, conditions), places in groups.items():
+            rows, scores = self.snapshot.search(vectors if len(groups) == 1 else vectors[np.array(places)], k, conditions)
+            found |= {place: (own, values) for place, own, values in zip(places, rows, scores, strict=True)}
+        watch.lap("search")
+        for place, one in enumerate(asked):
+            own = found[place]
+            self.answered.put(_key(one), own, own[0].nbytes + own[1].nbytes + _size(one.query))
+        return [self._found(*found[place], watch.milliseconds, len(asked)) for place in range(len(asked))]
+
+    def document(self, doc_id: str) -> Document | None:
+        """The document of an id."""
+        row = int(self.snapshot.rows_of([doc_id])[0])
+        return None if row < 0 else self.snapshot.documents_by_row([row])[0]
+
+    def _encoded(self, queries: Sequence[Query]) -> Any:
+        """The encodings of queries; each that is not remembered is encoded once."""
+        keys = [(self.encoder.own.identity, query.text, query.turns, query.image) for query in queries]
+        known = {key: self.encoded.get(key) for key in dict.fromkeys(keys)}
+        missing = [key for key, encoding in known.items() if encoding is None]
+        if missing:
+            first = dict(zip(reversed(keys), reversed(queries), strict=True))
+            made = self.encoder.own.encode_queries([first[key] for key in missing])
+            if len(missing) == len(keys):
+                self._keep(missing, queries, made)
+                return made
+            known |= {key: made[np.array([number])] for number, key in enumerate(missing)}
+            self._keep(missing, [first[key] for key in missing], made)
+        return joined([known[key] for key in keys])
+
+    def _keep(self, keys: Sequence[Any], queries: Sequence[Query], made: Any) -> None:
+        for number, (key, query) in enumerate(zip(keys, queries, strict=True)):
+            own = made[np.array([number])]
+            arrays = own.columns.values() if hasattr(own, "columns") else (own,)
+            self.encoded.put(key, own, sum(array.nbytes for array in arrays) + _size(query))
+
+    def _found(self, rows: NDArray[np.int64], scores: NDArray[np.float32], milliseconds: Mapping[str, float], batch: int = 1) -> Found:
+        return Found(scores.tolist(), lambda: self.snapshot.documents_by_row(rows), milliseconds, batch)
+
+
+class ServedIndex:
+    """An index folder under a name.
+
+    Attributes:
+        name: by which requests name it.
+        folder: where it lies.
+    """
+
+    kind = "index"
+
+    def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
+        self.name = place.name
+        self._reads = settings.reads
+        self._thread = thread
+        self._index = open_index(Path(place.where), settings.student)
+        self.folder = self._index.folder
+        self._cache_bytes = settings.limits.cache_bytes
+        self._encoded: RecentValues[Any] = RecentValues(self._cache_bytes)
+        self._opening = threading.Lock()
+        self._tried = 0.0
+        self._opened = self._index.snapshot
+        self._view = self._view_of(self._opened, None)
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """The folder, under the index's name."""
+        return {str(self.folder): self.name, str(self.folder.absolute()): self.name}
+
+    def fresh(self) -> IndexView | None:
+        """The newest version, where it is open."""
+        return self._view if self._index.is_current else None
+
+    def reopened(self) -> IndexView:
+        """The newest version. One that cannot be opened is told in the log, and the one before answers on."""
+        with self._opening:
+            if self._index.is_current or time.monotonic() - self._tried < _AGAIN_SECONDS:
+                return self._view
+            try:
+                snapshot = self._index.snapshot
+            except RetrieverError:
+                self._tried = time.monotonic()
+                _LOG.exception("%s: the new version cannot be opened; the one before is served on", self.name)
+                return self._view
+            if snapshot is not self._opened:
+                self._opened, self._view = snapshot, self._view_of(snapshot, self._view)
+            return self._view
+
+    def close(self) -> None:
+        """Nothing: files are only mapped."""
+
+    def _view_of(self, snapshot: Snapshot, before: IndexView | None) -> IndexView:
+        """A new view; its encoder is the one before where the student is."""
+        own = snapshot.encoder
+        if before is not None and before.encoder.own is own:
+            encoder = before.encoder
+        else:
+            if self._reads is not None:
+                read_as(own, self._reads, self.name)
+            encoder = SharedEncoder(own, self._thread)
+            self._encoded.clear()
+        shared: Encoder = encoder
+        return IndexView(dataclasses.replace(snapshot, load_encoder=lambda: shared), encoder, self._encoded, RecentValues(self._cache_bytes))
+
+
+def _key(asked: Asked) -> tuple[Any, ...]:
+    return asked.query.text, asked.query.turns, asked.query.image, asked.k, asked.conditions
+
+
+def _size(query: Query) -> int:
+    """Bytes that a query takes in a cache, about."""
+    return _ENTRY + 2 * (len(query.text) + sum(len(turn.text) + 100 for turn in query.turns))
