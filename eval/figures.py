@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.eval.report import ScoreDistribution, TrainingCurve
+from retriever.eval.curves import ScoreDistribution, TrainingCurve
 from retriever.eval.wording import signed
 
 if TYPE_CHECKING:

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from retriever.errors import DataError
+from retriever.eval.curves import ScoreDistribution, TrainingCurve
+from retriever.eval.directions import direction_of, directions_in, in_direction, system_of
 from retriever.eval.facets import FacetTable, facet_table_from_json, per_conversation
 from retriever.eval.latency import Latency
 from retriever.eval.measures import Evaluation
+from retriever.eval.ranks import FIRST_RANK, MedianRank, median_rank
+from retriever.eval.shown import Shown, shown_from_json
 from retriever.eval.significance import Clusters, Comparison, generator_for, mean_interval
 from retriever.eval.transfer import Transfer, transfer_from_json
+from retriever.eval.zero_shot import ZeroShot, zero_shot_from_json
 from retriever.files import write_json, write_text
 
-NOT_LOSSES = frozenset({"step", "validation", "learning_rate", "grad_norm", "epoch"})
+SHOWN = "shown.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,7 @@ class RunResult:
     """A run as the report shows it.
 
     Attributes:
-        name: the row's name and the key in report.json.
+        name: the row's name and the key in report.json: NAME, or NAME.DIRECTION where directions are told apart.
         evaluation: its values per query.
         latency: of its search, where one was timed.
         bytes: of its index, where it has one.
@@ -48,47 +53,12 @@ class RunResult:
         found = self.evaluation
         return mean_interval(found.query_ids, found.values[measure], clusters, generator_for(seed, "interval", self.name, measure))
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainingCurve:
-    """How training went.
-
-    Attributes:
-        steps: where losses were logged.
-        losses: name of a loss term -> its value at each of `steps`.
-        validation_steps: where the student was validated.
-        validation: the value at each of them.
-        validation_measure: what was validated, for example "nDCG@10 on held-out train queries".
-        chosen_step: of the checkpoint that was kept.
-    """
-
-    steps: Sequence[int]
-    losses: Mapping[str, Sequence[float]]
-    validation_steps: Sequence[int]
-    validation: Sequence[float]
-    validation_measure: str
-    chosen_step: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreDistribution:
-    """How a ranker's scores of positives lie against those of negatives.
-
-    Attributes:
-        name: the ranker's.
-        unit: of its scores.
-        edges: [bins + 1].
-        positives: [bins], share of the positives in each bin.
-        negatives: [bins], share of the negatives in each bin.
-        separation: how often a random positive outscores a random negative (a tie counts half).
-    """
-
-    name: str
-    unit: str
-    edges: Sequence[float]
-    positives: Sequence[float]
-    negatives: Sequence[float]
-    separation: float
+    def median_rank(self, seed: int, clusters: Clusters | None = None) -> MedianRank | None:
+        """The median rank of the first relevant document; None where the evaluation has no ranks."""
+        found, ranks = self.evaluation, self.evaluation.values.get(FIRST_RANK)
+        if ranks is None:
+            return None
+        return median_rank(found.query_ids, ranks, clusters, generator_for(seed, "interval", self.name, FIRST_RANK))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +74,20 @@ class ReportData:
         versions: package -> version.
         seed: of intervals, and of the experiment.
         summary: a sentence on the collection, below the title.
-        subject: the run that the verdict is about.
+        subject: the run that the verdict is about; where directions are told apart, its name without them.
         baseline: what it is held against.
-        query_texts: query id -> text, for the lists of the most improved and most hurt.
+        query_texts: query id -> text or image's name, for the lists of the most improved and most hurt.
         training: the student's.
         distributions: of the teacher and the student.
         collection: name and split of what was searched, where `transfer` holds others against it.
         clusters: query id -> conversation, the ones that `comparisons` were made with; None where queries stand alone.
+        clustered_by: what a cluster is, "conversation" or "image".
         depths: query id -> turns of the user so far, where known.
         facets: results apart for groups of queries.
         transfer: results on other collections.
         folds: of how many students each scored the conversations that it was not trained on; None where one student scored all.
+        shown: images and captions beside the queries that changed most.
+        zero_shot: how often the students name what is in an image.
     """
 
     title: str
@@ -136,6 +109,9 @@ class ReportData:
     facets: Sequence[FacetTable] = ()
     transfer: Sequence[Transfer] = ()
     folds: int | None = None
+    clustered_by: str = "conversation"
+    shown: Shown | None = None
+    zero_shot: ZeroShot | None = None
 
     def run(self, name: str) -> RunResult | None:
         """The run of that name, if there is one."""
@@ -146,6 +122,35 @@ class ReportData:
         return run.interval(measure, self.seed, self.clusters)
 
     @property
+    def directions(self) -> tuple[str, ...]:
+        """Those that the runs are told apart by; ("",) where they are not."""
+        return directions_in(run.name for run in self.runs)
+
+    @property
+    def held_against(self) -> list[tuple[str, str]]:
+        """(subject, baseline) of each direction."""
+        return [(in_direction(self.subject, way), in_direction(self.baseline, way)) for way in self.directions]
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Run -> the place of its system among all of them, which is its colour."""
+        systems = list(dict.fromkeys(system_of(run.name) for run in self.runs))
+        return {run.name: systems.index(system_of(run.name)) for run in self.runs}
+
+    def rivals(self, run: RunResult) -> list[RunResult]:
+        """The runs that a run stands beside, itself included: those of its direction."""
+        return [other for other in self.runs if direction_of(other.name) == direction_of(run.name)]
+
+    def is_best(self, run: RunResult, measure: str) -> bool:
+        """Whether no run of its direction has a higher mean."""
+        return run.evaluation.means[measure] == max(other.evaluation.means[measure] for other in self.rivals(run))
+
+    @cached_property
+    def median_ranks(self) -> dict[str, MedianRank]:
+        """Run -> the median rank of its first relevant documents, of the runs whose evaluation has ranks."""
+        return {run.name: found for run in self.runs if (found := run.median_rank(self.seed, self.clusters))}
+
+    @property
     def best_baseline(self) -> RunResult | None:
         """Of the runs that the subject was compared with, teachers left out, the one with the highest first measure."""
         names = {one.baseline for one in self.comparisons if one.run == self.subject} - {"teacher"}
@@ -154,57 +159,27 @@ class ReportData:
     @property
     def conversations(self) -> dict[str, dict[str, float]]:
         """The subject and its best baseline -> conversation -> mean of the first measure; empty where there are none of them."""
+        if self.clustered_by != "conversation":
+            return {}
         pair = (self.run(self.subject), self.best_baseline)
         means = {run.name: per_conversation(run.evaluation, self.clusters or {}, self.measures[0]) for run in pair if run}
         return means if len(means) == 2 and all(means.values()) else {}
 
 
-def training_curve(points: Iterable[Mapping[str, float]], validation_measure: str) -> TrainingCurve:
-    """A curve of logged points, each with a "step" and either "validation" or loss terms; the first best validation was the one kept."""
-    logged = list(points)
-    lossy = [point for point in logged if "validation" not in point]
-    validated = [point for point in logged if "validation" in point]
-    names = dict.fromkeys(name for point in lossy for name in point if name not in NOT_LOSSES)
-    values = [point["validation"] for point in validated]
-    return TrainingCurve(
-        steps=[int(point["step"]) for point in lossy],
-        losses={name: [point.get(name, float("nan")) for point in lossy] for name in names},
-        validation_steps=[int(point["step"]) for point in validated],
-        validation=values,
-        validation_measure=validation_measure,
-        chosen_step=int(validated[int(np.argmax(values))]["step"]) if values else None,
-    )
-
-
-def score_distribution(name: str, unit: str, positives: ArrayLike, negatives: ArrayLike, bins: int = 40) -> ScoreDistribution:
-    """Histograms of a ranker's scores over common bins, and how well they separate positives from negatives.
-
-    Args:
-        name: the ranker's.
-        unit: of its scores.
-        positives: scores of relevant documents, any number.
-        negatives: scores of the others, any number; without one of either the separation is 0.5.
-        bins: how many.
-    """
-    groups = [np.asarray(group, dtype=np.float64).ravel() for group in (positives, negatives)]
-    together = np.concatenate(groups)
-    edges = np.histogram_bin_edges(together, bins=bins) if len(together) else np.linspace(0, 1, bins + 1)
-    shares = [(np.histogram(group, edges)[0] / max(len(group), 1)).tolist() for group in groups]
-    return ScoreDistribution(name, unit, edges.tolist(), shares[0], shares[1], _separation(*groups))
-
-
 def write_report(folder: Path, data: ReportData) -> Path:
-    """Writes report.json, per_query.json and report.html into `folder`; returns the path of report.html."""
+    """Writes report.json, per_query.json, report.html and, where images are shown, shown.json into `folder`; returns the path of report.html."""
     write_json(folder / "per_query.json", _per_query_json(data))
+    if data.shown:
+        write_json(folder / SHOWN, dataclasses.asdict(data.shown))
     write_json(folder / "report.json", report_json(data))
     return _draw(folder, data)
 
 
 def redraw_report(folder: Path) -> Path:
-    """Draws report.html again from the report.json and per_query.json beside it; returns its path.
+    """Draws report.html again from the JSON files beside it; returns its path.
 
     Raises:
-        DataError: one of the two files is missing or not what `write_report` wrote.
+        DataError: one of the files is missing or not what `write_report` wrote.
     """
     return _draw(folder, read_report(folder))
 
@@ -213,14 +188,15 @@ def read_report(folder: Path) -> ReportData:
     """What `write_report` wrote into `folder`.
 
     Raises:
-        DataError: report.json or per_query.json is missing or not what `write_report` wrote.
+        DataError: report.json or per_query.json is missing, or one of the files is not what `write_report` wrote.
     """
     report, per_query = (_read_json(folder / name) for name in ("report.json", "per_query.json"))
+    shown = _read_json(folder / SHOWN) if (folder / SHOWN).is_file() else None
     try:
-        return _from_json(report, per_query)
+        return dataclasses.replace(_from_json(report, per_query), shown=shown and shown_from_json(shown))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder}: report.json or per_query.json is not from this program ({type(error).__name__}: {error}). Run the evaluation again"
+            f"{folder}: report.json, per_query.json or {SHOWN} is not from this program ({type(error).__name__}: {error}). Run the evaluation again"
         ) from error
 
 
@@ -241,6 +217,9 @@ def report_json(data: ReportData) -> dict[str, Any]:
         "facets": [dataclasses.asdict(table) for table in data.facets],
         "transfer": [dataclasses.asdict(transfer) for transfer in data.transfer],
         "folds": data.folds,
+        "clustered_by": data.clustered_by if data.clusters else None,
+        "directions": [way for way in data.directions if way],
+        "zero_shot": data.zero_shot and dataclasses.asdict(data.zero_shot),
         "per_query": "per_query.json",
         "settings": dict(data.settings),
         "versions": dict(data.versions),
@@ -257,9 +236,10 @@ def _draw(folder: Path, data: ReportData) -> Path:
 
 
 def _run_json(run: RunResult, data: ReportData) -> dict[str, Any]:
-    latency = run.latency
+    latency, rank = run.latency, data.median_ranks.get(run.name)
     return {
         "description": run.description,
+        "median_rank": rank and dataclasses.asdict(rank),
         "mean": {measure: run.evaluation.means[measure] for measure in data.measures},
         "interval": {measure: list(data.interval(run, measure)) for measure in data.measures},
         "queries": len(run.evaluation),
@@ -276,11 +256,16 @@ def _per_query_json(data: ReportData) -> dict[str, Any]:
         "runs": {
             run.name: {
                 "query_ids": list(run.evaluation.query_ids),
-                "values": {measure: run.evaluation.values[measure].tolist() for measure in data.measures},
+                "values": {measure: run.evaluation.values[measure].tolist() for measure in _kept(data, run)},
             }
             for run in data.runs
         },
     }
+
+
+def _kept(data: ReportData, run: RunResult) -> list[str]:
+    """The names of a run's values per query."""
+    return [*data.measures, *([FIRST_RANK] if FIRST_RANK in run.evaluation.values else [])]
 
 
 def _training_json(curve: TrainingCurve | None) -> dict[str, Any] | None:
@@ -316,6 +301,8 @@ def _from_json(report: Mapping[str, Any], per_query: Mapping[str, Any]) -> Repor
         facets=[facet_table_from_json(table) for table in report.get("facets", ())],
         transfer=[transfer_from_json(transfer) for transfer in report.get("transfer", ())],
         folds=report.get("folds"),
+        clustered_by=report.get("clustered_by") or "conversation",
+        zero_shot=zero_shot_from_json(found) if (found := report.get("zero_shot")) else None,
     )
 
 
@@ -336,11 +323,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}). Run the evaluation again") from error
-
-
-def _separation(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:
-    if not len(positives) or not len(negatives):
-        return 0.5
-    ordered = np.sort(negatives)
-    below = np.searchsorted(ordered, positives, side="left") + np.searchsorted(ordered, positives, side="right")
-    return float(below.mean() / 2 / len(negatives))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
+from retriever.eval.directions import system_of
 from retriever.eval.report import ReportData, RunResult
 from retriever.eval.wording import hints, is_significant, milliseconds, size
 
@@ -20,25 +21,29 @@ def terminal_table(data: ReportData) -> Table:
     extra = _extra_columns(data)
     for heading, _ in extra:
         table.add_column(heading, justify="right", no_wrap=True)
-    best = {measure: max((run.evaluation.means[measure] for run in data.runs), default=0.0) for measure in data.measures}
     for run in data.runs:
-        values = [_value(data, run, measure, best[measure]) for measure in data.measures]
+        if run is not data.runs[0] and run is data.rivals(run)[0]:
+            table.add_section()
+        values = [_value(data, run, measure) for measure in data.measures]
         table.add_row(Text(run.name), *values, *(Text(cell(run)) for _, cell in extra))
     return table
 
 
-def _value(data: ReportData, run: RunResult, measure: str, best: float) -> Text:
+def _value(data: ReportData, run: RunResult, measure: str) -> Text:
     mean = run.evaluation.means[measure]
     starred = any(
         one.run == run.name and one.measure == measure and one.difference > 0 and is_significant(one)
         for one in data.comparisons
-        if one.baseline == data.baseline
+        if system_of(one.baseline) == data.baseline
     )
-    return Text(f"{mean:.3f}{'*' if starred else ' '}", style="bold" if mean == best else "")
+    return Text(f"{mean:.3f}{'*' if starred else ' '}", style="bold" if data.is_best(run, measure) else "")
 
 
 def _extra_columns(data: ReportData) -> list[tuple[str, Callable[[RunResult], str]]]:
     columns: list[tuple[str, Callable[[RunResult], str]]] = []
+    ranks = data.median_ranks
+    if ranks:
+        columns.append(("median rank", lambda run: f"{ranks[run.name].value:g}" if run.name in ranks else ""))
     if any(run.latency for run in data.runs):
         columns += [
             ("p50", lambda run: milliseconds(run.latency.p50_ms) if run.latency else ""),
@@ -50,6 +55,6 @@ def _extra_columns(data: ReportData) -> list[tuple[str, Callable[[RunResult], st
 
 
 def _caption(data: ReportData) -> str | None:
-    tested = any(one.baseline == data.baseline for one in data.comparisons)
+    tested = any(system_of(one.baseline) == data.baseline for one in data.comparisons)
     lines = [f"* better than {data.baseline}, corrected p < 0.05"] if tested else []
     return "\n".join([*lines, *hints(data)]) or None

@@ -52,7 +52,7 @@ def transfer_of(
     Args:
         collection: its name.
         split: whose queries were asked.
-        evaluations: run name -> its evaluation, at least one; all under the same qrels.
+        evaluations: run name -> its evaluation, at least one; all of one direction under the same qrels.
         pairs: (run, baseline) names.
         measures: as text, each present in every evaluation.
         seed: of sign patterns and bootstrap samples.
@@ -66,7 +66,7 @@ def transfer_of(
         generator = generator_for(seed, "interval", collection, split, name, measure)
         return mean_interval(evaluation.query_ids, evaluation.values[measure], clusters, generator)
 
-    query_ids = next(iter(evaluations.values())).query_ids
+    query_ids = list(dict.fromkeys(query_id for evaluation in evaluations.values() for query_id in evaluation.query_ids))
     return Transfer(
         collection=collection,
         split=split,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from retriever.eval import wording
+from retriever.eval.directions import direction_of, system_of
 from retriever.eval.facets import TURN_DEPTH, FacetGroup, FacetTable
 from retriever.eval.figures import SERIES, conversations_figure, depth_figure
 from retriever.eval.report import ReportData
@@ -62,9 +63,12 @@ def elsewhere(data: ReportData) -> Grid | None:
     if not data.transfer:
         return None
     measure = data.measures[0]
-    places = {run.name: place for place, run in enumerate(data.runs)}
+    places = data.places
     names = dict.fromkeys([*places, *(name for transfer in data.transfer for name in transfer.means)])
-    headings = [("in domain", data.collection), *((transfer.name, wording.queries(transfer.queries, transfer.clusters)) for transfer in data.transfer)]
+    headings = [
+        ("in domain", data.collection),
+        *((transfer.name, wording.queries(transfer.queries, transfer.clusters, data.clustered_by)) for transfer in data.transfer),
+    ]
     here = {run.name: (run.evaluation.means[measure], data.interval(run, measure)) for run in data.runs}
     there = [{name: (found[measure], transfer.intervals[name][measure]) for name, found in transfer.means.items()} for transfer in data.transfer]
     columns = [(here, data.comparisons), *((found, transfer.comparisons) for found, transfer in zip(there, data.transfer, strict=True))]
@@ -89,10 +93,11 @@ def _collection_cell(
     mean, (low, high) = found[name]
     lines = [(f"{low:.3f} to {high:.3f}", "")]
     for one in comparisons:
-        if (one.run, one.baseline, one.measure) == (data.subject, name, data.measures[0]):
+        if (system_of(one.run), one.baseline, one.measure) == (data.subject, name, data.measures[0]):
             tone = ("gain" if one.difference > 0 else "loss") if wording.is_significant(one) else ""
             lines.append((f"{data.subject} {wording.signed(one.difference)}", tone))
-    return Cell(heading, f"{mean:.3f}", lines, best=mean == max(mean for mean, _ in found.values()))
+    rivals = [mean for other, (mean, _) in found.items() if direction_of(other) == direction_of(name)]
+    return Cell(heading, f"{mean:.3f}", lines, best=mean == max(rivals))
 
 
 def _facet_grid(data: ReportData, table: FacetTable) -> Grid:
@@ -100,7 +105,7 @@ def _facet_grid(data: ReportData, table: FacetTable) -> Grid:
     largest = sorted(table.groups, key=lambda group: -group.queries)[:GROUPS_SHOWN]
     groups = [group for group in table.groups if group in largest]
     first, *others = table.measures
-    places = {run.name: place for place, run in enumerate(data.runs)}
+    places = data.places
     runs = list(groups[0].means) if groups else []
     pairs = dict.fromkeys((one.run, one.baseline) for group in groups for one in group.differences)
 
@@ -147,7 +152,7 @@ def _facet_note(table: FacetTable, shown: int, *, pairs: bool) -> Iterable[str]:
 
 
 def _run_row(data: ReportData, name: str, cells: Sequence[Cell], place: int | None) -> Row:
-    return Row(name, "", cells, None if place is None else place % len(SERIES), name == data.subject)
+    return Row(name, "", cells, None if place is None else place % len(SERIES), system_of(name) == data.subject)
 
 
 def _depth_pictures(data: ReportData) -> list[Picture]:
@@ -156,7 +161,7 @@ def _depth_pictures(data: ReportData) -> list[Picture]:
         return []
     measure = table.measures[0]
     labels = [(group.label, group.queries) for group in table.groups]
-    there = [(place, run.name) for place, run in enumerate(data.runs) if run.name in table.groups[0].means]
+    there = [(data.places[run.name], run.name) for run in data.runs if run.name in table.groups[0].means]
     lines = [(place, name, [group.means[name][measure] for group in table.groups]) for place, name in there]
     svg = depth_figure("depth", labels, lines, measure, data.subject)
     return [picture(svg, f"{measure} by turn", "How each run does as the conversation goes on.")]
@@ -166,7 +171,7 @@ def _conversation_pictures(data: ReportData) -> list[Picture]:
     means = data.conversations
     if not means:
         return []
-    places = {run.name: place for place, run in enumerate(data.runs)}
+    places = data.places
     (subject, of_subject), (baseline, of_baseline) = means.items()
     gained = np.array([of_subject[conversation] - of_baseline[conversation] for conversation in of_subject])
     better, worse = int((gained > 1e-12).sum()), int((gained < -1e-12).sum())

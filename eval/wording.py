@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
-from retriever.eval.report import ReportData
+from retriever.eval.directions import direction_of, in_words, system_of
+from retriever.eval.report import ReportData, RunResult
 from retriever.eval.significance import Comparison, cluster_numbers
 
 SIGNIFICANT = 0.05
@@ -21,16 +23,27 @@ class Verdict:
 
 
 def verdict(data: ReportData) -> Verdict:
-    """What the first measure says of the subject against its baseline, honestly when it lost or nothing is shown."""
+    """What the first measure says of the subject against its baseline, honestly when it lost or nothing is shown; of each direction in turn."""
+    found = [(direction_of(subject), _verdict(data, subject, baseline)) for subject, baseline in data.held_against]
+    if len(found) == 1:
+        return found[0][1]
+    sentences = [f"{in_words(direction).capitalize()}: {one.sentence[:1].lower()}{one.sentence[1:]}" for direction, one in found]
+    tones = {one.tone for _, one in found}
+    return Verdict(" ".join(sentences), tones.pop() if len(tones) == 1 else "unclear")
+
+
+def _verdict(data: ReportData, subject_run: str, baseline_run: str) -> Verdict:
+    """Of one direction."""
     measure = data.measures[0]
-    found = next((one for one in data.comparisons if (one.run, one.baseline, one.measure) == (data.subject, data.baseline, measure)), None)
+    found = next((one for one in data.comparisons if (one.run, one.baseline, one.measure) == (subject_run, baseline_run, measure)), None)
     if found is None:
-        return Verdict(_leader(data), "unclear")
-    subject, baseline = _subject(found.run), _baseline(found.baseline)
+        return Verdict(_leader(data, direction_of(subject_run)), "unclear")
+    subject, baseline = _subject(system_of(found.run)), _baseline(system_of(found.baseline))
     corrected = " after correction for several comparisons" if len(data.comparisons) > 1 else ""
-    evidence = f"({p_value(found.p_value_corrected)}{corrected}, {queries(found.queries, found.clusters)})"
+    asked = queries(found.queries, found.clusters, data.clustered_by)
+    evidence = f"({p_value(found.p_value_corrected)}{corrected}, {asked})"
     if found.difference == 0 and found.better == found.worse == 0:
-        return Verdict(f"{subject} and {baseline} have the same {measure} on every query ({queries(found.queries, found.clusters)}).", "unclear")
+        return Verdict(f"{subject} and {baseline} have the same {measure} on every query ({asked}).", "unclear")
     if not is_significant(found):
         whom = f"{subject[0].lower()}{subject[1:]} against {baseline}"
         return Verdict(f"No gain or loss is shown: {signed(found.difference)} {measure} for {whom} {evidence}.", "unclear")
@@ -83,16 +96,41 @@ def count(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
-def queries(number: int, clusters: int | None = None) -> str:
-    """Queries and the conversations that they come from: "1,455 queries in 247 conversations"; without the latter where there are none."""
-    return count(number, "query", "queries") + ("" if clusters is None else f" in {count(clusters, 'conversation', 'conversations')}")
+def queries(number: int, clusters: int | None = None, clustered_by: str = "conversation") -> str:
+    """Queries and what they come from: "1,455 queries in 247 conversations", "60 queries of 20 images"; without that where each stands alone."""
+    asked = count(number, "query", "queries")
+    if clusters is None or (clustered_by == "image" and clusters == number):
+        return asked
+    return f"{asked} {'of' if clustered_by == 'image' else 'in'} {count(clusters, clustered_by, f'{clustered_by}s')}"
 
 
-def clusters(data: ReportData) -> int | None:
-    """How many conversations the report's tests and intervals took as wholes; None where they took single queries."""
+def clusters(data: ReportData, run: RunResult | None = None) -> int | None:
+    """How many conversations the report's tests and intervals took as wholes, of a run's queries or of the first one's; None where single queries."""
     if data.clusters is None or not data.runs:
         return None
-    return len(set(cluster_numbers(data.runs[0].evaluation.query_ids, data.clusters).tolist()))
+    return len(set(cluster_numbers((run or data.runs[0]).evaluation.query_ids, data.clusters).tolist()))
+
+
+def means_over(data: ReportData) -> str:
+    """What the means of the runs are over: their queries, in each direction."""
+    first = {direction_of(run.name): run for run in reversed(data.runs)}
+    asked = [(way, queries(len(first[way].evaluation), clusters(data, first[way]), data.clustered_by)) for way in data.directions if way in first]
+    return " and ".join(f"{words} from {in_words(way)}" if way else words for way, words in asked)
+
+
+def whole(clustered_by: str) -> str:
+    """What intervals and tests took as wholes."""
+    return "whole conversations" if clustered_by == "conversation" else f"{clustered_by}s with all their captions"
+
+
+def why_clusters(data: ReportData) -> str:
+    """Why single queries are not what is flipped and drawn."""
+    if data.clustered_by == "image":
+        return "Captions of one image are alike, so tests and intervals take images with all their captions."
+    return (
+        f"Turns of one conversation are alike, so tests and intervals take whole conversations, {clusters(data):,} in all; "
+        "a query outside conversations counts as one."
+    )
 
 
 def folds(number: int) -> str:
@@ -104,14 +142,22 @@ def folds(number: int) -> str:
 
 
 def hints(data: ReportData) -> list[str]:
-    """For the terminal: the subject's first measure in the groups of the first facet, and what else the report tells apart."""
+    """For the terminal: the subject's zero-shot accuracy, its first measure in the groups of the first facet, and what else the report tells apart."""
+    found = data.zero_shot
+    named = found and found.accuracies.get(data.subject)
+    lines = [f"zero-shot {found.field} of {data.subject}: {named.value:.3f} ({count(found.images, 'image', 'images')})"] if found and named else []
     if not data.facets:
-        return []
+        return lines
     table, *others = data.facets
-    means = [(group.label, group.means.get(data.subject, {}).get(data.measures[0])) for group in table.groups[:HINTED]]
+    means = [(group.label, _of_subject(data, group.means).get(data.measures[0])) for group in table.groups[:HINTED]]
     told = [f"{label} {mean:.3f}" for label, mean in means if mean is not None] + (["..."] if len(table.groups) > HINTED else [])
-    lines = [f"{data.measures[0]} of {data.subject} by {table.name}: {', '.join(told)}"]
+    lines.append(f"{data.measures[0]} of {data.subject} by {table.name}: {', '.join(told)}")
     return lines + ([f"report.html has it by {', '.join(other.name for other in others)} too"] if others else [])
+
+
+def _of_subject(data: ReportData, means: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    """The subject's means among those of the runs of one direction."""
+    return next((found for name, found in means.items() if system_of(name) == data.subject), {})
 
 
 def shortened(text: str, longest: int) -> str:
@@ -120,13 +166,13 @@ def shortened(text: str, longest: int) -> str:
     return one_line if len(one_line) <= longest else one_line[:longest].rsplit(" ", 1)[0] + " …"
 
 
-def _leader(data: ReportData) -> str:
-    measure = data.measures[0]
-    if not data.runs:
+def _leader(data: ReportData, direction: str = "") -> str:
+    measure, runs = data.measures[0], [run for run in data.runs if direction_of(run.name) == direction]
+    if not runs:
         return "There is no run to report."
-    best = max(data.runs, key=lambda run: run.evaluation.means[measure])
-    value, asked = best.evaluation.means[measure], queries(len(best.evaluation), clusters(data))
-    return f"{_subject(best.name)} has the highest {measure}, {value:.3f} ({asked}); {data.subject} was not tested against {data.baseline}."
+    best = max(runs, key=lambda run: run.evaluation.means[measure])
+    value, asked = best.evaluation.means[measure], queries(len(best.evaluation), clusters(data, best), data.clustered_by)
+    return f"{_subject(system_of(best.name))} has the highest {measure}, {value:.3f} ({asked}); {data.subject} was not tested against {data.baseline}."
 
 
 def _subject(name: str) -> str:

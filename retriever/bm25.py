@@ -42,10 +42,16 @@ class BM25:
             return np.zeros(self.n_documents, dtype=np.float32)
         return np.asarray(self.engine.get_scores_from_ids(numbers), dtype=np.float32)
 
-    def search(self, query: str, depth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows and scores of the best `depth` documents that share a word with the query, best first; ties by row."""
+    def search(self, query: str, depth: int, allowed: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and scores of the best `depth` documents that share a word with the query, best first; ties by row.
+
+        Args:
+            query: its text.
+            depth: documents at most.
+            allowed: [N], those that may be found; all when left out.
+        """
         scores = self.scores(query)
-        rows = np.flatnonzero(scores > 0)
+        rows = np.flatnonzero(scores > 0 if allowed is None else (scores > 0) & allowed)
         if len(rows) > depth:
             edge = np.partition(scores[rows], -depth)[-depth]
             rows = rows[scores[rows] >= edge]

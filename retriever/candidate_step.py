@@ -67,6 +67,7 @@ def _run_of(pipeline: Pipeline, source: str, split: str, reading: Reading | None
         return lucene_run(pipeline.collection, pipeline.folder / "lucene", queries, settings.depth, settings, pipeline.reporter)
     if run := run_file(source):
         return file_run(run, pipeline.collection, queries, settings.depth, pipeline.reporter)
-    encoder, encodings = pipeline.encoder_of(EmbeddingSettings(model=source))
+    settings_of_source = EmbeddingSettings(model=source, family="image_text" if pipeline.experiment.student.kind == "image_text" else "dense")
+    encoder, encodings = pipeline.encoder_of(settings_of_source)
     index = load_kind("indexing", EXACT[encoder.kind], "candidates").of_vectors(encodings)
     return index_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth)

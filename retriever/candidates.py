@@ -17,6 +17,7 @@ from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run, read_run, strings
+from retriever.scopes import Scopes, search_of, search_scoped
 from retriever.scoring import CandidatePairs
 from retriever.types import Qrels, Query
 from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
@@ -26,11 +27,12 @@ RERANKED_TOGETHER = 1024
 
 
 def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:
-    """The best `depth` documents of each query by BM25."""
+    """The best `depth` documents of each query by BM25, among those that it may find."""
     rows, scores = [], []
+    scopes = Scopes(collection)
     with (reporter or Quiet()).bar(name, len(queries)) as advance:
         for query in queries.values():
-            found, values = bm25.search(query.text, depth)
+            found, values = bm25.search(query.text, depth, scopes.of(query))
             rows.append(found)
             scores.append(values)
             advance(1)
@@ -38,12 +40,13 @@ def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str
 
 
 def index_run(name: str, encoder: Encoder, index: Any, documents: Any, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
-    """The best `depth` documents of each query in an index; `documents.ids_of` names what its rows are."""
-    listed = list(queries.values())
+    """The best `depth` documents of each query in an index, among those that it may find; `documents.ids_of` names what its rows are."""
+    listed, search = list(queries.values()), search_of(index, documents)
     rows: list[NDArray[np.int64]] = []
     scores: list[NDArray[np.float32]] = []
     for start in range(0, len(listed), batch):
-        found, values = index.search(encoder.encode_queries(listed[start : start + batch]), depth)
+        asked = listed[start : start + batch]
+        found, values = search_scoped(search, encoder.encode_queries(asked), asked, depth)
         rows.extend(found)
         scores.extend(values)
     return run_of_rows(name, documents, list(queries), rows, scores)
@@ -67,12 +70,14 @@ def hybrid_run(
     encoder: Encoder = index.encoder
     encoded = encoder.encode_queries(list(queries.values()))
     rows, scores = [], []
+    scopes, search = Scopes(collection), search_of(index, index)
     for number, query in enumerate(queries.values()):
         one = np.array([number])
         text = reader.text(query).text
         lexical = bm25.scores(text)
-        found = collection.rows_of(index.ids_of(index.search(encoded[one], depth)[0][0]))  # the index may hold documents of its own
-        union = np.union1d(bm25.search(text, depth)[0], found[found >= 0])
+        of_student, _ = search_scoped(search, encoded[one], [query], depth)
+        found = collection.rows_of(index.ids_of(of_student[0]))  # the index may hold documents of its own
+        union = np.union1d(bm25.search(text, depth, scopes.of(query))[0], found[found >= 0])
         one_list = np.array([0, len(union)])
         own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
         rows.append(union)

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import chat, formats, generate, index, rewrite, search, setup, steps, store, teachers
+from retriever.commands import chat, formats, generate, index, reinforce, rewrite, search, serve, setup, steps, store, teachers
 from retriever.commands.console import AROUND_COMMAND
 from retriever.errors import RetrieverError
 
@@ -29,11 +29,14 @@ for command in (
     steps.teach,
     steps.score,
     teachers.teachers,
+    reinforce.reinforce,
     steps.train,
     steps.evaluate,
     steps.distill,
     search.search,
     chat.chat,
+    serve.serve,
+    serve.feedback,
     formats.export,
     setup.demo,
 ):

@@ -13,21 +13,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from retriever import readers
 from retriever.collection_settings import CollectionSettings
-from retriever.document_table import DocumentTable, DocumentWriter, framed, image_hash
+from retriever.document_table import DocumentTable, DocumentWriter, framed
 from retriever.errors import ConfigError, DataError
 from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json, write_text
+from retriever.query_table import QUERIES, query_bytes, read_query_table, refuse_unknown_fields, write_query_table
 from retriever.readers import Judgement, Source
 from retriever.runs import read_qrels
-from retriever.types import Document, Qrels, Query, Turn, check_id
+from retriever.types import Document, Qrels, Query, check_id
 
-_LAYOUT = 3
-_BATCH_ROWS = 10_000
-_QUERIES = pa.schema([(name, pa.string()) for name in ("query_id", "text", "turns", "image", "conversation", "rewrites", "fields")])
+_LAYOUT = 4
 _EXAMPLES = 5
 _WITHOUT_FIELDS = ("files", "msmarco", "trec")
 
@@ -135,7 +131,7 @@ def with_queries(documents: Collection, folder: Path, queries: Iterable[Query], 
     )
     with _new_folder(folder, "preparing the collection", replaces="collection.json") as new:
         documents.link_to(new)
-        _write_judgements(new, contents, DocumentTable(new), "error", documents.fingerprint, documents.counts["empty_texts"])
+        _write_judgements(new, contents, DocumentTable(new), "error", documents.fingerprint, documents.counts)
     return Collection(folder)
 
 
@@ -144,7 +140,8 @@ class Collection(DocumentTable):
 
     Attributes:
         name: the name of the source's folder, or its id.
-        counts: what was counted while it was prepared: documents, empty_texts, queries and, by split, pairs and dropped_pairs.
+        counts: what was counted while it was prepared: documents, empty_texts, queries, images and image_queries (those without a text)
+            and, by split, pairs and dropped_pairs.
         splits: the splits that have qrels.
         source: where it came from: format, location and, of each file, size and time of change.
     """
@@ -168,19 +165,22 @@ class Collection(DocumentTable):
         """Sixteen hexadecimal digits of all ids, titles, texts, images and fields in their order."""
         return self._fingerprint
 
+    @property
+    def has_images(self) -> bool:
+        """Whether documents or queries are images without a text: then words find nothing."""
+        return bool(self.counts["images"] or self.counts["image_queries"])
+
     def __reduce__(self) -> tuple[type[Collection], tuple[Path]]:
         return Collection, (self.folder,)
 
     def queries(self, split: str) -> dict[str, Query]:
         """The queries that have qrels in a split, in the order of the source; all queries for a split without qrels."""
         judged = self.qrels(split) if split in self.splits else None
-        return {query.query_id: query for query in self.all_queries() if judged is None or query.query_id in judged}
+        return {query.query_id: query for query in read_query_table(self.folder / QUERIES, judged)}
 
     def all_queries(self) -> Iterator[Query]:
         """The queries of all splits, in the order of the source."""
-        with pq.ParquetFile(self.folder / "queries.parquet") as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                yield from (_query(**row) for row in batch.to_pylist())
+        return read_query_table(self.folder / QUERIES)
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """Query -> document -> grade of a split; empty for a split that is not in `splits`."""
@@ -189,10 +189,8 @@ class Collection(DocumentTable):
     def queries_fingerprint(self, split: str) -> str:
         """Sixteen hexadecimal digits of the split's queries and qrels; the order does not count."""
         digest = hashlib.sha256()
-        for query_id, query in sorted(self.queries(split).items()):
-            digest.update(framed(query_id, id=query_id, text=query.text, turns=_turns_json(query), image=image_hash(query_id, query.image)))
-            if query.conversation or query.rewrites or query.fields:
-                digest.update(framed(query_id, conversation=query.conversation, rewrites=_json(query.rewrites), fields=_json(query.fields)))
+        for _, query in sorted(self.queries(split).items()):
+            digest.update(query_bytes(query))
         for query_id, judged in sorted(self.qrels(split).items()):
             digest.update(framed(query_id, id=query_id, grades=json.dumps(judged, sort_keys=True)))
         return digest.hexdigest()[:16]
@@ -264,20 +262,25 @@ def _write(folder: Path, contents: _Contents, missing_documents: MissingDocument
             raise DataError(f"{contents.source.get('location', folder)}: the collection is empty: it has no documents")
         table = DocumentTable(new)
         _refuse_repeated_documents(table, contents)
-        _write_judgements(new, contents, table, missing_documents, writer.fingerprint, writer.empty_texts)
+        _write_judgements(new, contents, table, missing_documents, writer.fingerprint, {"empty_texts": writer.empty_texts, "images": writer.images})
     return Collection(folder)
 
 
-def _write_judgements(folder: Path, contents: _Contents, table: DocumentTable, missing_documents: MissingDocuments, fingerprint: str, empty_texts: int) -> None:
+def _write_judgements(
+    folder: Path, contents: _Contents, table: DocumentTable, missing_documents: MissingDocuments, fingerprint: str, counted: Mapping[str, int]
+) -> None:
     """Writes queries, qrels and what the collection is, to a folder that holds the documents."""
-    query_ids = _write_queries(folder / "queries.parquet", contents.queries())
+    asked = write_query_table(folder / QUERIES, contents.queries())
+    refuse_unknown_fields(asked, table)
+    query_ids = asked.query_ids
     pairs, dropped = {}, {}
     for split, judgements in contents.qrels.items():
         qrels = _checked_qrels(judgements(), query_ids)
         dropped[split] = _drop_missing_documents(qrels, table, missing_documents)
         pairs[split] = sum(map(len, qrels.values()))
         _write_qrels(_qrels_path(folder, split), {query_id: {d: j.grade for d, j in judged.items()} for query_id, judged in qrels.items()})
-    counts = {"documents": len(table), "empty_texts": empty_texts, "queries": len(query_ids), "pairs": pairs, "dropped_pairs": dropped}
+    counts = {"documents": len(table), "queries": len(query_ids), "pairs": pairs, "dropped_pairs": dropped}
+    counts |= {"empty_texts": counted["empty_texts"], "images": counted["images"], "image_queries": asked.images}
     facts = {"layout": _LAYOUT, "name": contents.name, "fingerprint": fingerprint, "counts": counts, "source": contents.source}
     write_json(folder / "collection.json", facts)
 
@@ -311,42 +314,6 @@ def _refuse_repeated_documents(table: DocumentTable, contents: _Contents) -> Non
         doc_id = table.documents_by_row([later])[0].doc_id
         more = f" ({len(repeated)} such documents in all)" if len(repeated) > 1 else ""
         raise DataError(f"{contents.where(later)}: the document id {doc_id} stands already at {contents.where(earlier)}{more}. Ids must be unique")
-
-
-def _write_queries(path: Path, queries: Iterator[tuple[str, Query]]) -> set[str]:
-    """Writes the queries in batches and gives their ids."""
-    places: dict[str, str] = {}
-
-    def rows() -> Iterator[dict[str, str | None]]:
-        for where, query in queries:
-            _check_query(where, query)
-            if query.query_id in places:
-                raise DataError(f"{where}: the query id {query.query_id} stands already at {places[query.query_id]}. Ids must be unique")
-            places[query.query_id] = where
-            yield {
-                "query_id": query.query_id,
-                "text": query.text,
-                "turns": _turns_json(query),
-                "image": None if query.image is None else str(query.image),
-                "conversation": query.conversation,
-                "rewrites": _json(query.rewrites),
-                "fields": _json(query.fields),
-            }
-
-    remaining = rows()
-    with pq.ParquetWriter(path, _QUERIES) as writer:
-        while batch := list(islice(remaining, _BATCH_ROWS)):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_QUERIES))
-    return set(places)
-
-
-def _check_query(where: str, query: Query) -> None:
-    check_id(query.query_id, where)
-    turns = {f"text of turn {number}": turn.text for number, turn in enumerate(query.turns, 1)}
-    rewrites = {f"rewrite {rewriter}": rewrite for rewriter, rewrite in query.rewrites.items()}
-    framed(where, id=query.query_id, text=query.text, image=image_hash(where, query.image), conversation=query.conversation, **turns, **rewrites)
-    if not query.text.strip() and query.image is None:
-        raise DataError(f"{where}: the query {query.query_id} is empty. Give it a text, or leave it out together with its qrels")
 
 
 def _checked_qrels(judgements: Iterator[Judgement], query_ids: set[str]) -> dict[str, dict[str, Judgement]]:
@@ -424,24 +391,12 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _query(query_id: str, text: str, turns: str, image: str | None, conversation: str, rewrites: str, fields: str) -> Query:
-    said = tuple(Turn(**turn) for turn in json.loads(turns))
-    return Query(query_id, text, said, None if image is None else Path(image), conversation, json.loads(rewrites), json.loads(fields))
-
-
-def _turns_json(query: Query) -> str:
-    return json.dumps([dataclasses.asdict(turn) for turn in query.turns], ensure_ascii=False)
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(dict(values), ensure_ascii=False, sort_keys=True)
-
-
 def _turn_fields(query: Query) -> dict[str, Any]:
-    """What a record says of a turn of a conversation, as the readers read it."""
+    """What a record says of a query beside its text, as the readers read it."""
     fields: dict[str, Any] = {"turns": [dataclasses.asdict(turn) for turn in query.turns]} if query.turns else {}
     fields |= {"conversation_id": query.conversation} if query.conversation else {}
     fields |= {"rewrites": dict(query.rewrites)} if query.rewrites else {}
+    fields |= {"among": dict(query.among)} if query.among else {}
     return fields | ({"metadata": dict(query.fields)} if query.fields else {})
 
 

@@ -15,6 +15,7 @@ from retriever.conversations import Reading
 from retriever.errors import ConfigError
 from retriever.generation_settings import GenerationSettings
 from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
+from retriever.reinforce_settings import ReinforceSettings
 from retriever.rewriter_settings import RewriterSettings, check_rewriters
 from retriever.settings import PositiveInt, Settings, nearest
 from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
@@ -51,6 +52,20 @@ class ScoringSettings(Settings):
     address: str | None = Field(None, description='Ray: of a cluster, such as "auto"; one is started on this machine when left out')
 
 
+class ZeroShotSettings(Settings):
+    """Classification of the test images by the names that a field of theirs has."""
+
+    field: str = Field(min_length=1, description="of the images, whose values are the names, such as category")
+    template: str = Field("{}", description="the text of a name, which stands where {} is, such as an emoji of {}")
+
+    @field_validator("template")
+    @classmethod
+    def _has_one_place(cls, template: str) -> str:
+        if template.count("{}") != 1:
+            raise ValueError(f'has {{}} where the name stands, once; found "{template}"')
+        return template
+
+
 class EvaluationSettings(Settings):
     """What the report measures."""
 
@@ -66,6 +81,9 @@ class EvaluationSettings(Settings):
         None, strict=False, description="of conversations, under which the start is measured; last, all and the rewrites that are there when left out"
     )
     by: tuple[str, ...] = Field((), strict=False, description="fields of queries by which results are told apart, such as domain")
+    zero_shot: ZeroShotSettings | None = Field(
+        None, description='how often students name what is in a test image, such as { field = "category", template = "a photo of {}" }'
+    )
 
     @property
     def trainings(self) -> dict[str, dict[str, float]]:
@@ -95,6 +113,7 @@ class Experiment(Settings):
     scoring: ScoringSettings = ScoringSettings()
     ensemble: EnsembleSettings = EnsembleSettings()
     student: AnyStudentSettings
+    reinforce: ReinforceSettings | None = None
     training: TrainingSettings = TrainingSettings()
     index: AnyIndexSettings = AutoSettings()
     stage: tuple[StageSettings, ...] = Field((), strict=False)
@@ -128,9 +147,14 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _adapters(self) -> Experiment:
         """Only a transformer has layers for adapters, and a new head needs more than those."""
-        why = {"static": "has no transformer that could have adapters", "cross_encoder": "has a new head, which adapters leave as it is"}
+        why = {
+            "static": "has no transformer that could have adapters",
+            "cross_encoder": "has a new head, which adapters leave as it is",
+            "image_text": "has two towers, of which student.frozen_image and student.frozen_text leave projections to learn",
+        }
         if self.training.lora and self.student.kind in why:
-            raise ValueError(f"training.lora: a {self.student.kind} student {why[self.student.kind]}. Leave training.lora out")
+            article = "an" if self.student.kind == "image_text" else "a"
+            raise ValueError(f"training.lora: {article} {self.student.kind} student {why[self.student.kind]}. Leave training.lora out")
         return self
 
     @model_validator(mode="after")
@@ -244,7 +268,8 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
     collection, student = experiment.collection, experiment.student
     if collection.path:
         collection = collection.model_copy(update={"path": (base / collection.path.expanduser()).resolve()})
-    student = student.model_copy(update={"model": model(student.model)})
+    models = ("model", "image_model", "text_model")
+    student = student.model_copy(update={name: model(getattr(student, name)) for name in models if hasattr(student, name)})
     teachers = tuple(teacher.model_copy(update=anchored(teacher)) for teacher in experiment.teacher)
     sources = [
         source if source in NAMED_SOURCES or not (base / source).exists() else str((base / source).resolve()) for source in experiment.candidates.sources
@@ -257,7 +282,15 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
     ]
     transfer = tuple(one.model_copy(update={"path": (base / one.path.expanduser()).resolve()}) for one in experiment.transfer)
     rewriters = tuple(one.model_copy(update={"model": model(one.model)}) for one in experiment.rewriter)
+    reinforce = experiment.reinforce
+    if reinforce and reinforce.synthetic_captions:
+        reinforce = reinforce.model_copy(update={"synthetic_captions": (base / reinforce.synthetic_captions.expanduser()).resolve()})
+    training = experiment.training
+    if training.reinforced:
+        training = training.model_copy(update={"reinforced": (base / training.reinforced.expanduser()).resolve()})
     changed = {
+        "reinforce": reinforce,
+        "training": training,
         "transfer": transfer,
         "rewriter": rewriters,
         "collection": collection,

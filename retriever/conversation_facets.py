@@ -125,7 +125,7 @@ def by_field(queries: Mapping[str, Query], name: str) -> Facet:
     Raises:
         ConfigError: no query has the field.
     """
-    groups = {query_id: tuple(dict.fromkeys(_labels(query.fields.get(name)))) for query_id, query in queries.items()}
+    groups = {query_id: tuple(dict.fromkeys(labels_of(query.fields.get(name)))) for query_id, query in queries.items()}
     labels = {label for found in groups.values() for label in found}
     if not labels:
         known = ", ".join(sorted({field for query in queries.values() for field in query.fields})) or "none"
@@ -172,11 +172,12 @@ def _relevant(qrels: Qrels, query_id: str) -> set[str]:
     return {doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0}
 
 
-def _labels(value: Any) -> list[str]:
+def labels_of(value: Any) -> list[str]:
+    """The groups that a field's value counts in; a list counts in each of its values."""
     if value is None or value == "":
         return []
     if isinstance(value, list | tuple):
-        return [label for one in value for label in _labels(one)]
+        return [label for one in value for label in labels_of(one)]
     return [("yes" if value else "no") if isinstance(value, bool) else str(value)]
 
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from retriever.document_fields import FILE as FIELDS
 from retriever.document_fields import FieldColumns, FieldWriter, as_json
 from retriever.errors import DataError
-from retriever.files import link_or_copy, sha256_file, text_hash
+from retriever.files import link_or_copy, text_hash
+from retriever.image_files import image_sha256
 from retriever.runs import Strings
 from retriever.types import Document, check_id
 
@@ -64,12 +65,20 @@ def image_hash(where: str, image: Path | None) -> str:
     Raises:
         DataError: the file is not there.
     """
-    if image is None:
-        return ""
     try:
-        return sha256_file(image)
-    except OSError as error:
-        raise DataError(f"{where}: the image {image} cannot be read ({error.strerror})") from error
+        return "" if image is None else image_sha256(image)
+    except DataError as error:
+        raise DataError(f"{where}: the image {error}") from error
+
+
+def document_variant(text: str, image: str) -> int:
+    """64 bits of what a document says: the hash of its title and text, and of its image where it has one.
+
+    Args:
+        text: title and text.
+        image: the SHA-256 of its image, or "".
+    """
+    return text_hash(json.dumps([text, image]) if image else text)
 
 
 class DocumentWriter:
@@ -79,10 +88,11 @@ class DocumentWriter:
 
     Attributes:
         empty_texts: how many documents so far have no title, no text and no image.
+        images: how many are an image without title and text.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.empty_texts = 0
+        self.empty_texts = self.images = 0
         self._folder = folder
         self._digest = hashlib.sha256()
         self._variants, self._hashes = array("Q"), array("Q")
@@ -122,12 +132,14 @@ class DocumentWriter:
         """
         check_id(document.doc_id, where)
         fields = as_json(where, document.fields)
-        hashed = {"id": document.doc_id, "title": document.title, "text": document.text, "image": image_hash(where, document.image)}
+        image = image_hash(where, document.image)
+        hashed = {"id": document.doc_id, "title": document.title, "text": document.text, "image": image}
         self._digest.update(framed(where, **hashed, **({"fields": fields} if fields else {})))
         self._fields.add(where, document.fields)
         self._hashes.append(text_hash(document.doc_id))
-        self._variants.append(text_hash(document.full_text))
+        self._variants.append(document_variant(document.full_text, image))
         self.empty_texts += not (document.title or document.text or document.image)
+        self.images += bool(image) and not document.full_text
         self._ids.append(document.doc_id)
         self._texts.append((document.title, document.text, None if document.image is None else str(document.image), fields))
         if len(self._texts) == _TOGETHER:
@@ -158,7 +170,7 @@ class DocumentTable:
 
     Attributes:
         folder: where the files of a `DocumentWriter` lie.
-        variants: uint64 [N], the `text_hash` of each document's full text.
+        variants: uint64 [N], the `document_variant` of each document: documents that say the same have the same.
         fields: what documents can be filtered by.
     """
 
@@ -196,7 +208,7 @@ class DocumentTable:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of all ids and full texts in their order."""
+        """Sixteen hexadecimal digits of all ids, full texts and images in their order."""
         return hashlib.sha256(np.ascontiguousarray(self.variants).tobytes() + self._hashes.tobytes() + self._rows.tobytes()).hexdigest()[:16]
 
     def documents(self, start: int = 0) -> Iterator[Document]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,23 +10,29 @@ from typing import Any
 from retriever.calibration import relevant_pairs
 from retriever.conversation_facets import NEED_OF_HISTORY, clusters_of, depths_of, facets_of, needs_history_by_run
 from retriever.encodings import score_rows
-from retriever.eval.facets import FacetTable, facet_table
+from retriever.eval.curves import ScoreDistribution, score_distribution, training_curve
+from retriever.eval.directions import direction_of, directions_of, in_direction, in_words, pairs_in_directions, system_of
+from retriever.eval.facets import Facet, FacetTable, facet_table
 from retriever.eval.latency import measure_latency
 from retriever.eval.measures import Evaluation, evaluate, parse_measure
-from retriever.eval.report import ReportData, RunResult, ScoreDistribution, score_distribution, training_curve, write_report
+from retriever.eval.ranks import with_first_ranks
+from retriever.eval.report import ReportData, RunResult, write_report
 from retriever.eval.significance import compare
 from retriever.files import fingerprint
 from retriever.folds import fold_pipelines, joined
 from retriever.generation.step import generation_note
+from retriever.image_report import image_clusters, shows_images, with_images
 from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
-from retriever.runs import read_run
+from retriever.runs import Run, read_run
 from retriever.stage_step import stages_fingerprint
 from retriever.steps import Done, versions
 from retriever.systems import System, systems, train_other
 from retriever.teachers.ensemble import AlignedScores
 from retriever.train_step import read_curve
 from retriever.transfer import collections_of, transfer_inputs, transfers_of
+from retriever.types import Query
+from retriever.zero_shot import zero_shot_names, zero_shot_of
 
 TEACHER_LATENCY_QUERIES = 20
 
@@ -44,16 +51,17 @@ COMPARED = (
 """The questions the report asks, each (run, baseline); p-values are corrected for all of them together."""
 
 
-def _compared(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The questions that can be asked of these runs; of stages, whether each gains on the one before, and the last on the student alone."""
-    stages = [name for name in names if name.startswith("stage_")]
+def _compared(names: Sequence[str], others: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """The questions that can be asked of these runs, in each direction; of stages, whether each gains on the one before, and the last on the student alone."""
+    stages = list(dict.fromkeys(system_of(name) for name in names if name.startswith("stage_")))
     asked = [*COMPARED, *zip(stages[1:], stages, strict=False), *((last, "student") for last in stages[-1:])]
-    return [(run, baseline) for run, baseline in asked if run in names and baseline in names]
+    return pairs_in_directions(names, [*asked, *others])
 
 
 def evaluate_experiment(pipeline: Pipeline) -> Done:
     """The finished evaluate step: report.html, report.json, per_query.json and the runs in TREC form."""
     settings = pipeline.experiment.evaluation
+    _ = zero_shot_names(pipeline)  # a field that no image has is told before anything is trained
     inputs = {"training": pipeline.trained.key, "student": pipeline.student.identity, "start": pipeline.start.identity}
     inputs |= {"target": pipeline.target_run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
@@ -87,13 +95,12 @@ def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Pipeline])
     """Runs, times and measures every system, and those that need no training on the collections `elsewhere`; `folder`/runs gets the runs in TREC form."""
     experiment, folds = pipeline.experiment, pipeline.experiment.collection.folds
     results = joined([evaluate_experiment(fold).folder for fold in fold_pipelines(pipeline)], folder / "runs") if folds else _results(pipeline, folder)
-    names = [result.name for result in results]
-    pairs = [*_compared(names), *(("student", name) for name in experiment.evaluation.other_losses)]
+    pairs = _compared([result.name for result in results], [("student", name) for name in experiment.evaluation.other_losses])
     measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
     evaluations = {result.name: result.evaluation for result in results}
     asked = pipeline.conversations("test")
-    clusters = clusters_of(asked) or None
-    return ReportData(
+    conversations, clusters = clusters_of(asked), _clusters(pipeline)
+    report = ReportData(
         title=experiment.name,
         runs=results,
         comparisons=compare(evaluations, pairs, measures, experiment.seed, clusters),
@@ -102,16 +109,25 @@ def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Pipeline])
         versions=versions(),
         seed=experiment.seed,
         summary=_summary(pipeline),
-        query_texts={query_id: query.text for query_id, query in pipeline.student_queries("test").items()},
+        query_texts={query_id: query.shown for query_id, query in pipeline.student_queries("test").items()},
         training=training_curve(read_curve(pipeline.trained.folder), f"{measures[0]} on held-out train queries"),
         distributions=() if folds else _distributions(pipeline),
         collection=f"{pipeline.collection.name} {experiment.collection.test}",
         clusters=clusters,
-        depths=depths_of(asked) if clusters else {},
-        facets=told_apart(pipeline, evaluations, folder / "runs") if clusters or experiment.evaluation.by else [],
+        clustered_by="image" if clusters and not conversations else "conversation",
+        depths=depths_of(asked) if conversations else {},
+        facets=told_apart(pipeline, evaluations, folder / "runs") if conversations or experiment.evaluation.by else [],
         transfer=transfers_of(pipeline, elsewhere),
         folds=folds,
+        zero_shot=zero_shot_of(pipeline) if experiment.evaluation.zero_shot and not folds else None,
     )
+    return with_images(report, asked, pipeline.collection, pipeline.qrels("test"), folder / "runs")
+
+
+def _clusters(pipeline: Pipeline) -> dict[str, str] | None:
+    """What tests and intervals take as wholes: conversations, or images with all their captions; None where queries stand alone."""
+    asked = pipeline.conversations("test")
+    return clusters_of(asked) or image_clusters(asked, pipeline.qrels("test")) or None
 
 
 def told_apart(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], runs: Path) -> list[FacetTable]:
@@ -121,29 +137,60 @@ def told_apart(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], runs: 
     found = facets_of(queries, qrels, settings.by, pipeline.experiment.candidates.language)
     if "last_turn" in evaluations and not any(facet.name == NEED_OF_HISTORY for facet in found):
         found.append(needs_history_by_run(queries, read_run(runs / "last_turn.trec"), qrels))
-    measures, clusters = [str(parse_measure(measure)) for measure in settings.measures], clusters_of(queries) or None
-    pairs = [(run, baseline) for run, baseline in _compared(list(evaluations)) if run == "student" and baseline != "bm25"]
-    return [facet_table(evaluations, facet, measures, pairs, pipeline.experiment.seed, clusters) for facet in found]
+    measures = [str(parse_measure(measure)) for measure in settings.measures]
+    return [_table(pipeline, evaluations, one, measures) for facet in found for one in _by_direction(facet, queries)]
+
+
+def _by_direction(facet: Facet, queries: Mapping[str, Query]) -> list[tuple[str, Facet]]:
+    """Direction -> the facet of its queries alone."""
+    ways = directions_of(queries)
+    if len(ways) == 1:
+        return [("", facet)]
+    groups = {way: {query_id: facet.groups[query_id] for query_id in query_ids if query_id in facet.groups} for way, query_ids in ways.items()}
+    return [(way, dataclasses.replace(facet, name=f"{facet.name}, {in_words(way)}", groups=groups[way])) for way in ways]
+
+
+def _table(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], facet: tuple[str, Facet], measures: Sequence[str]) -> FacetTable:
+    """The results of a facet's groups in its direction."""
+    direction, groups = facet
+    own = {name: evaluation for name, evaluation in evaluations.items() if direction_of(name) == direction}
+    pairs = [(run, baseline) for run, baseline in _compared(list(own)) if system_of(run) == "student" and system_of(baseline) != "bm25"]
+    return facet_table(own, groups, measures, pairs, pipeline.experiment.seed, _clusters(pipeline))
 
 
 def _results(pipeline: Pipeline, folder: Path) -> list[RunResult]:
+    """All systems, direction by direction."""
     compared = systems(pipeline)
     pipeline.reporter.say(f"evaluate: running and timing {len(compared)} systems on {len(pipeline.conversations('test')):,} test queries")
-    return [_result(pipeline, system, folder) for system in compared]
+    found = [result for system in compared for result in _results_of(pipeline, system, folder)]
+    order = list(dict.fromkeys(direction_of(result.name) for result in found))
+    return sorted(found, key=lambda result: order.index(direction_of(result.name)))
 
 
-def _result(pipeline: Pipeline, system: System, folder: Path) -> RunResult:
-    """One system run, written down, timed and measured."""
-    settings = pipeline.experiment.evaluation
+def _results_of(pipeline: Pipeline, system: System, folder: Path) -> list[RunResult]:
+    """One system run, and in each direction written down, timed and measured."""
     run = system.run()
-    if settings.remove_own_document:
+    if pipeline.experiment.evaluation.remove_own_document:
         run = run.without_own_documents()
-    run.write_trec(folder / "runs" / f"{system.name}.trec")
-    evaluation = evaluate(run, pipeline.qrels("test"), settings.measures)
-    asked = [query for query_id, query in pipeline.conversations("test").items() if run[query_id]]
+    ways = directions_of(pipeline.conversations("test"))
+    if len(ways) == 1:
+        return [_result(pipeline, system, run, folder)]
+    return [_result(pipeline, system, run.select(query_ids).rename(in_direction(system.name, way)), folder) for way, query_ids in ways.items()]
+
+
+def _result(pipeline: Pipeline, system: System, run: Run, folder: Path) -> RunResult:
+    """The run, written down, timed and measured on the queries that it has."""
+    settings, queries = pipeline.experiment.evaluation, pipeline.conversations("test")
+    run.write_trec(folder / "runs" / f"{run.name}.trec")
+    qrels = pipeline.qrels("test")
+    qrels = {query_id: judged for query_id, judged in qrels.items() if query_id in run or not direction_of(run.name)}
+    evaluation = evaluate(run, qrels, settings.measures)
+    if shows_images(queries):
+        evaluation = with_first_ranks(evaluation, run, qrels, settings.depth)
+    asked = [queries[query_id] for query_id in queries if run[query_id]]
     limit = TEACHER_LATENCY_QUERIES if system.asks_teacher else settings.latency_queries
     latency = measure_latency(system.answer, asked[:limit], warmup=min(5, limit)) if asked else None
-    return RunResult(system.name, evaluation, latency, system.bytes, system.description)
+    return RunResult(run.name, evaluation, latency, system.bytes, system.description)
 
 
 def _summary(pipeline: Pipeline) -> str:

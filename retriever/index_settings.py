@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from retriever.settings import Fraction, PositiveInt, Settings, check_kind
 
-EXACT = {"dense": "flat", "static": "flat", "sparse": "inverted", "late_interaction": "multivector"}
+EXACT = {"dense": "flat", "static": "flat", "image_text": "flat", "sparse": "inverted", "late_interaction": "multivector"}
 """The exact index of each kind of student."""
 
 Quantisation = Literal["none", "fp16", "int8", "rabitq", "pq"]
@@ -155,8 +155,8 @@ INDEX_KINDS: dict[str, type[IndexSettings]] = {
 }
 
 STUDENTS_OF = {
-    "auto": ("dense", "static", "sparse", "late_interaction"),
-    **dict.fromkeys(("flat", "ivf", "hnsw"), ("dense", "static")),
+    "auto": ("dense", "static", "image_text", "sparse", "late_interaction"),
+    **dict.fromkeys(("flat", "ivf", "hnsw"), ("dense", "static", "image_text")),
     **dict.fromkeys(("inverted", "seismic"), ("sparse",)),
     **dict.fromkeys(("multivector", "token_clusters"), ("late_interaction",)),
 }

@@ -28,6 +28,7 @@ from retriever.errors import ConfigError, MissingExtraError, RetrieverError, Sea
 from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run
+from retriever.scopes import Scopes
 from retriever.types import Query
 
 MANIFEST = "lucene.json"
@@ -49,7 +50,7 @@ ANALYZERS |= {"english": "io.anserini.analysis.DefaultEnglishAnalyzer"}
 def lucene_run(
     collection: Collection, folder: Path, queries: Mapping[str, Query], depth: int, settings: CandidateSettings, reporter: Reporter | None = None
 ) -> Run:
-    """The best `depth` documents of each query by Lucene's BM25; of equal scores at the end of a list, the collection's first.
+    """The best `depth` documents of each query by Lucene's BM25, among those that it may find; of equal scores at the end of a list, the collection's first.
 
     The index is built once. It belongs to the collection, the language and Pyserini's version; k1 and b take part in the search only.
 
@@ -75,14 +76,19 @@ def lucene_run(
     if _facts(folder) != facts:
         _build(java, analyzer, collection, folder, facts, reporter or Quiet())
     rows, scores = [], []
+    scopes = Scopes(collection)
     with (
         _java_errors(f"{folder}: Lucene cannot read its index", _mend(folder)),
         _searcher(java, folder, settings) as searcher,
         (reporter or Quiet()).bar("Lucene", len(queries)) as advance,
     ):
-        search = _search(java, analyzer, searcher, depth)
+        search, search_all = (_search(java, analyzer, searcher, limit) for limit in (depth, len(collection)))
         for query in queries.values():
-            found, values = search(query.text)
+            allowed = scopes.of(query)
+            found, values = (search if allowed is None else search_all)(query.text)
+            if allowed is not None:
+                kept = np.flatnonzero(allowed[found])[:depth]
+                found, values = found[kept], values[kept]
             rows.append(found)
             scores.append(values)
             advance(1)

@@ -23,10 +23,11 @@ from retriever.errors import ConfigError, DataError, SearchIndexError, StoreErro
 from retriever.eval.measures import parse_measure
 from retriever.files import fingerprint
 from retriever.generation.step import generated_collection
+from retriever.image_readers import check_readers
 from retriever.index.changes import publish
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
-from retriever.queries import asked_fingerprint, judged_queries, read_queries, reader_of
+from retriever.queries import asked_fingerprint, judged_queries, kept_together, read_queries, reader_of
 from retriever.resources import Resources
 from retriever.rewriting import rewritten, with_rewrites
 from retriever.rounds import train_in_rounds
@@ -100,8 +101,14 @@ class Pipeline:
 
     @cached_property
     def documents(self) -> Collection:
-        """The prepared collection as its source has it: all that encoders, BM25 and teachers need."""
-        return open_collection(self.experiment.collection, self.folder / "collection")
+        """The prepared collection as its source has it: all that encoders, BM25 and teachers need.
+
+        Raises:
+            ConfigError: it has images, and the experiment something that reads texts alone.
+        """
+        collection = open_collection(self.experiment.collection, self.folder / "collection")
+        check_readers(self.experiment, collection)
+        return collection
 
     @cached_property
     def collection(self) -> Collection:
@@ -181,8 +188,7 @@ class Pipeline:
         """Train query ids, and those held out to choose the target and the checkpoint."""
         training = self.experiment.training
         generator = np.random.default_rng(self.experiment.seed)
-        conversations = {query_id: query.conversation for query_id, query in self.conversations("train").items()}
-        return hold_out(conversations, training.validation_fraction, training.validation_queries, generator)
+        return hold_out(kept_together(self.conversations("train"), self.qrels("train")), training.validation_fraction, training.validation_queries, generator)
 
     # Encoders
 

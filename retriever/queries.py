@@ -10,7 +10,7 @@ from retriever.collection_settings import CollectionSettings
 from retriever.conversations import ConversationReader
 from retriever.errors import DataError
 from retriever.files import fingerprint
-from retriever.types import Query
+from retriever.types import Qrels, Query
 
 
 def judged_queries(collection: Collection, settings: CollectionSettings, say: Callable[[str], None]) -> dict[str, dict[str, Query]]:
@@ -38,8 +38,22 @@ def judged_queries(collection: Collection, settings: CollectionSettings, say: Ca
 
 
 def _plain(query: Query) -> tuple[str, ...]:
-    """What makes two queries the same: "yes" after different turns is none of them."""
-    return (*(turn.text.casefold() for turn in query.turns), query.text.casefold())
+    """What makes two queries the same: "yes" after different turns is none of them, nor are two images."""
+    return (*(turn.text.casefold() for turn in query.turns), query.text.casefold(), str(query.image or ""))
+
+
+def kept_together(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
+    """Query id -> what it must not be parted from when queries are held out; "" where it stands alone.
+
+    The turns of a conversation belong together; so do an image and the captions that look for it: each of them has the pairs of the
+    others, the other way round.
+    """
+    images = {query_id for query_id, query in queries.items() if query.image is not None}
+
+    def image_of(query_id: str) -> str:
+        return query_id if query_id in images else next((doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0 and doc_id in images), "")
+
+    return {query_id: query.conversation or image_of(query_id) for query_id, query in queries.items()}
 
 
 def read_queries(reader: ConversationReader, queries: Mapping[str, Query]) -> dict[str, Query]:

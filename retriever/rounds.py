@@ -20,6 +20,8 @@ from retriever.files import fingerprint
 from retriever.generation.step import query_quality
 from retriever.plugins import load_kind
 from retriever.queries import read_otherwise
+from retriever.reinforce_step import reinforce
+from retriever.reinforced_shards import ReinforcedDataset
 from retriever.runs import Run
 from retriever.score_step import score_pairs_of
 from retriever.steps import Done
@@ -29,6 +31,7 @@ from retriever.teacher_settings import EmbeddingSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
+from retriever.training.reinforced_batches import is_reinforced
 from retriever.training.samples import TeacherVectors
 from retriever.training_settings import TrainingSettings
 
@@ -58,6 +61,7 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -
     _ = pipeline.held_out  # train queries must be there before their documents are encoded
     check_losses(pipeline.start.model, {loss: LOSS_TABLE[loss] for loss, weight in training.losses.items() if weight})
     vectors_from(pipeline, training)
+    is_reinforced(training)
     check_target_units(pipeline.experiment, training, target_units(pipeline.experiment, pipeline.identities))
     check_target_units(pipeline.experiment, training, pipeline.units, pipeline.target[0])
     pairs, target = pipeline.pairs("train"), pipeline.target_scores("train")
@@ -90,11 +94,13 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         vectors=teacher_vectors(pipeline, training),
         quality=query_quality(pipeline),
         active=wanted_dimensions(pipeline),
+        reinforced=reinforced_dataset(pipeline, training),
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
     inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements}
     inputs |= reading_input(pipeline)
     inputs |= {"teacher's vectors": lesson.vectors.documents.encoder} if lesson.vectors else {}
+    inputs |= {"reinforced dataset": lesson.reinforced.fingerprint} if lesson.reinforced else {}
     inputs |= {"quality of queries": fingerprint(dict(lesson.quality))} if lesson.quality else {}
     inputs |= {"active dimensions": fingerprint(list(lesson.active))} if lesson.active else {}
 
@@ -108,6 +114,15 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         return {**chosen, **teach_student(student, taught, folder, pipeline.reporter, name)}
 
     return pipeline.step(name, inputs, training.model_dump(mode="json"), work)
+
+
+def reinforced_dataset(pipeline: Pipeline, training: TrainingSettings) -> ReinforcedDataset | None:
+    """The reinforced dataset that training learns from: the one that is named, or the experiment's own; None where no loss reads one."""
+    if not is_reinforced(training):
+        return None
+    if training.reinforced:
+        return ReinforcedDataset(training.reinforced)
+    return pipeline.open_step(lambda: reinforce(pipeline), ReinforcedDataset)[1]
 
 
 def reading_input(pipeline: Pipeline) -> dict[str, str]:
@@ -131,7 +146,7 @@ def vectors_from(pipeline: Pipeline, training: TrainingSettings) -> str | None:
         ConfigError: no teacher has any.
     """
     comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs_teacher_vectors]
-    dense = [one.label for one in pipeline.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family == "dense"]
+    dense = [one.label for one in pipeline.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family in ("dense", "image_text")]
     name = training.vectors_from or next(iter(dense), None)
     if comparing and name not in dense:
         found = f'"{name}" has none' if name else "none of the teachers has any"

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.errors import StoreError
-from retriever.files import sha256_file, text_hash
+from retriever.files import text_hash
+from retriever.image_files import image_sha256
 from retriever.runs import Run
 from retriever.shards import ListColumns, PairColumns
 from retriever.tasks import Engine, here
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 BLOCK = 65_536
 """Pairs or ids that are turned into Python objects or temporary arrays at a time."""
 
+IMAGE_CHARACTERS = 1000
+"""Characters that an image counts as where a teacher's time is estimated: all images are scaled to one size."""
+
 Pairs = list[tuple[Query, Document]]
 
 
@@ -34,7 +38,7 @@ def query_variant(query: Query) -> int:
     if not query.turns and query.image is None:
         return text_hash(query.text)
     turns = [[turn.speaker, turn.text] for turn in query.turns]
-    return text_hash(json.dumps([query.text, turns, sha256_file(query.image) if query.image else None]))
+    return text_hash(json.dumps([query.text, turns, image_sha256(query.image) if query.image else None]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +320,9 @@ def _evenly(pending: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _lengths(pairs: Pairs) -> NDArray[np.int64]:
-    return np.array([len(query.text) + len(document.full_text) for query, document in pairs], dtype=np.int64)
+    images = ((query.image is not None) + (document.image is not None) for query, document in pairs)
+    texts = (len(query.text) + len(document.full_text) for query, document in pairs)
+    return np.array([text + IMAGE_CHARACTERS * image for text, image in zip(texts, images, strict=True)], dtype=np.int64)
 
 
 def _rows(candidates: Run, collection: Collection) -> NDArray[np.int64]:

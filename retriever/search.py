@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from retriever.candidates import index_run
 from retriever.encodings import Encoding
-from retriever.errors import SearchIndexError
+from retriever.errors import ConfigError, SearchIndexError
 from retriever.filters import Condition, conditions_from
 from retriever.index.layout import MANIFEST, index_folder, read_version
 from retriever.index.snapshot import Snapshot, asked_by, open_snapshot, student_in
 from retriever.runs import Run
 from retriever.types import Document, Query
 from retriever.vector_index import Found
+
+READ_TEXTS = ("dense", "sparse", "late_interaction", "static")
+"""Kinds of students to which an image is nothing."""
 
 _ATTEMPTS = 5
 """Versions that may be switched and pruned under a reader that is just opening one."""
@@ -46,9 +50,14 @@ class SearchIndex:
     @property
     def snapshot(self) -> Snapshot:
         """The current version, opened; the same object until there is a new one."""
-        if _mark(self.folder) != self._seen:
+        if not self.is_current:
             self._seen, self._snapshot = self._opened(self._snapshot)
         return self._snapshot
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `snapshot` has nothing new to open; one stat."""
+        return bool(_mark(self.folder) == self._seen)
 
     @property
     def encoder(self) -> Any:
@@ -68,21 +77,27 @@ class SearchIndex:
         """The best k documents of one query with their texts, best first.
 
         Args:
-            query: a text, or a query with its turns.
+            query: a text, or a query with its turns, its image and its own conditions.
             k: how many at most.
-            where: conditions on the documents' fields, such as {"year": {">=": 2020}, "language": ["de", "fr"]}.
+            where: conditions on the documents' fields beside the query's own, such as {"year": {">=": 2020}, "language": ["de", "fr"]}.
 
         Raises:
-            ConfigError: the documents' fields cannot answer a condition.
+            ConfigError: the documents' fields cannot answer a condition, or the student reads texts alone and the query is an image.
         """
-        snapshot = self.snapshot
-        rows, scores = snapshot.search(snapshot.encoder.encode_queries([asked_query(query)]), k, as_conditions(where))
+        snapshot, asked = self.snapshot, asked_query(query)
+        refuse_images(snapshot.encoder, [asked])
+        rows, scores = snapshot.search(snapshot.encoder.encode_queries([asked]), k, conditions_of(asked, where))
         documents = snapshot.documents_by_row(rows[0])
         return [Hit(rank, float(score), document) for rank, (score, document) in enumerate(zip(scores[0], documents, strict=True), 1)]
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
-        """The best k documents of many queries, as a run."""
+        """The best k documents of many queries, as a run.
+
+        Raises:
+            ConfigError: as `hits` says.
+        """
         snapshot, conditions = self.snapshot, as_conditions(where)
+        refuse_images(snapshot.encoder, queries.values())
         return index_run(name or self.folder.name, snapshot.encoder, _Filtered(snapshot, conditions), snapshot, queries, k)
 
     def _opened(self, before: Snapshot | None) -> tuple[Any, Snapshot]:
@@ -103,13 +118,13 @@ class SearchIndex:
 
 @dataclasses.dataclass(frozen=True)
 class _Filtered:
-    """A snapshot that finds only what meets some conditions."""
+    """A snapshot that finds only what meets some conditions, and those of the queries."""
 
     snapshot: Snapshot
     conditions: Sequence[Condition]
 
-    def search(self, queries: Encoding, k: int) -> Found:
-        return self.snapshot.search(queries, k, self.conditions)
+    def search(self, queries: Encoding, k: int, own: Sequence[Condition] = ()) -> Found:
+        return self.snapshot.search(queries, k, [*self.conditions, *own])
 
 
 def open_index(path: Path, student: Path | None = None) -> SearchIndex:
@@ -133,9 +148,9 @@ def snippet(text: str, query: str, words: int = 40) -> str:
     """The stretch of a text in which most of the query's words stand."""
     split = text.split()
     wanted = {word.strip(".,;:()").lower() for word in query.split() if len(word) > 3}
-    found = [word.strip(".,;:()").lower() in wanted for word in split]
+    before = [0, *itertools.accumulate(word.strip(".,;:()").lower() in wanted for word in split)]
     starts = range(max(1, len(split) - words + 1))
-    best = max(starts, key=lambda start: (sum(found[start : start + words]), -start))
+    best = max(starts, key=lambda start: before[min(start + words, len(split))] - before[start])  # the first of equal ones
     return f"{'... ' if best else ''}{' '.join(split[best : best + words])}{' ...' if best + words < len(split) else ''}"
 
 
@@ -148,6 +163,19 @@ def _mark(folder: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
+def refuse_images(encoder: Any, queries: Iterable[Query]) -> None:
+    """Refuses queries that are images without a text where the student reads texts alone, which would take them for empty ones.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    kind = getattr(encoder, "kind", None)
+    if kind not in READ_TEXTS:
+        return
+    if image := next((query.image for query in queries if query.image is not None and not query.text.strip()), None):
+        raise ConfigError(f'{image}: the student of this index is a {kind} one, which reads no images. Search with a text, or train one of kind = "image_text"')
+
+
 def asked_query(query: str | Query) -> Query:
     """What is asked, as a query."""
     return query if isinstance(query, Query) else Query("query", query)
@@ -156,3 +184,19 @@ def asked_query(query: str | Query) -> Query:
 def as_conditions(where: Mapping[str, Any] | Sequence[Condition]) -> Sequence[Condition]:
     """Conditions as a user may give them, as conditions."""
     return conditions_from(where) if isinstance(where, Mapping) else where
+
+
+def conditions_of(query: Query, where: Mapping[str, Any] | Sequence[Condition]) -> list[Condition]:
+    """The conditions of a search, and the query's own."""
+    return [*as_conditions(where), *conditions_from(query.among)]
+
+
+def open_documents(path: Path) -> Iterator[Document]:
+    """The documents of an index in a folder, or in that of the experiment that built it, deleted ones left out; its student is not loaded.
+
+    Raises:
+        SearchIndexError: there is none, or a file of it is damaged.
+    """
+    folder = index_folder(path)
+    for segment in open_snapshot(folder, read_version(folder)).segments:
+        yield from segment.live_documents()

@@ -26,6 +26,11 @@ class StudentSettings(Settings):
         False, description="only the encoding of queries learns, so that an index of the starting checkpoint serves the student unchanged"
     )
 
+    @property
+    def start(self) -> str:
+        """What training starts from, in words."""
+        return self.model
+
 
 class DenseSettings(StudentSettings):
     """One vector a text."""
@@ -76,6 +81,40 @@ class StaticSettings(StudentSettings):
         return self
 
 
+class ImageTextSettings(StudentSettings):
+    """One vector an image or a text, in one space: a tower for either (CLIP, Radford et al. 2021, arXiv:2103.00020)."""
+
+    kind: Literal["image_text"] = "image_text"
+    model: str = Field("", description="a CLIP-like checkpoint or a saved student: folder, package or hub id; left out where two towers are given")
+    image_model: str | None = Field(None, description="the images' tower, a vision model: folder, hub id, or efficientnet-lite0, which a package carries")
+    text_model: str | None = Field(None, description="the texts' tower, a text encoder: folder, installed package or hub id")
+    dimensions: PositiveInt | None = Field(
+        None, description="of the vectors; 256 when left out, and the texts' own under frozen_text; with model, the first so many; all when left out"
+    )
+    image_size: PositiveInt | None = Field(None, description="pixels of a side, to which images are brought; the image_model's own when left out")
+    frozen_image: bool = Field(False, description="the images' tower does not learn, its projection does; what it makes of an image is computed once")
+    frozen_text: bool = Field(
+        False, description="the texts' tower does not learn; without dimensions it has no projection either, and vectors of texts stay as they are"
+    )
+
+    @property
+    def start(self) -> str:
+        """What training starts from, in words."""
+        return self.model or f"{self.image_model} + {self.text_model}"
+
+    @model_validator(mode="after")
+    def _one_model_or_two_towers(self) -> ImageTextSettings:
+        towers = [name for name in ("image_model", "text_model") if getattr(self, name)]
+        if bool(self.model) == bool(towers) or len(towers) == 1:
+            given = " and ".join([*(["model"] if self.model else []), *towers]) or "none of them"
+            raise ValueError(f"an image_text student is made of image_model and text_model, or is a model; given: {given}")
+        if self.model and self.image_size:
+            raise ValueError("image_size is that of the model; leave it out, or give image_model and text_model")
+        if self.frozen_documents:
+            raise ValueError("an image_text student has towers of images and texts, not of queries and documents; set frozen_text or frozen_image")
+        return self
+
+
 class CrossEncoderStudentSettings(StudentSettings):
     """Query and document read together: it re-ranks candidates and makes no index."""
 
@@ -108,6 +147,7 @@ STUDENT_KINDS: dict[str, type[StudentSettings]] = {
     "sparse": SparseSettings,
     "late_interaction": LateInteractionSettings,
     "static": StaticSettings,
+    "image_text": ImageTextSettings,
     "cross_encoder": CrossEncoderStudentSettings,
 }
 
@@ -122,6 +162,7 @@ AnyStudentSettings = Annotated[
     | Annotated[SparseSettings, Tag("sparse")]
     | Annotated[LateInteractionSettings, Tag("late_interaction")]
     | Annotated[StaticSettings, Tag("static")]
+    | Annotated[ImageTextSettings, Tag("image_text")]
     | Annotated[CrossEncoderStudentSettings, Tag("cross_encoder")]
     | Annotated[PrivateStudentSettings, Tag("private")],
     Discriminator(_kind_of),

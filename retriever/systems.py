@@ -10,9 +10,11 @@ import numpy as np
 
 from retriever.candidates import bm25_run, hybrid_run, pair_scores
 from retriever.conversations import HUMAN, READINGS, ConversationReader, Reading
+from retriever.filters import conditions_from
 from retriever.pipeline import Pipeline
 from retriever.queries import reader_of
 from retriever.runs import Run
+from retriever.scopes import Scopes
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import SearchIndex
 from retriever.stage_step import stages_of
@@ -40,15 +42,15 @@ class System:
 
 
 def systems(pipeline: Pipeline) -> list[System]:
-    """What the report compares, the student last but for stages."""
+    """What the report compares, the student last but for stages; without words there is no BM25, alone or fused."""
     others = [_other(pipeline, name) for name in pipeline.experiment.evaluation.trainings]
     if pipeline.reranks:
-        found = [_bm25(pipeline), _reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
+        found = [*_bm25(pipeline), _reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
         return [*found, *others, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
     before = _of_student(pipeline, "student_before", "hybrid_before", "the starting checkpoint", pipeline.index_before)
     readings = [_reading(pipeline, reading) for reading in readings_of(pipeline, pipeline.conversations("test"))]
     after = _of_student(pipeline, "student", "hybrid", "the distilled student", pipeline.index)
-    return [_bm25(pipeline), *before, *readings, _of_teacher(pipeline), *others, *after, *_of_stages(pipeline)]
+    return [*_bm25(pipeline), *before, *readings, _of_teacher(pipeline), *others, *after, *_of_stages(pipeline)]
 
 
 def readings_of(pipeline: Pipeline, queries: Mapping[str, Query]) -> tuple[Reading, ...]:
@@ -92,16 +94,20 @@ def _training_words(pipeline: Pipeline, name: str) -> str:
     return "the same training by " + " + ".join(f"{weight:g} {loss}" for loss, weight in losses.items() if weight)
 
 
-def _bm25(pipeline: Pipeline) -> System:
+def _bm25(pipeline: Pipeline) -> list[System]:
+    if pipeline.collection.has_images:
+        return []
     depth, bm25 = pipeline.experiment.evaluation.depth, pipeline.bm25
-    reader = ConversationReader(pipeline.experiment.collection.conversation)
-    return System(
-        "bm25",
-        "BM25, no model",
-        lambda: bm25_run("bm25", bm25, pipeline.collection, pipeline.queries("test"), depth, pipeline.reporter),
-        lambda query: bm25.search(reader.text(query).text, depth),
-        bm25.n_bytes,
-    )
+    reader, scopes = ConversationReader(pipeline.experiment.collection.conversation), Scopes(pipeline.collection)
+    return [
+        System(
+            "bm25",
+            "BM25, no model",
+            lambda: bm25_run("bm25", bm25, pipeline.collection, pipeline.queries("test"), depth, pipeline.reporter),
+            lambda query: bm25.search(reader.text(query).text, depth, scopes.of(query)),
+            bm25.n_bytes,
+        )
+    ]
 
 
 def _reading(pipeline: Pipeline, reading: Reading) -> System:
@@ -112,7 +118,7 @@ def _reading(pipeline: Pipeline, reading: Reading) -> System:
         name,
         f"the starting checkpoint, which reads {READINGS.get(reading, f'the rewrites ({reading})')}",
         lambda: index.run(reader.read_all(pipeline.conversations("test")), depth, name),
-        lambda query: index.snapshot.search(index.encoder.encode_queries([reader.read(query)]), depth),
+        lambda query: index.snapshot.search(index.encoder.encode_queries([reader.read(query)]), depth, conditions_from(query.among)),
         index.bytes,
     )
 
@@ -123,7 +129,7 @@ def _indexed(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> Sy
         name,
         what,
         lambda: index.run(pipeline.student_queries("test"), depth, name),
-        lambda query: index.snapshot.search(index.encoder.encode_queries([query]), depth),
+        lambda query: index.snapshot.search(index.encoder.encode_queries([query]), depth, conditions_from(query.among)),
         index.bytes,
     )
 
@@ -142,6 +148,9 @@ def _reranking(pipeline: Pipeline, name: str, what: str, student: Any) -> System
 
 def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: SearchIndex) -> list[System]:
     """A student alone, and fused with BM25."""
+    alone = _indexed(pipeline, name, what, index)
+    if pipeline.collection.has_images:
+        return [alone]
     depth = min(pipeline.experiment.candidates.depth, pipeline.experiment.evaluation.depth)
     encodings = pipeline.encodings(index.encoder, name)
     reader = ConversationReader(pipeline.experiment.collection.conversation)
@@ -150,7 +159,7 @@ def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: Se
         return hybrid_run(hybrid, pipeline.bm25, index.snapshot, encodings, pipeline.collection, queries, depth, reader)
 
     return [
-        _indexed(pipeline, name, what, index),
+        alone,
         System(
             hybrid,
             f"BM25 and {what}, fused by z-scores",

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retriever.files import fingerprint
+from retriever.fusion_step import taught_fusion
 from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
 from retriever.processes import refuse_several
 from retriever.progress import bar_of_steps
 from retriever.store import TeacherScores
 from retriever.student_settings import DenseSettings
-from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
+from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, FusionSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.cross_encoder import teach_cross_encoder, training_lists
 from retriever.training_settings import TrainingSettings
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     """The settings of a teacher that is ready to score: of the taught model where there is a `train` table, else the same."""
+    if isinstance(settings, FusionSettings) and settings.train:
+        return taught_fusion(pipeline, settings, settings.train)
     if not isinstance(settings, CrossEncoderSettings | EmbeddingSettings) or settings.train is None:
         return settings
     teaching = settings.train

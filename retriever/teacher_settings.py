@@ -90,14 +90,69 @@ class EmbeddingSettings(ModelTeacherSettings):
     """A bi-encoder: the similarity of its vectors. A trained student is one too: its model is the folder that the train step wrote."""
 
     kind: Literal["embedding"] = "embedding"
-    family: Literal["dense", "sparse", "late_interaction"] = Field("dense", description="one vector, a sparse vector, or a vector for each token")
+    family: Literal["dense", "sparse", "late_interaction", "image_text"] = Field(
+        "dense", description="one vector, a sparse vector, a vector for each token, or one vector of a text or an image, as CLIP gives it"
+    )
     store_vectors: Literal["pooled", "tokens"] | None = Field(None, description="of documents; when left out, those that the similarity needs")
+    logit_scale: float | None = Field(
+        None, gt=0, description="in a reinforced dataset: what turns its cosines into logits; what the model was trained with when left out"
+    )
     train: TeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
 
     @model_validator(mode="after")
     def _dense_is_taught(self) -> EmbeddingSettings:
         if self.train and self.family != "dense":
             raise ValueError(f'train teaches the family "dense", not "{self.family}": give a ready model, or take the table "train" away')
+        return self
+
+
+class FusionTeachingSettings(Settings):
+    """How a small fusion model is made of two towers and taught on the train qrels: matching, and comparing, from which its negatives come."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = Field(64, description="matched pairs of a step; each gets two that do not match")
+    learning_rate: float = Field(5e-4, gt=0, description="of the new layers")
+    tower_learning_rate: float = Field(5e-5, gt=0, description="of towers that learn")
+    warmup: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.02, ge=0)
+    image_size: PositiveInt | None = Field(None, description="pixels of the square that images become; as the image model says when left out")
+    max_length: PositiveInt = Field(64, description="tokens of a text at most")
+    width: PositiveInt = Field(256, description="of a token in the fusion layers")
+    layers: PositiveInt = Field(2, description="that read image and text together")
+    heads: PositiveInt = 4
+    dimensions: PositiveInt = Field(128, description="of the vectors that are compared")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    frozen_image: bool = Field(False, description="whether the image tower stays as it is; each image goes through it once then")
+    frozen_text: bool = Field(False, description="likewise, of the text tower")
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> FusionTeachingSettings:
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, it must be a multiple of heads, {self.heads}")
+        return self
+
+
+class FusionSettings(ModelTeacherSettings):
+    """Reads an image and a text together, in either direction; the log-odds of matching. BLIP, BridgeTower, ViLT, or one made of two towers."""
+
+    kind: Literal["fusion"] = "fusion"
+    batch_size: PositiveInt = Field(128, description="pairs of a batch")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    image_model: str | None = Field(None, description="of one that is taught: a vision model of transformers; folder, installed package or hub id")
+    text_model: str | None = Field(None, description="of one that is taught: a text encoder of sentence-transformers")
+    cascade: Cascade = None
+    train: FusionTeachingSettings | None = Field(None, description="made of the two towers and taught on the train qrels first, as its own step")
+
+    @model_validator(mode="after")
+    def _ready_or_taught(self) -> FusionSettings:
+        towers = {"image_model": self.image_model, "text_model": self.text_model}
+        if self.train and not all(towers.values()):
+            missing = next(name for name, value in towers.items() if not value)
+            raise ValueError(f"a fusion teacher with a table train needs {missing}; it is made of image_model and text_model")
+        if self.train and self.model:
+            raise ValueError("a fusion teacher has either a model, or image_model and text_model with a table train; take one away")
+        if not self.train and any(towers.values()):
+            raise ValueError("a fusion model of image_model and text_model must be taught first: add train = {}")
         return self
 
 
@@ -176,6 +231,7 @@ class PrivateSettings(ModelTeacherSettings):
 TEACHER_KINDS: dict[str, type[TeacherSettings]] = {
     "cross_encoder": CrossEncoderSettings,
     "embedding": EmbeddingSettings,
+    "fusion": FusionSettings,
     "lexical": LexicalSettings,
     "llm": LlmSettings,
     "llm_listwise": LlmListwiseSettings,
@@ -191,6 +247,7 @@ def _kind_of(values: Any) -> str:
 AnyTeacherSettings = Annotated[
     Annotated[CrossEncoderSettings, Tag("cross_encoder")]
     | Annotated[EmbeddingSettings, Tag("embedding")]
+    | Annotated[FusionSettings, Tag("fusion")]
     | Annotated[LexicalSettings, Tag("lexical")]
     | Annotated[LlmSettings, Tag("llm")]
     | Annotated[LlmListwiseSettings, Tag("llm_listwise")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,14 +21,16 @@ from retriever.encodings import DocumentEncodings, document_identity
 from retriever.errors import ConfigError
 from retriever.eval.measures import evaluate
 from retriever.files import write_json
-from retriever.processes import Order, trained_along
+from retriever.processes import Order, refuse_several, trained_along
 from retriever.progress import Reporter
+from retriever.reinforced_shards import ReinforcedDataset
 from retriever.runs import Run
 from retriever.store import TeacherScores
 from retriever.students._identity import document_fingerprint
 from retriever.training.frozen import CacheProgress
 from retriever.training.memory import with_memory_explained
-from retriever.training.samples import TeacherVectors, make_samples
+from retriever.training.reinforced_batches import make_reinforced_samples
+from retriever.training.samples import TeacherVectors, TrainingSamples, make_samples
 from retriever.training.sparsity import SparsityController
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress, Validate, best_point
@@ -55,6 +58,7 @@ class Lesson:
         quality: query id -> the probability that it teaches in an epoch; 1 for those that are left out.
         active: wanted active dimensions of a sparse student's queries and documents; None for queries that are looked up.
         document_encodings: the student's own of all documents, where only the encoding of queries is to learn.
+        reinforced: a reinforced dataset, for the loss of that name.
     """
 
     settings: TrainingSettings
@@ -72,6 +76,7 @@ class Lesson:
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     active: tuple[float | None, float | None] | None = None
     document_encodings: DocumentEncodings | None = None
+    reinforced: ReinforcedDataset | None = None
 
 
 def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter, name: str = "train") -> dict[str, Any]:
@@ -92,15 +97,10 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         _check_encodings(stored, student)
         lesson = dataclasses.replace(lesson, active=lesson.active and (lesson.active[0], None))  # documents keep those that they have
     before = None if stored is None else document_fingerprint(student.model)
-    queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
-    samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
-    samples = dataclasses.replace(samples, encodings=stored)
-    order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)
-    samples = dataclasses.replace(samples, vectors=lesson.vectors)
-    reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
+    samples, together = _reinforced(lesson, reporter, name) if lesson.reinforced else _lists(lesson, folder, reporter, name)
     steps = -(-len(samples) // lesson.settings.batch_size)
     sparsity = SparsityController(*lesson.active, warmup=steps // 3) if lesson.active else None
-    with trained_along(order), reporter.bar(f"training ({name})", steps) as advance:
+    with together, reporter.bar(f"training ({name})", steps) as advance:
         told = _Told(reporter, advance)
         advice = f"index.batch_size = {max(1, lesson.batch_size // 2)}, or student.max_length"
         validate = with_memory_explained(_validation(student, lesson, sparsity), "validation", advice)
@@ -109,11 +109,36 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         reporter.say(f"{name}: ended at step {told.step:,} of {steps:,}: {lesson.settings.patience} validations without a gain")
     if before and document_fingerprint(student.model) != before:
         raise RuntimeError(f"{name}: training has changed how documents are encoded")
+    validation = best_validation(curve)
+    if "scale" in validation and hasattr(student, "logit_scale"):
+        student.logit_scale = validation["scale"]
     student.save(folder / "student")
     write_json(folder / "curve.json", curve)
     for leftover in ("best", "checkpoints", "frozen"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    return {"samples": len(samples), "validation": best_validation(curve)}
+    return {"samples": len(samples), "validation": validation}
+
+
+def _lists(lesson: Lesson, folder: Path, reporter: Reporter, name: str) -> tuple[TrainingSamples, contextlib.AbstractContextManager[None]]:
+    """Lists of the target's candidates in training order, and the block within which other processes train along."""
+    queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
+    samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
+    samples = dataclasses.replace(samples, encodings=lesson.document_encodings)
+    reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
+    order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)
+    return dataclasses.replace(samples, vectors=lesson.vectors), trained_along(order)
+
+
+def _reinforced(lesson: Lesson, reporter: Reporter, name: str) -> tuple[Any, contextlib.AbstractContextManager[None]]:
+    """Augmented images with captions in training order."""
+    refuse_several("training.losses: reinforced", "retriever train, as one process")
+    if lesson.reinforced is None:
+        raise ValueError("the lesson has no reinforced dataset")
+    generator = np.random.default_rng(lesson.seed)
+    samples = make_reinforced_samples(lesson.reinforced, lesson.queries, lesson.qrels, lesson.held, lesson.collection, lesson.settings.epochs, generator)
+    images = len(samples) // lesson.settings.epochs
+    reporter.say(f"{name}: {images:,} images, {len(samples):,} draws of an augmented one with its captions")
+    return samples, contextlib.nullcontext()
 
 
 def _check_encodings(encodings: DocumentEncodings, student: Any) -> None:
@@ -128,9 +153,10 @@ def _check_encodings(encodings: DocumentEncodings, student: Any) -> None:
 
 
 def best_validation(curve: list[dict[str, float]]) -> dict[str, float]:
-    """The step that validated best, with its value and the untrained model's."""
+    """The step that validated best, with its value, the untrained model's, and the scale where one was learned."""
     best, first = best_point(curve), next(point for point in curve if "validation" in point)
-    return {"step": best["step"], "value": best["validation"], "before": first["validation"]}
+    scale = {"scale": best["scale"]} if "scale" in best else {}
+    return {"step": best["step"], "value": best["validation"], "before": first["validation"], **scale}
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:

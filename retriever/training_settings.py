@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,10 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from retriever.settings import Fraction, PositiveInt, Settings, nearest
 
 LOSSES = (
-    *("margin_mse", "margin_mse_all_pairs", "pointwise_mse", "kl_divergence", "standardised_kl"),
+    *("margin_mse", "margin_mse_all_pairs", "pointwise_mse", "kl_divergence", "standardised_kl", "dynamic_contrastive"),
     *("ranknet", "lambda_loss", "list_mle", "partial_ranking", "adr_mse"),
     *("contrastive", "contrastive_four_ways", "in_batch_similarity"),
     *("vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"),
+    "reinforced",
 )
 
 
@@ -50,22 +52,30 @@ class TrainingSettings(Settings):
     epochs: PositiveInt = 2
     batch_size: PositiveInt = 16
     learning_rate: float = Field(2e-5, gt=0)
+    projection_learning_rate: float | None = Field(
+        None, gt=0, description="of linear layers after a student's transformers, and of a learned scale; learning_rate when left out"
+    )
     warmup: float = Field(0.1, ge=0, lt=1)
     max_length: PositiveInt | None = Field(None, description="tokens read of a text in training; the student's when left out")
     losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
     student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
+    learn_scale: bool = Field(False, description="student_scale is where a learned factor starts, which all losses share; 100 at most")
     teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse")
-    teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence")
+    teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence and dynamic_contrastive")
     vectors_from: str | None = Field(None, description="the embedding teacher whose vectors such losses as gram compare with; the first one when left out")
     in_batch_temperature: float = Field(0.05, gt=0, description="divides the similarities of the teacher's vectors in in_batch_similarity")
     lambda_mu: float = Field(10.0, ge=0, description="lambda_loss: weight of NDCG-Loss2 beside LambdaRank; 0 is LambdaRank alone")
     lambda_highest_grade: float = Field(4.0, gt=0, description="lambda_loss: grade of the teacher's best document; that of its worst is 0")
+    partial_ranking_in_batch: bool = Field(True, description="partial_ranking: the batch's sure negatives stand below all candidates")
     adr_alpha: float = Field(1.0, gt=0, description="adr_mse: how sharply the student's scores become ranks")
     partial_ranking_top: PositiveInt = Field(16, description="partial_ranking: the student learns the order of the teacher's best so many candidates")
     partial_ranking_lowest_score: float | None = Field(None, description="partial_ranking: and of those only that the teacher scores so high, in its unit")
     partial_ranking_margin: float | None = Field(None, ge=0, description="partial_ranking: and of those only at most this far below the positive")
     partial_ranking_above_positive: Literal["keep", "drop"] = Field("keep", description="partial_ranking: candidates that the teacher puts above the positive")
     partial_ranking_per: Literal["choice", "query"] = Field("choice", description="partial_ranking: mean over all places that are ordered, or over queries")
+    reinforced: Path | None = Field(
+        None, strict=False, description="reinforced: folder of a reinforced dataset; when left out, the experiment's own, which is made when it is needed"
+    )
     order_margin: float = Field(0.015, gt=0, description="order_hinge: by how much the student's cosines keep the teacher's order")
     negative_depth: PositiveInt = Field(30, description="negatives are drawn from this many of the teacher's best")
     sampling: Literal["random", "stratified"] = Field(

@@ -10,9 +10,11 @@ from retriever.collection_settings import TransferSettings
 from retriever.conversation_facets import clusters_of
 from retriever.conversations import ConversationReader
 from retriever.errors import DataError
+from retriever.eval.directions import directions_of, in_direction, pairs_in_directions
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.transfer import Transfer, transfer_of
 from retriever.files import fingerprint
+from retriever.image_report import image_clusters
 from retriever.plugins import load_kind
 from retriever.queries import read_queries, reader_of
 from retriever.runs import Run
@@ -83,16 +85,23 @@ def _measured(pipeline: Pipeline, there: Pipeline, trained: Mapping[str, Any]) -
     qrels = there.documents.qrels(split)
     measures = [str(parse_measure(measure)) for measure in settings.measures]
     runs = _runs(pipeline, there, queries, trained)
-    evaluations = {name: evaluate(run, qrels, settings.measures) for name, run in runs.items()}
-    pairs = [("student", name) for name in (*BASELINES, *settings.other_losses) if name in runs]
-    return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, clusters_of(queries) or None)
+    evaluations = {
+        in_direction(name, way): evaluate(run.rename(in_direction(name, way)), {query_id: qrels[query_id] for query_id in query_ids}, settings.measures)
+        for way, query_ids in directions_of(queries).items()
+        for name, run in runs.items()
+    }
+    pairs = pairs_in_directions(evaluations, [("student", name) for name in (*BASELINES, *settings.other_losses)])
+    clusters = clusters_of(queries) or image_clusters(queries, qrels) or None
+    return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, clusters)
 
 
 def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query], trained: Mapping[str, Any]) -> dict[str, Run]:
     """The runs of BM25, of the start under each reading, and of the trained students."""
     depth, start = pipeline.experiment.evaluation.depth, pipeline.start
-    lexical = read_queries(ConversationReader(pipeline.experiment.collection.conversation), queries)
-    runs = {"bm25": bm25_run("bm25", there.bm25, there.documents, lexical, depth, pipeline.reporter)}
+    runs: dict[str, Run] = {}
+    if not there.documents.has_images:
+        lexical = read_queries(ConversationReader(pipeline.experiment.collection.conversation), queries)
+        runs["bm25"] = bm25_run("bm25", there.bm25, there.documents, lexical, depth, pipeline.reporter)
     read = {system_name(reading): dataclasses.replace(reader_of(start), reading=reading) for reading in readings_of(pipeline, queries)}
     index = _index(there, start, "student_before")
     for name, reader in {"student_before": reader_of(start), **read}.items():

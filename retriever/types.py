@@ -58,6 +58,8 @@ class Query:
         conversation: the id of the conversation; "" for a query that stands alone.
         rewrites: rewriter -> the utterance rewritten so that it stands alone, such as {"human": "..."}.
         fields: what else is known of the turn, such as {"domain": "cloud"}; results are told apart by it.
+        among: conditions on documents' fields, as `retriever.filters.conditions_from` reads them, that limit what the query may find,
+            such as {"kind": "image"}; {} for all documents.
     """
 
     query_id: str
@@ -67,6 +69,12 @@ class Query:
     conversation: str = ""
     rewrites: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    among: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def shown(self) -> str:
+        """What people are shown of it: its text, or the name of an image without one."""
+        return self.text or (self.image.name if self.image else "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,6 +91,11 @@ class Document:
     def full_text(self) -> str:
         """Title and text as encoders, teachers and BM25 read them: joined by a space."""
         return f"{self.title} {self.text}".strip()
+
+    @property
+    def shown(self) -> str:
+        """What people are shown of it: title and text, or the name of an image without them."""
+        return self.full_text or (self.image.name if self.image else "")
 
 
 @dataclasses.dataclass(frozen=True)

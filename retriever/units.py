@@ -27,21 +27,24 @@ ACCEPTED: Mapping[str, frozenset[Unit]] = {
     "margin_mse_all_pairs": DISTANCES,
     "pointwise_mse": DISTANCES - {"log_likelihood"},  # its level is that of the query, which no student needs to know
     "kl_divergence": (DISTANCES | LIST_PROBABILITIES) - BOUNDED,
+    "dynamic_contrastive": (DISTANCES | LIST_PROBABILITIES) - BOUNDED,
     "standardised_kl": EVERY,  # it makes a scale of its own
     **dict.fromkeys(("ranknet", "lambda_loss", "list_mle", "partial_ranking", "adr_mse"), EVERY),  # they read the order alone
     **dict.fromkeys(("contrastive", "contrastive_four_ways"), EVERY),  # they do not look at the teacher
     **dict.fromkeys(("in_batch_similarity", "vector_mse", "vector_distance", "vector_cosine", "gram", "order_hinge"), EVERY),  # they read its vectors
+    "reinforced": EVERY,  # it reads the vectors of a reinforced dataset
 }
 """Loss -> the units it takes as they are."""
 
-WITH_TEMPERATURE: Mapping[str, frozenset[Unit]] = {"kl_divergence": ORDERS | BOUNDED}
+WITH_TEMPERATURE: Mapping[str, frozenset[Unit]] = dict.fromkeys(("kl_divergence", "dynamic_contrastive"), ORDERS | BOUNDED)
 """Loss -> the units it takes once a temperature other than 1, which is that of logits, says how sharp they are meant."""
 
+_SET_A_TEMPERATURE = 'Set training.teacher_temperature for this unit, or normalise = "z_score" for this teacher'
 _WAYS_OUT: Mapping[str, str] = {
     "margin_mse": 'Set normalise = "z_score" for this teacher, or use loss = "kl_divergence"',
     "margin_mse_all_pairs": 'Set normalise = "z_score" for this teacher, or use loss = "kl_divergence"',
     "pointwise_mse": 'Set normalise = "z_score" for this teacher, or use loss = "standardised_kl"',
-    "kl_divergence": 'Set training.teacher_temperature for this unit, or normalise = "z_score" for this teacher',
+    **dict.fromkeys(("kl_divergence", "dynamic_contrastive"), _SET_A_TEMPERATURE),
 }
 
 

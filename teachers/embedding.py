@@ -33,10 +33,10 @@ class EmbeddingTeacher:
 
     def score(self, pairs: Sequence[tuple[Query, Document]]) -> ScoredPairs:
         """The score of each pair: an inner product, the cosine for a model of unit vectors, or MaxSim."""
-        distinct = {query.text: query for query, _ in pairs}
+        distinct = {(query.text, query.image): query for query, _ in pairs}
         queries = self.encoder.encode_queries(list(distinct.values()))
-        place_of = {text: place for place, text in enumerate(distinct)}
-        places = np.array([place_of[query.text] for query, _ in pairs], dtype=np.int64)
+        place_of = {asked: place for place, asked in enumerate(distinct)}
+        places = np.array([place_of[query.text, query.image] for query, _ in pairs], dtype=np.int64)
         rows = self.resources.collection.rows_of([document.doc_id for _, document in pairs])
         return ScoredPairs.without_tokens(score_rows(self.encoder, queries, places, self.encodings, rows))
 
@@ -49,8 +49,9 @@ def load(settings: EmbeddingSettings, resources: Resources) -> Teacher:
     """
     if settings.family != "dense" and settings.model in (None, "student"):
         raise ConfigError(f"teacher {settings.label}: family {settings.family} needs a model; the starting checkpoint of the student is none")
-    if settings.family == "sparse" and settings.store_vectors == "tokens":
-        raise ConfigError(f'teacher {settings.label}: a sparse model has no token vectors to store. Leave store_vectors out, or set "pooled"')
+    if settings.family in ("sparse", "image_text") and settings.store_vectors == "tokens":
+        what = "a sparse" if settings.family == "sparse" else "an image-text"
+        raise ConfigError(f'teacher {settings.label}: {what} model has no token vectors to store. Leave store_vectors out, or set "pooled"')
     encoder, encodings = resources.encode(settings)
     if settings.store_vectors == "tokens" and settings.family == "dense":
         model: Any = getattr(encoder, "model", None)

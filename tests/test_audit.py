@@ -27,8 +27,8 @@ from retriever.config import read_experiment
 from retriever.errors import DataError, StoreError
 from retriever.eval.audit import Audit, AuditVerdict, BaselineFindings, Cost, Suspect, Suspects, TeacherFindings, Texts, read_audit, write_audit
 from retriever.eval.audit_terminal import audit_table
+from retriever.eval.curves import score_distribution
 from retriever.eval.measures import evaluate
-from retriever.eval.report import score_distribution
 from retriever.eval.significance import Comparison
 from retriever.pipeline import Pipeline
 from retriever.runs import Run, read_qrels

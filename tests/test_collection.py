@@ -64,7 +64,8 @@ def test_documents_queries_and_qrels_come_back_in_their_order(collection: Collec
     assert collection.queries("train") == {"q1": QUERIES["q1"]}
     assert collection.queries("dev") == QUERIES
     assert (collection.qrels("train"), collection.qrels("dev")) == (QRELS["train"], {})
-    assert collection.counts == {"documents": 3, "empty_texts": 1, "queries": 2, "pairs": {"train": 2, "test": 1}, "dropped_pairs": {"train": 0, "test": 0}}
+    splits = {"pairs": {"train": 2, "test": 1}, "dropped_pairs": {"train": 0, "test": 0}}
+    assert collection.counts == {"documents": 3, "empty_texts": 1, "images": 0, "queries": 2, "image_queries": 0, **splits}
 
 
 def test_documents_are_found_by_id_and_by_row(collection: Collection) -> None:
@@ -134,7 +135,7 @@ def test_an_images_bytes_count_in_the_fingerprint_and_its_path_does_not(tmp_path
     a, b, c = (write_collection(tmp_path / path.stem, [Document("d", "", image=path)]) for path in paths)
     assert a.fingerprint == b.fingerprint != c.fingerprint
     assert (a.document("d").image, a.counts["empty_texts"]) == (paths[0], 0)
-    with pytest.raises(DataError, match=r"document 1: the image .*absent\.png cannot be read"):
+    with pytest.raises(DataError, match=r"document 1: the image .*absent\.png: cannot be read"):
         write_collection(tmp_path / "x", [Document("d", "", image=tmp_path / "absent.png")])
 
 
@@ -242,7 +243,7 @@ def test_files_of_different_lengths_are_refused(collection: Collection, tmp_path
 def test_a_prepared_collection_of_another_version_is_refused(collection: Collection) -> None:
     path = collection.folder / "collection.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": 99}))
-    with pytest.raises(DataError, match=r"another version \(layout 99, not 3\)"):
+    with pytest.raises(DataError, match=r"another version \(layout 99, not 4\)"):
         Collection(collection.folder)
 
 

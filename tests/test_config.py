@@ -71,7 +71,7 @@ def test_what_was_checked_cannot_be_changed_afterwards() -> None:
         ({"index": {"knd": "flat"}}, 'unknown key "index.knd", did you mean "kind"?'),
         (
             {"evaluation": {"zzz": 1}},
-            'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation, other_losses, readings, by',
+            'unknown key "evaluation.zzz"; known are measures, depth, remove_own_document, latency_queries, ablation, other_losses, readings, by, zero_shot',
         ),
         ({"ensemble": {"selct": "all"}}, 'unknown key "ensemble.selct", did you mean "select"?'),
     ],

@@ -15,7 +15,15 @@ from retriever.config import EnsembleSettings, EvaluationSettings, Experiment, e
 from retriever.experiment_file import as_toml
 from retriever.index_settings import AutoSettings
 from retriever.student_settings import DenseSettings, SparseSettings, StaticSettings
-from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, LexicalSettings, PrivateSettings, TeachingSettings
+from retriever.teacher_settings import (
+    CrossEncoderSettings,
+    EmbeddingSettings,
+    FusionSettings,
+    FusionTeachingSettings,
+    LexicalSettings,
+    PrivateSettings,
+    TeachingSettings,
+)
 from retriever.training_settings import LOSSES, TrainingSettings
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -29,11 +37,13 @@ def sections(section: type, **strategies: st.SearchStrategy[Any]) -> st.SearchSt
 
 
 TEACHING = sections(TeachingSettings, epochs=COUNTS, learning_rate=POSITIVE, warmup=st.floats(0, 0.99))
+FUSION_TEACHING = sections(FusionTeachingSettings, epochs=COUNTS, image_size=COUNTS, frozen_image=st.booleans(), dropout=st.floats(0, 0.99))
 NAMES = TEXTS.filter(lambda name: name not in ("", "ensemble"))
 VIEWS = st.sampled_from(["none", "z_score", "standardised", "min_max", "rank", "calibration", "temperature"])
 TEACHERS = (
     st.builds(CrossEncoderSettings, name=NAMES, model=st.none() | TEXTS, weight=POSITIVE, train=st.none() | TEACHING)
     | st.builds(EmbeddingSettings, name=NAMES, model=st.none() | TEXTS, batch_size=COUNTS)
+    | st.builds(FusionSettings, name=NAMES, image_model=TEXTS.filter(bool), text_model=TEXTS.filter(bool), train=FUSION_TEACHING)
     | st.builds(LexicalSettings, name=NAMES, weight=POSITIVE, normalise=st.none() | VIEWS)
     | st.builds(PrivateSettings, kind=TEXTS.map("package.{}".format), name=NAMES, options=st.dictionaries(TEXTS, COUNTS))
 )
@@ -87,7 +97,7 @@ def test_every_default_is_written_and_keys_without_a_value_are_comments() -> Non
     assert "losses = { margin_mse = 1.0, contrastive = 0.2 }\n" in text
     assert "# ir_datasets =\n" in text
     written = tomllib.loads(text)
-    assert set(written) == set(Experiment.model_fields) - {"generation"}
+    assert set(written) == set(Experiment.model_fields) - {"generation", "reinforce"}
     assert set(written["training"]) == {key for key, field in TrainingSettings.model_fields.items() if field.default is not None}
 
 

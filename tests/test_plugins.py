@@ -10,7 +10,7 @@ from retriever.plugins import kinds, load_kind
 
 def test_a_folders_files_are_its_kinds() -> None:
     assert {"lexical", "embedding", "cross_encoder"} <= set(kinds("teachers"))
-    assert kinds("students") == ["cross_encoder", "dense", "late_interaction", "sparse", "static"]
+    assert kinds("students") == ["cross_encoder", "dense", "image_text", "late_interaction", "sparse", "static"]
     assert kinds("indexing") == ["flat", "hnsw", "inverted", "ivf", "multivector", "seismic", "token_clusters"]
     assert not [name for package in ("teachers", "students", "indexing") for name in kinds(package) if name.startswith("_")]
 

@@ -19,7 +19,24 @@ from retriever import readers
 from retriever.collection import Collection, open_collection
 from retriever.collection_settings import CollectionSettings
 from retriever.errors import ConfigError, DataError
-from retriever.readers import Reader, Source, beir, files, hugging_face, jsonl, msmarco, mtrag, parquet, qrecc, topiocqa, trec, trec_cast, trec_ikat
+from retriever.readers import (
+    Reader,
+    Source,
+    beir,
+    captions,
+    files,
+    hugging_face,
+    jsonl,
+    msmarco,
+    mtrag,
+    parquet,
+    qrecc,
+    topiocqa,
+    trec,
+    trec_cast,
+    trec_ikat,
+    webdataset,
+)
 from retriever.readers import ir_datasets as ir_datasets_reader
 from retriever.types import Document, Query, Turn
 
@@ -490,14 +507,14 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r'collection\.format = "bier" is unknown; allowed: beir, files, .*, msmarco, mtrag, parquet, .*, trec, trec_cast, trec_ikat'
-    ):
+    known = r"beir, captions, files, .*, msmarco, mtrag, parquet, .*, trec, trec_cast, trec_ikat, webdataset"
+    with pytest.raises(ConfigError, match=rf'collection\.format = "bier" is unknown; allowed: {known}'):
         opened(tmp_path, tmp_path / "p", format="bier")
 
 
 @pytest.mark.parametrize(
-    ("name", "file"), [("beir", "corpus.jsonl"), ("jsonl", "documents.jsonl"), ("msmarco", "collection.tsv"), ("parquet", "documents.parquet")]
+    ("name", "file"),
+    [("captions", "captions.jsonl"), ("beir", "corpus.jsonl"), ("jsonl", "documents.jsonl"), ("msmarco", "collection.tsv"), ("parquet", "documents.parquet")],
 )
 def test_a_format_that_the_folder_lacks_names_the_missing_file(name: str, file: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"there is no {file}"):
@@ -505,9 +522,10 @@ def test_a_format_that_the_folder_lacks_names_the_missing_file(name: str, file: 
 
 
 def test_every_file_is_a_whole_reader() -> None:
-    documents: tuple[Reader, ...] = (beir, files, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)  # mypy compares the signatures
+    images: tuple[Reader, ...] = (captions, webdataset)  # mypy compares the signatures
+    documents: tuple[Reader, ...] = (beir, files, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)
     topics: tuple[Reader, ...] = (mtrag, qrecc, topiocqa, trec_cast, trec_ikat)
-    every = (*documents, *topics)
+    every = (*images, *documents, *topics)
     assert {module.__name__.rpartition(".")[2] for module in topics if isinstance(module, ModuleType)} == set(readers.TOPICS)
     assert {module.__name__.rpartition(".")[2] for module in every if isinstance(module, ModuleType)} == set(readers.formats())
 

@@ -11,17 +11,15 @@ from rich.console import Console
 
 from retriever.errors import DataError
 from retriever.eval import wording
+from retriever.eval.curves import ScoreDistribution, score_distribution, training_curve
 from retriever.eval.latency import Latency
 from retriever.eval.measures import Evaluation
 from retriever.eval.report import (
     ReportData,
     RunResult,
-    ScoreDistribution,
     read_report,
     redraw_report,
     report_json,
-    score_distribution,
-    training_curve,
     write_report,
 )
 from retriever.eval.significance import Comparison, compare

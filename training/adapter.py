@@ -18,6 +18,7 @@ from retriever.training.families import Encoded, check_losses, family_of, join
 from retriever.training.in_batch import four_ways, positive_first
 from retriever.training.loss_table import LOSS_TABLE, Loss
 from retriever.training.samples import TrainingSamples
+from retriever.training.scale import LearnedScale
 from retriever.training.sparsity import SparsityController
 from retriever.training.sparsity_losses import flops
 from retriever.training_settings import TrainingSettings
@@ -79,8 +80,15 @@ class DistillationLoss(nn.Module):
     data loader.
     """
 
-    def __init__(self, model: Any, samples: TrainingSamples, settings: TrainingSettings, sparsity: SparsityController | None = None) -> None:
-        """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores, or lacks the teacher's vectors."""
+    def __init__(
+        self,
+        model: Any,
+        samples: TrainingSamples,
+        settings: TrainingSettings,
+        sparsity: SparsityController | None = None,
+        scale: LearnedScale | None = None,
+    ) -> None:
+        """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores, or lacks the teacher's vectors, or a scale has no use."""
         super().__init__()
         self.losses = {name: LOSS_TABLE[name] for name, weight in settings.losses.items() if weight}
         check_unit(samples.unit, self.losses, settings.teacher_temperature, "training: the target")
@@ -90,7 +98,10 @@ class DistillationLoss(nn.Module):
         self.samples = samples
         self.settings = settings
         self.sparsity = sparsity
+        self.scale = scale
         self.family = family_of(model)
+        if scale and not self.family.bounded:
+            raise ConfigError("training.learn_scale: the student compares by inner products, whose scale its vectors learn. Leave training.learn_scale out")
         self.compares_scores = any(loss.needs != "vectors" for loss in self.losses.values())
         self.size = getattr(model, "truncate_dim", None)  # sentence-transformers cuts vectors when it encodes, not in the forward pass
 
@@ -124,7 +135,9 @@ class DistillationLoss(nn.Module):
     def scores(self, queries: Encoded, documents: Encoded) -> Tensor:
         """[B, U], the student's scores as logits."""
         similarity = self.family.similarity(queries, documents)
-        return similarity * self.settings.student_scale if self.family.bounded else similarity
+        if not self.family.bounded:
+            return similarity
+        return similarity * (self.scale() if self.scale else self.settings.student_scale)
 
     def get_config_dict(self) -> Mapping[str, Any]:
         """What a model card says of the loss."""
@@ -191,15 +204,18 @@ class DistillationLoss(nn.Module):
         with torch.enable_grad():
             terms = self.terms(leaves[0], self._documents(leaves[1:], labels), labels)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        learned = [] if self.scale is None else [(weight, weight.grad) for weight in self.scale.parameters() if weight.grad is not None]
+        for weight, _ in learned:
+            weight.grad = None
 
         def encode_again(scale: Tensor) -> None:
+            for weight, slope in learned:
+                weight.grad = slope * scale
             for place, (one, state, leaf) in enumerate(zip(features, states, leaves, strict=True)):
                 with state, torch.enable_grad():
                     encoded = self._encode(one, place)
-                    torch.autograd.backward(
-                        [part for part, cached in zip(encoded, leaf, strict=True) if cached.grad is not None],
-                        [cached.grad * scale for cached in leaf if cached.grad is not None],
-                    )
+                    parts = [(part, cached.grad) for part, cached in zip(encoded, leaf, strict=True) if cached.grad is not None and part.requires_grad]
+                    torch.autograd.backward([part for part, _ in parts], [slope * scale for _, slope in parts])
 
         found = {name: term.detach() for name, term in terms.items()}
         first = next(iter(found.values())).requires_grad_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retriever.collection import Collection
+from retriever.errors import DataError
+from retriever.images import read_image
+from retriever.modalities import as_texts, text_options
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import FrozenTexts
+from retriever.training.towers import VECTOR, FrozenTowers
+from retriever.types import Query
+
+IMAGES = 32
+"""Images that are encoded together at most, where a batch is encoded in groups to save memory."""
 
 GROUP = 16
 """Documents that are encoded together at least; below that, padding costs less than a further pass through the model."""
@@ -30,7 +39,7 @@ class Batcher:
     """The data collator: sample numbers in, features for the model out.
 
     Features have the prefix `query_`, and `document_0_`, `document_1_` ... for groups of distinct documents of falling length; there
-    are none of documents whose encodings are stored.
+    are none of documents whose encodings are stored. Images are groups of their own, read when the batch is made.
     The label is a mapping: "samples" int64 [B], and "rows" int64 [U], the documents in the order in which the groups have them.
 
     Attributes:
@@ -39,6 +48,8 @@ class Batcher:
         collection: where the documents are.
         max_length: tokens read of a text; the model's own when None.
         states: of all texts, where the lower layers are frozen: a further feature.
+        towers: those that do not learn, whose vectors stand in for them.
+        images_together: images of a group of documents at most; all when None.
     """
 
     model: Any
@@ -46,35 +57,70 @@ class Batcher:
     collection: Collection
     max_length: int | None = None
     states: FrozenTexts | None = None
+    towers: FrozenTowers | None = None
+    images_together: int | None = None
     valid_label_columns: tuple[str, ...] = ("label",)
 
     def __call__(self, batch: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """The features of one batch."""
         numbers = np.array([sample["label"] for sample in batch])
         rows = np.unique(self.samples.documents[numbers][self.samples.mask[numbers]])
-        asked = [self.samples.queries[number].text for number in numbers]
-        queries = self.read(asked, "query")
-        if self.states:
-            queries = {**queries, **self.states.of_queries(asked, queries)}
+        queries = self._queries([self.samples.queries[number] for number in numbers])
         features = {f"query_{key}": value for key, value in queries.items()}
         groups, order = self._groups(rows) if self.samples.encodings is None else ([], torch.arange(len(rows)))
         for number, group in enumerate(groups):
             features |= {f"document_{number}_{key}": value for key, value in group.items()}
         return features | {"label": {"samples": torch.from_numpy(numbers), "rows": torch.from_numpy(rows)[order]}}
 
+    def _queries(self, asked: Sequence[Query]) -> dict[str, Any]:
+        """The features of a batch's queries, which are images or texts."""
+        images = [query.image for query in asked if query.image]
+        if images:
+            if len(images) < len(asked):
+                raise DataError("training: a batch holds queries that are images and queries that are texts; `make_samples` keeps them apart")
+            return self.read_images(images, "query")
+        texts = [query.text for query in asked]
+        queries = self.read(texts, "query")
+        return {**queries, **self.states.of_queries(texts, queries)} if self.states else queries
+
     def _groups(self, rows: NDArray[np.int64]) -> tuple[list[dict[str, Any]], Tensor]:
-        """The features of documents in groups of falling length, and the places of these documents among the rows."""
-        documents = self.read([document.full_text for document in self.collection.documents_by_row(rows.tolist())], "document")
-        if self.states:
-            documents = {**documents, **self.states.of_documents(rows.tolist(), documents)}
-        return length_groups(documents)
+        """The features of documents in groups, texts by falling length and then images, and the places of these documents among the rows."""
+        documents = self.collection.documents_by_row(rows.tolist())
+        groups: list[dict[str, Any]] = []
+        order: list[int] = []
+        if texts := [place for place, document in enumerate(documents) if not document.image]:
+            features = self.read([documents[place].full_text for place in texts], "document")
+            if self.states:
+                features = {**features, **self.states.of_documents(rows[texts].tolist(), features)}
+            groups, within = length_groups(features)
+            order += [texts[place] for place in within.tolist()]
+        images = [(place, document.image) for place, document in enumerate(documents) if document.image]
+        size = self.images_together or max(1, len(images))
+        groups += [self.read_images([path for _, path in images[start : start + size]], "document") for start in range(0, len(images), size)]
+        return groups, torch.tensor([*order, *(place for place, _ in images)])
+
+    def read_images(self, paths: Sequence[Path], task: str) -> dict[str, Any]:
+        """What the model makes of images before its first layer, or what its tower makes of them where that does not learn."""
+
+        def pixels(wanted: Sequence[Path]) -> dict[str, Any]:
+            features: dict[str, Any] = self.model.preprocess([read_image(path) for path in wanted], task=task)
+            return features
+
+        if self.towers and self.towers.stands_in_for("image"):
+            return self.towers.features("image", paths, paths, pixels)
+        return pixels(paths)
 
     def read(self, texts: list[str], task: str) -> dict[str, Any]:
-        """What the model makes of texts before its first layer, with the prompt that it encodes them with."""
+        """What the model makes of texts before its first layer, with the prompt that it encodes them with, or what its tower makes of them."""
+        if self.towers and self.towers.stands_in_for("text"):
+            return self.towers.features("text", [(task, text) for text in texts], texts, lambda wanted: self._tokens(wanted, task))
+        return self._tokens(texts, task)
+
+    def _tokens(self, texts: Sequence[str], task: str) -> dict[str, Any]:
         names = ("query",) if task == "query" else ("document", "passage", "corpus")
         prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None)
         length = {"max_length": self.max_length} if self.max_length else {}
-        features: dict[str, Any] = self.model.preprocess(texts, prompt=prompt or None, task=task, **length)
+        features: dict[str, Any] = self.model.preprocess(as_texts(self.model, texts), prompt=prompt or None, task=task, **length, **text_options(self.model))
         return features
 
 
@@ -90,7 +136,7 @@ def length_groups(features: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Te
     """
     mask = features.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or not bool(mask[:, 0].all()):  # padded on the left: positions would shift
-        count = len(features["offsets"] if "offsets" in features else features["input_ids"])
+        count = len(next(features[name] for name in ("offsets", "input_ids", VECTOR) if name in features))
         return [dict(features)], torch.arange(count)
     lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
     starts = group_starts(lengths.tolist())

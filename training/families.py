@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from retriever.errors import ConfigError
+from retriever.modalities import reads_images
 from retriever.training.loss_table import Loss
 from retriever.training.maxsim import maxsim_matrix
 
@@ -76,6 +77,8 @@ def check_losses(model: Any, losses: Mapping[str, Loss]) -> None:
     for name, loss in losses.items():
         if isinstance(model, CrossEncoder) and loss.needs not in ("target", "batch", "negatives"):
             raise ConfigError(f"training.losses: {name} compares whole batches or vectors, which a cross-encoder has not; kl_divergence does without")
+        if loss.needs == "reinforced" and not reads_images(model):
+            raise ConfigError(f'training.losses: {name} teaches images and texts, and the student reads texts alone. Set student.kind = "image_text"')
         if loss.needs == "vectors" and not isinstance(model, SentenceTransformer):
             raise ConfigError(f"training.losses: {name} compares one vector a text; only dense and static students have one")
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from retriever.training import losses, rank_losses, vector_losses
+from retriever.training import losses, rank_losses, reinforced_loss, vector_losses
 from retriever.training_settings import TrainingSettings
 
-Needs = Literal["target", "batch", "negatives", "four_ways", "teacher_batch", "vectors"]
+Needs = Literal["target", "batch", "negatives", "four_ways", "teacher_batch", "vectors", "reinforced"]
 """What a loss compares.
 
 - target: the student's scores of a query's own K documents with the target's, [B, K];
@@ -19,7 +19,8 @@ Needs = Literal["target", "batch", "negatives", "four_ways", "teacher_batch", "v
 - negatives: the student's scores of the positive and the batch's sure negatives, [B, U]; no teacher;
 - four_ways: what `in_batch.four_ways` makes of the student's scores; no teacher;
 - teacher_batch: the student's and the teacher's scores of all documents of the batch, [B, U];
-- vectors: the student's and the teacher's vectors of the same n texts, [n, D].
+- vectors: the student's and the teacher's vectors of the same n texts, [n, D];
+- reinforced: the student's scores of a batch's images and captions, and what teachers want of them, in both directions, [2B, B].
 """
 
 
@@ -55,6 +56,7 @@ LOSS_TABLE: Mapping[str, Loss] = {
     "pointwise_mse": Loss(losses.pointwise_mse, parameters=_SCALED),
     "kl_divergence": Loss(losses.kl_divergence, parameters={"temperature": "teacher_temperature"}),
     "standardised_kl": Loss(losses.standardised_kl),
+    "dynamic_contrastive": Loss(losses.dynamic_contrastive, parameters={"temperature": "teacher_temperature"}),
     "ranknet": Loss(rank_losses.ranknet),
     "lambda_loss": Loss(rank_losses.lambda_loss, parameters={"mu": "lambda_mu", "highest_grade": "lambda_highest_grade"}),
     "list_mle": Loss(rank_losses.list_mle),
@@ -62,7 +64,7 @@ LOSS_TABLE: Mapping[str, Loss] = {
     "partial_ranking": Loss(
         rank_losses.partial_ranking,
         "batch",
-        {name: f"partial_ranking_{name}" for name in ("top", "lowest_score", "margin", "above_positive", "per")},
+        {name: f"partial_ranking_{name}" for name in ("top", "lowest_score", "margin", "above_positive", "per", "in_batch")},
     ),
     "contrastive": Loss(losses.contrastive, "negatives"),
     "contrastive_four_ways": Loss(losses.contrastive, "four_ways"),
@@ -72,4 +74,5 @@ LOSS_TABLE: Mapping[str, Loss] = {
     "vector_cosine": Loss(vector_losses.vector_cosine, "vectors"),
     "gram": Loss(vector_losses.gram, "vectors"),
     "order_hinge": Loss(vector_losses.order_hinge, "vectors", {"margin": "order_margin"}),
+    "reinforced": Loss(reinforced_loss.reinforced, "reinforced"),
 }

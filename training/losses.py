@@ -120,6 +120,30 @@ def in_batch_similarity(student: Tensor, teacher: Tensor, mask: Tensor, temperat
     return -terms.sum(dim=1).mean()
 
 
+def dynamic_contrastive(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """(1 - u)^2 KL(P_T || P_S) + u NCE over each list, mean over queries: a teacher that is sure is copied, for one that is not the judgements speak.
+
+    DCD (Rao et al. 2022, arXiv:2207.01426): u is the entropy of P_T = softmax(teacher / temperature) over that of an even
+    distribution, P_S = softmax(student), NCE = - log P_S of document 0. Each query's terms have its own weights before the mean is
+    taken, which the released code does afterwards. The list is the query's own K documents; those of other queries come in by
+    `contrastive` beside it.
+
+    Args:
+        student: scores, shape [B, K], logits; column 0 is the positive.
+        teacher: scores, shape [B, K].
+        mask: shape [B, K].
+        temperature: divides the teacher's scores; below 1 makes a surer teacher.
+    """
+    log_student = zeroed(log_softmax(lowest(student, mask), dim=1), mask)  # [B, K]
+    target = lowest(teacher.float() / temperature, mask)
+    log_teacher = zeroed(log_softmax(target, dim=1), mask)
+    chances = zeroed(softmax(target, dim=1), mask)
+    even = mask.sum(dim=1).clamp(min=2).log()  # [B], the entropy of an even distribution; of a single document both terms are 0
+    unsure = -(chances * log_teacher).sum(dim=1) / even
+    divergence = (chances * (log_teacher - log_student)).sum(dim=1)
+    return ((1 - unsure) ** 2 * divergence - unsure * log_student[:, 0]).mean()
+
+
 def contrastive(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy of document 0 against all others (InfoNCE, arXiv:1807.03748); the teacher is not used.
 

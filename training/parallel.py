@@ -146,7 +146,7 @@ def with_averaged_gradients(trainer: type[Any]) -> type[Any]:
         with model.no_sync():
             loss: Tensor = super(averaging, self).training_step(model, inputs, num_items_in_batch)
         with _explain_lost_process():
-            average_gradients(model)
+            average_gradients(self.loss)  # which holds the model, and a scale that learns beside it
         return loss
 
     averaging: type[Any] = type(trainer.__name__, (trainer,), {"training_step": training_step})

@@ -70,7 +70,7 @@ def list_mle(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return _choices(student, teacher, mask).sum(dim=1).mean()
 
 
-def partial_ranking(
+def partial_ranking(  # noqa: PLR0913, PLR0917, each is a choice of the paper
     student: Tensor,
     teacher: Tensor,
     mask: Tensor,
@@ -79,13 +79,15 @@ def partial_ranking(
     margin: float | None = None,
     above_positive: Literal["keep", "drop"] = "keep",
     per: Literal["choice", "query"] = "choice",
+    in_batch: bool = True,
 ) -> Tensor:
     """ListMLE of the hard negatives, cut to those whose order means something; the rest stays in every sum.
 
     - sum_{j<J} log( exp(s_j) / sum_{k>=j} exp(s_k) ) over a query's candidates without the positive, best first, J the
     first that is not valid: CPRD (Chen et al. 2024, arXiv:2407.07479). A candidate is valid when all the rules given
     hold. The loss of the positive is `contrastive`, which belongs beside it, with the same scale of the student in place
-    of a temperature of its own. Only from queries to documents, where the paper has both directions.
+    of a temperature of its own, fixed or learned. From queries to documents: the paper's two directions are those of a collection
+    whose images and captions are queries alike.
 
     Args:
         student: scores, shape [B, K + M], logits; column 0 the positive, which stands in no sum; after the K documents that
@@ -97,13 +99,14 @@ def partial_ranking(
         margin: valid are those at most this far below the positive, in the teacher's unit.
         above_positive: "drop" takes out candidates that the teacher puts above the positive, which may be relevant.
         per: mean over all choices of the batch (the paper's sum of J - 1), or over its queries.
+        in_batch: the M documents of other queries stand in every sum; else they are left out.
     """
     positive = teacher[:, :1].float()  # [B, 1]
     own = mask[:, : teacher.shape[1]].clone()  # [B, K]
     own[:, 0] = False
     if above_positive == "drop":
         own &= ~((teacher > positive) & mask[:, :1])
-    standing = torch.cat([own, mask[:, teacher.shape[1] :]], dim=1)  # [B, K + M]
+    standing = torch.cat([own, mask[:, teacher.shape[1] :] & in_batch], dim=1)  # [B, K + M]
     valid = own & (_count_above(teacher, own) < top)
     if lowest_score is not None:
         valid &= teacher >= lowest_score

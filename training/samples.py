@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -86,6 +87,9 @@ def make_samples(
 ) -> TrainingSamples:
     """Lists for all epochs, in training order: each epoch is shuffled and draws its documents anew.
 
+    Where queries search among different documents, such as captions among images and images among captions, a batch holds
+    queries of one such direction alone (`in_batches`), for its documents are each other's negatives.
+
     Args:
         target: the teacher's scores of each train query's candidates, the positives among them.
         queries: the train queries; those without a scored positive are left out.
@@ -103,7 +107,8 @@ def make_samples(
     lessons = [(item, int(place)) for item in judged for place in np.flatnonzero(item.positive)]
     if not lessons:
         raise DataError(f"training: none of the {len(queries)} train queries has a scored positive. Check the train qrels with: retriever check")
-    order = np.concatenate([_one_epoch(lessons, quality or {}, generator) for _ in range(settings.epochs)])
+    epochs = [_one_epoch(lessons, quality or {}, generator) for _ in range(settings.epochs)]
+    order = in_batches(epochs, [direction(item.query) for item, _ in lessons], settings.batch_size, generator)
     chosen = [lessons[number] for number in order]
     lists = [_draw(item, place, settings, generator) for item, place in chosen]
     return TrainingSamples(
@@ -125,6 +130,44 @@ def _one_epoch(lessons: Sequence[tuple[_Judged, int]], quality: Mapping[str, flo
     kept = generator.random(len(order)) < chances
     kept[int(np.argmax(chances))] = True
     return order[kept]
+
+
+def direction(query: Query) -> str:
+    """What two queries must share to be in one batch: image or text, and what they may find."""
+    return json.dumps([query.image is not None, dict(query.among)], sort_keys=True, default=str)
+
+
+def in_batches(epochs: Sequence[NDArray[np.int64]], directions: Sequence[str], batch_size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """The lessons of all epochs in an order whose every `batch_size` have one direction; as they come where all have the same.
+
+    Within an epoch the batches of all directions are shuffled. What does not fill a batch waits for the next epoch. After the last
+    one each direction but one has its last batch filled up with lessons of that epoch, which are then taught once more.
+
+    Args:
+        epochs: lesson numbers in the order of each epoch.
+        directions: of each lesson.
+        batch_size: lessons of a batch.
+        generator: draws the order of batches, and what fills the last ones; it is asked only where there are several directions.
+    """
+    kinds = sorted(set(directions))
+    if len(kinds) < 2:
+        return np.concatenate(epochs)
+    numbers = np.array([kinds.index(one) for one in directions])
+    waiting = [np.zeros(0, dtype=np.int64) for _ in kinds]
+    batches: list[NDArray[np.int64]] = []
+    for order in epochs:
+        whole = []
+        for kind in range(len(kinds)):
+            queue = np.concatenate([waiting[kind], order[numbers[order] == kind]])
+            end = len(queue) // batch_size * batch_size
+            whole += list(queue[:end].reshape(-1, batch_size))
+            waiting[kind] = queue[end:]
+        batches += [whole[place] for place in generator.permutation(len(whole))]
+    rest = [kind for kind in range(len(kinds)) if len(waiting[kind])]
+    for kind in rest[:-1]:
+        others = np.flatnonzero(numbers == kind)
+        batches.append(np.concatenate([waiting[kind], generator.choice(others, size=batch_size - len(waiting[kind]))]))
+    return np.concatenate([*batches, *(waiting[kind] for kind in rest[-1:])])
 
 
 def hold_out(queries: Mapping[str, str], fraction: float, at_most: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
@@ -23,7 +26,7 @@ from retriever.models import check_length
 from retriever.routes import freeze_documents, readers_of
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
-from retriever.training.batches import Batcher, as_dataset
+from retriever.training.batches import IMAGES, Batcher, as_dataset
 from retriever.training.documents import check_stored
 from retriever.training.dropout import cheap_dropout
 from retriever.training.families import family_of
@@ -31,10 +34,22 @@ from retriever.training.frozen import frozen
 from retriever.training.lora import Adapters, with_adapters
 from retriever.training.memory import explain_memory, training_advice
 from retriever.training.pairs import PairBatcher, PairLoss
+from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedLoss, ReinforcedSamples
 from retriever.training.samples import TrainingSamples
+from retriever.training.scale import LearnedScale
 from retriever.training.states import FrozenTexts
+from retriever.training.towers import FrozenTowers
 from retriever.training.watcher import Supervision, Watcher, last_whole_checkpoint, step_of
 from retriever.training_settings import TrainingSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What stands in for parts of the model that do not learn: states of texts after lower layers, vectors after whole towers."""
+
+    states: FrozenTexts | None
+    towers: FrozenTowers
+
 
 FROZEN = "frozen"
 """The folder of the states of texts after the frozen layers; of no use when training is done."""
@@ -102,12 +117,18 @@ def _train(
     """The loop itself, from the last whole checkpoint to the best model."""
     group = parallel.processes()
     adapters = Adapters(model, settings.lora, seed) if settings.lora else None
-    watcher = Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters)
+    if settings.learn_scale and isinstance(model, CrossEncoder):
+        raise ConfigError("training.learn_scale: a cross_encoder gives logits, whose scale it learns. Leave training.learn_scale out")
+    scale = LearnedScale(settings.student_scale) if settings.learn_scale else None
+    watcher = Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters, scale)
+    towers = FrozenTowers(model)
     last = parallel.shared(last_whole_checkpoint(folder / "checkpoints") if group.first else None)
-    with contextlib.closing(watcher), _states(model, samples, collection, settings, folder, watcher) as states:
+    with contextlib.closing(watcher), towers.attached(), _states(model, samples, collection, settings, folder, watcher) as states:
         if group.first:
             watcher.resume(model, last, settings.tensorboard)
-        trainer = _trainer(model, samples, collection, settings, folder, seed, watcher, states)
+        if scale:
+            scale.restore(parallel.shared(scale.state()))
+        trainer = _trainer(model, samples, collection, settings, folder, seed, watcher, Frozen(states, towers))
         if parallel.shared(watcher.spent):  # a stop came between the last step and the end
             watcher.tell(step_of(last), -(-len(samples) // settings.batch_size))
         else:
@@ -167,7 +188,7 @@ def _trainer(
     folder: Path,
     seed: int,
     watcher: Watcher,
-    states: FrozenTexts | None = None,
+    frozen_parts: Frozen,
 ) -> Any:
     """sentence-transformers' trainer of the model's kind, for one process or for one of several."""
     model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
@@ -176,9 +197,13 @@ def _trainer(
     kind = without_model_card(kind)
     kind = with_adapters(kind, watcher.adapters) if watcher.adapters else kind
     read = (model, samples, collection, settings.max_length)
-    batcher: Any = PairBatcher(*read) if reranks else Batcher(*read, states)
-    loss: torch.nn.Module = PairLoss(model, samples, settings) if reranks else DistillationLoss(model, samples, settings, watcher.sparsity)
+    together = IMAGES if settings.gradient_cache else None
+    batches, losses = (ReinforcedBatcher, ReinforcedLoss) if isinstance(samples, ReinforcedSamples) else (Batcher, DistillationLoss)
+    batcher: Any = PairBatcher(*read) if reranks else batches(*read, frozen_parts.states, frozen_parts.towers, together)
+    loss: torch.nn.Module = PairLoss(model, samples, settings) if reranks else losses(model, samples, settings, watcher.sparsity, watcher.scale)
     given = _arguments(settings, folder, seed, len(samples))
+    if settings.projection_learning_rate:
+        given |= {"learning_rate_mapping": dict.fromkeys(_projections(loss), settings.projection_learning_rate)}
     if watcher.sparsity:  # at a rate of nearly 0, weights of the regularisers could move nothing any more
         given |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.3}}
     dataset = as_dataset(samples)
@@ -191,6 +216,15 @@ def _trainer(
     trainer = kind(model=model, args=arguments(**given), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
     print_nothing(trainer)
     return trainer
+
+
+def _projections(loss: torch.nn.Module) -> list[str]:
+    """Patterns of the names of weights that have a learning rate of their own: of linear layers after transformers, and of a learned scale."""
+    heads = [name for name, module in loss.named_modules() if isinstance(module, Dense | LearnedScale)]
+    names = [name for name, weight in loss.named_parameters() if weight.requires_grad and name.rpartition(".")[0].startswith(tuple(heads))]
+    if not names:
+        raise ConfigError("training.projection_learning_rate: the student has no linear layer after its transformer, and no scale learns. Leave it out")
+    return [rf"(^|\.){re.escape(name)}$" for name in names]
 
 
 def without_model_card(trainer: type[Any]) -> type[Any]:

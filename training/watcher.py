@@ -18,6 +18,7 @@ from retriever.training import parallel
 from retriever.training.events import EventFiles
 from retriever.training.frozen import CacheProgress
 from retriever.training.lora import Adapters
+from retriever.training.scale import LearnedScale
 from retriever.training.sparsity import SparsityController
 
 Validate = Callable[[], Mapping[str, float]]
@@ -26,8 +27,8 @@ Validate = Callable[[], Mapping[str, float]]
 EVENTS = "tensorboard"
 """The folder of the event files."""
 
-SPARSITY = "sparsity.json"
-"""The state of the control of active dimensions at the last checkpoints, by step."""
+SPARSITY, SCALE = "sparsity.json", "scale.json"
+"""The states of the control of active dimensions, and of a learned scale, at the last checkpoints, by step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Watcher(TrainerCallback):
         steps: frozenset[int],
         patience: int | None = None,
         adapters: Adapters | None = None,
+        scale: LearnedScale | None = None,
     ) -> None:
         self.folder = folder
         self.validate = supervision.validate
@@ -104,8 +106,10 @@ class Watcher(TrainerCallback):
         self.steps = steps
         self.patience = patience
         self.adapters = adapters
+        self.scale = scale
         self.events: EventFiles | None = None
-        self.states: dict[str, dict[str, float]] = {}
+        self.stateful = {name: one for name, one in ((SPARSITY, self.sparsity), (SCALE, scale)) if one}
+        self.states: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self.stateful}
         self.curve: list[dict[str, float]] = []
         self.loss: float | None = None
 
@@ -123,9 +127,9 @@ class Watcher(TrainerCallback):
         path = self.folder / "curve.json"
         if checkpoint and path.exists():
             self.curve = [point for point in json.loads(path.read_text(encoding="utf-8")) if point["step"] <= step]
-        if self.sparsity and checkpoint:
-            self.states = json.loads((self.folder / SPARSITY).read_text(encoding="utf-8"))
-            self.sparsity.restore(self.states[str(step)])
+        for name, one in self.stateful.items() if checkpoint else ():
+            self.states[name] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            one.restore(self.states[name][str(step)])
         if not any("validation" in point for point in self.curve):
             self._validate(model, 0)
 
@@ -160,9 +164,9 @@ class Watcher(TrainerCallback):
             control.should_save = True
             stops = parallel.shared(self.spent)
             control.should_training_stop |= stops
-        if self.sparsity and control.should_save:  # the checkpoint is written after this, so that none is without its state
-            self.states = {**dict(list(self.states.items())[-2:]), str(state.global_step): self.sparsity.state()}
-            write_json(self.folder / SPARSITY, self.states)
+        for name, one in self.stateful.items() if control.should_save else ():  # the checkpoint is written after this, so that none is without its state
+            self.states[name] = {**dict(list(self.states[name].items())[-2:]), str(state.global_step): one.state()}
+            write_json(self.folder / name, self.states[name])
         self.tell(state.global_step, state.max_steps)
 
     def tell(self, step: int, steps: int) -> None:
@@ -178,7 +182,7 @@ class Watcher(TrainerCallback):
     def _validate(self, model: Any, step: int) -> None:
         training = model.training
         model.eval()
-        point = {"step": step, **self.validate()}
+        point = {"step": step, **self.validate(), **({"scale": self.scale.value} if self.scale else {})}
         model.train(training)
         if rank(point) > max((rank(other) for other in self.curve if "validation" in other), default=(-math.inf, -math.inf)):
             new = self.folder / "best.new"

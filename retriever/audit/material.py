@@ -28,7 +28,7 @@ class Material:
         qrels: of the held-out queries.
         teachers: names of the single teachers.
         members: ensemble -> its teachers.
-        bm25: the name under which BM25 is in `lists`.
+        bm25: the name under which BM25 is in `lists`; None where there are images without words.
         start: that of the starting student.
         runs: name -> the retrieved candidates in its order.
         evaluations: name -> its measures.
@@ -40,12 +40,17 @@ class Material:
     qrels: Mapping[str, Mapping[str, int]]
     teachers: tuple[str, ...]
     members: Mapping[str, tuple[str, ...]]
-    bm25: str
+    bm25: str | None
     start: str
     runs: Mapping[str, Run]
     evaluations: Mapping[str, Evaluation]
     measures: tuple[str, ...]
     seed: int
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """What the targets are held against: BM25 where there is one, and the start."""
+        return (self.start,) if self.bm25 is None else (self.bm25, self.start)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -60,7 +65,8 @@ def gather(pipeline: Pipeline) -> Material:
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
     targets = {name: run.select(held) for name, run in pipeline.targets("train").items()} | fair_ensemble(pipeline)
     bm25, start = (name if name not in targets else f"{name} (baseline)" for name in ("bm25", "student_before"))
-    baselines = {bm25: LexicalSettings(name=bm25), start: EmbeddingSettings(name=start, model="student")}
+    lexical: dict[str, TeacherSettings] = {} if pipeline.collection.has_images else {bm25: LexicalSettings(name=bm25)}
+    baselines = {**lexical, start: EmbeddingSettings(name=start, model="student")}
     targets |= {name: scored_by(pipeline, settings, pairs) for name, settings in baselines.items()}
     lists = ScoredLists.of(pairs, retrieved, qrels, targets)
     runs = {name: lists.run(name) for name in targets}
@@ -70,7 +76,7 @@ def gather(pipeline: Pipeline) -> Material:
         qrels=qrels,
         teachers=tuple(pipeline.teachers),
         members={name: tuple(pipeline.teachers) for name in targets if name not in (*pipeline.teachers, *baselines)},
-        bm25=bm25,
+        bm25=bm25 if lexical else None,
         start=start,
         runs=runs,
         evaluations={name: evaluate(run, qrels, measures) for name, run in runs.items()},
@@ -100,7 +106,7 @@ def compare_all(material: Material) -> tuple[list[Comparison], list[Comparison]]
     """
     first, *rest = material.measures
     against_start = [(name, material.start) for name in material.targets]
-    against_bm25 = [(name, material.bm25) for name in material.targets]
+    against_bm25 = [(name, material.bm25) for name in material.targets if material.bm25 is not None]
     against_members = [(name, member) for name, members in material.members.items() for member in members]
     between = list(itertools.combinations(material.teachers, 2))
     deciding = compare(material.evaluations, against_start, [first], material.seed)

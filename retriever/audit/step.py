@@ -17,7 +17,8 @@ from retriever.audit.verdict import Candidate, judge
 from retriever.cascade_step import asked_pairs, cascades
 from retriever.collection import Collection
 from retriever.eval.audit import Audit, BaselineFindings, Cost, Ruined, Suspects, TeacherFindings, Texts, read_audit, write_audit
-from retriever.eval.report import RunResult, score_distribution
+from retriever.eval.curves import score_distribution
+from retriever.eval.report import RunResult
 from retriever.eval.significance import Comparison
 from retriever.eval.wording import count, shortened
 from retriever.files import fingerprint
@@ -66,7 +67,7 @@ def make_audit(pipeline: Pipeline) -> Audit:
         measures=material.measures,
         queries=len(material.qrels),
         teachers=teachers,
-        baselines={name: baseline(material, name, what) for name, what in ((material.bm25, "BM25, no model"), (material.start, "the starting checkpoint"))},
+        baselines={name: baseline(material, name, "the starting checkpoint" if name == material.start else "BM25, no model") for name in material.baselines},
         deciding=tuple(deciding),
         comparisons=tuple(others),
         false_negatives=suspects[0],
@@ -131,7 +132,7 @@ def _findings_of(pipeline: Pipeline, material: Material, name: str, cost: Cost, 
         spread=spread(scores, lists.pairs.offsets),
         distribution=score_distribution(name, unit, scores[relevant], scores[~relevant]),
         calibration=calibration(lists, name),
-        ruined=tuple(lost for against in (material.bm25, material.start) for lost in _ruined(material, name, against)),
+        ruined=tuple(lost for against in material.baselines for lost in _ruined(material, name, against)),
     )
 
 
@@ -168,14 +169,14 @@ def texts(pipeline: Pipeline, teachers: Iterable[TeacherFindings], suspects: Seq
     doc_ids = sorted({doc_id for doc_id in named if doc_id is not None})
     queries = pipeline.queries("train")
     return Texts(
-        {query_id: shortened(queries[query_id].text, LONGEST_QUERY) for query_id in query_ids},
-        {doc_id: shortened(text, LONGEST_DOCUMENT) for doc_id, text in _full_texts(pipeline.collection, doc_ids).items()},
+        {query_id: shortened(queries[query_id].shown, LONGEST_QUERY) for query_id in query_ids},
+        {doc_id: shortened(text, LONGEST_DOCUMENT) for doc_id, text in _shown(pipeline.collection, doc_ids).items()},
     )
 
 
-def _full_texts(collection: Collection, doc_ids: Sequence[str]) -> dict[str, str]:
+def _shown(collection: Collection, doc_ids: Sequence[str]) -> dict[str, str]:
     documents = collection.documents_by_row(collection.rows_of(list(doc_ids)).tolist())
-    return {doc_id: document.full_text for doc_id, document in zip(doc_ids, documents, strict=True)}
+    return {doc_id: document.shown for doc_id, document in zip(doc_ids, documents, strict=True)}
 
 
 def _ruined(material: Material, name: str, against: str) -> tuple[Ruined, ...]:

@@ -7,23 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retriever.commands.console import WORK, Json, Set, Work, pipeline_of, print_json
+from retriever.commands.console import WORK, Json, Set, Url, Work, pipeline_of, print_json
 from retriever.commands.hits import plain_hit, show_hits
 from retriever.errors import ConfigError
 
 if TYPE_CHECKING:
     from retriever.filters import Condition
+    from retriever.types import Query
 
 
 def search(  # noqa: PLR0913, PLR0917 (a command's options)
     where: Annotated[
         str,
         typer.Argument(
-            help="Index folder, or the folder of its experiment; an experiment file, for its stages; or an engine's address (with --student).", metavar="INDEX"
+            help="Index folder, or the folder of its experiment; an experiment file, for its stages; or an engine's address (with --student). "
+            "With --url the name of a served index, or left out.",
+            metavar="INDEX",
         ),
     ],
     query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
     queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.", metavar="FILE")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Image to search with, in the place of a text.", metavar="FILE")] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Documents for each query.", metavar="NUMBER")] = 10,
     filters: Annotated[
         list[str] | None, typer.Option("--filter", help="A condition on a field, such as 'year>=2020' or 'language in de,fr'.", metavar="CONDITION")
@@ -37,30 +41,59 @@ def search(  # noqa: PLR0913, PLR0917 (a command's options)
             metavar="FOLDER",
         ),
     ] = None,
+    url: Url = None,
     set_: Set = None,
     work: Work = WORK,
     trec: Annotated[Path | None, typer.Option("--trec", help="Write a TREC run instead of printing.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
-    """Search an index: one query, or a file of them."""
+    """Search an index: one query, a file of them, or an image."""
     from retriever.filters import parse_condition
     from retriever.progress import silence_libraries
-    from retriever.queries_file import read_queries
-    from retriever.types import Query
 
-    if (query is None) == (queries is None):
-        raise ConfigError("search: give a query, or a file of them with --queries")
-    asked = read_queries(queries) if queries else {"query": Query("query", str(query))}
-    if not all(one.text.strip() for one in asked.values()):
-        raise ConfigError("search: the query is empty")
+    named: str | None = where
+    if url is not None and query is None and queries is None and image is None:
+        named, query = None, where  # the only argument is the query
+    asked = _asked(query, queries, image)
     conditions = [parse_condition(one) for one in filters or []]
-    silence_libraries()
-    found = _opened(where, student, set_, work)
+    if url is not None:
+        found = _served(url, named, image, student)
+    else:
+        silence_libraries()
+        found = _opened(where, student, set_, work)
     if trec:
         found.run(asked, k, where=conditions).write_trec(trec)
         typer.echo(f"wrote {trec}", err=True)
     else:
         _show_hits(found, asked, k, conditions, as_json)
+
+
+def _asked(query: str | None, queries: Path | None, image: Path | None) -> dict[str, Query]:
+    """What is asked: one of the three."""
+    from retriever.queries_file import read_queries
+    from retriever.types import Query
+
+    if sum(one is not None for one in (query, queries, image)) != 1:
+        raise ConfigError("search: give a query, a file of them with --queries, or an image with --image")
+    if image is not None:
+        from retriever.images import read_image
+
+        read_image(image)  # one that cannot be read is told before the index is opened
+        return {"query": Query("query", "", image=image)}
+    asked = read_queries(queries) if queries else {"query": Query("query", str(query))}
+    if not all(one.text.strip() for one in asked.values()):
+        raise ConfigError("search: the query is empty")
+    return asked
+
+
+def _served(url: str, index: str | None, image: Path | None, student: Path | None) -> Any:
+    """An index of a server."""
+    from retriever.client import Client
+    from retriever.commands.served import ServedSearch
+
+    if image is not None or student is not None:
+        raise ConfigError(f"search: --{'image' if image is not None else 'student'} is for an index on this machine, and --url asks a server. Leave one out")
+    return ServedSearch(Client(url), index)
 
 
 def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path) -> Any:
@@ -84,12 +117,13 @@ def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path
     return open_index(Path(where), student)
 
 
-def _show_hits(found: Any, asked: dict[str, Any], k: int, where: list[Condition], as_json: bool) -> None:
+def _show_hits(found: Any, asked: dict[str, Query], k: int, where: list[Condition], as_json: bool) -> None:
     for query_id, query in asked.items():
         hits = found.hits(query, k, where)
         if as_json:
-            print_json({"query_id": query_id, "query": query.text, "results": [plain_hit(hit) for hit in hits]})
+            image = {"image": str(query.image)} if query.image else {}
+            print_json({"query_id": query_id, "query": query.text, **image, "results": [plain_hit(hit) for hit in hits]})
             continue
         if len(asked) > 1:
-            typer.secho(f"\n{query_id}: {query.text}", bold=True)
+            typer.secho(f"\n{query_id}: {query.shown}", bold=True)
         show_hits(hits, query.text)

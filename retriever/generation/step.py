@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from retriever.answer_shards import WritingEngine, pending, read_rows, write_here, write_samples, write_shard
 from retriever.candidates import bm25_run, index_run, with_positives
 from retriever.collection import Collection, with_queries
+from retriever.document_table import document_variant, image_hash
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic
@@ -275,7 +276,7 @@ def _write_lineage(
             **shared,
             "query_id": one.query.query_id,
             "variant_id": text_hash(one.text),
-            "doc_variant": text_hash(documents[one.doc_id].full_text),
+            "doc_variant": document_variant(documents[one.doc_id].full_text, image_hash(one.doc_id, documents[one.doc_id].image)),
             "split": split_of.get(one.query.query_id),
             "critic_score": one.quality,
             "rank_bm25": one.ranks.get("bm25"),

@@ -29,7 +29,7 @@ JUDGED_DOCUMENT = ("corpus-id", "corpus_id", "doc_id", "docid", "doc-id", "pid")
 GRADE = ("score", "grade", "relevance", "label")
 
 _NO_FACTS = frozenset(
-    [*QUERY_ID, *QUERY_TEXT, *TURNS, *CONVERSATION, *TURN_NUMBER, *SPEAKER, *ANSWER, "rewrite", "rewrites", "image", "split", "relevant", "metadata"]
+    [*QUERY_ID, *QUERY_TEXT, *TURNS, *CONVERSATION, *TURN_NUMBER, *SPEAKER, *ANSWER, "rewrite", "rewrites", "image", "split", "relevant", "metadata", "among"]
 )
 
 
@@ -97,6 +97,7 @@ def query(where: str, record: Mapping[str, Any], folder: Path) -> Query:
         _conversation(where, record),
         _rewrites(where, record),
         facts(record, _NO_FACTS),
+        _among(where, record),
     )
 
 
@@ -163,6 +164,13 @@ def _rewrites(where: str, record: Mapping[str, Any]) -> dict[str, str]:
         if text is not None and not isinstance(text, str):
             raise DataError(f'{where}: the rewrite by "{rewriter}" is {_fields.kind(text)}; it must be a string')
     return {rewriter: text for rewriter, text in every.items() if text and text.strip()}
+
+
+def _among(where: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    among = record.get("among") or {}
+    if not isinstance(among, dict):
+        raise DataError(f'{where}: the field "among" is {_fields.kind(among)}; it must be an object of conditions such as {{"kind": "image"}}')
+    return among
 
 
 def _turns(where: str, record: Mapping[str, Any]) -> Iterator[Turn]:

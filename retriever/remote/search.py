@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retriever.encodings import Encoder, document_identity
 from retriever.errors import ConfigError
-from retriever.filters import Condition
+from retriever.filters import Condition, conditions_from
 from retriever.index.snapshot import student_in
 from retriever.remote.index import RemoteIndex, open_remote
 from retriever.runs import Run
-from retriever.search import Hit, as_conditions, asked_query
+from retriever.scopes import by_conditions
+from retriever.search import Hit, as_conditions, asked_query, conditions_of
 from retriever.types import Query
 
 ASKED_TOGETHER = 256
@@ -33,18 +36,22 @@ class RemoteSearch:
 
     def hits(self, query: str | Query, k: int = 10, where: Mapping[str, Any] | Sequence[Condition] = ()) -> list[Hit]:
         """The best k documents of one query with their texts, best first; as `SearchIndex.hits`."""
-        points = self.index.search(self.encoder.encode_queries([asked_query(query)]), k, as_conditions(where))[0]
+        asked = asked_query(query)
+        points = self.index.search(self.encoder.encode_queries([asked]), k, conditions_of(asked, where))[0]
         return [Hit(rank, point.score, point.document) for rank, point in enumerate(points, 1)]
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
         """The best k documents of many queries, as a run."""
         conditions = as_conditions(where)
-        scores: dict[str, dict[str, float]] = {}
+        scores: dict[str, dict[str, float]] = {query_id: {} for query_id in queries}  # in the order of the queries
         listed = list(queries.values())
         for start in range(0, len(listed), ASKED_TOGETHER):
             some = listed[start : start + ASKED_TOGETHER]
-            for query, points in zip(some, self.index.search(self.encoder.encode_queries(some), k, conditions), strict=True):
-                scores[query.query_id] = {point.document.doc_id: point.score for point in points}
+            encoded = self.encoder.encode_queries(some)
+            for among, places in by_conditions(some):
+                found = self.index.search(encoded[np.array(places)], k, [*conditions, *conditions_from(among)])
+                for place, points in zip(places, found, strict=True):
+                    scores[some[place].query_id] = {point.document.doc_id: point.score for point in points}
         return Run.from_dict(name or self.index.address.collection, scores)
 
 

@@ -10,6 +10,7 @@ import torch
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import Router, Transformer
 from torch import nn
+from transformers import ImageProcessingMixin
 
 from retriever.files import fingerprint
 from retriever.routes import document_model, is_routed
@@ -77,10 +78,19 @@ def _options(model: BaseModel) -> dict[str, Any]:
     first = model[0]
     chosen = {name: getattr(model, name, None) for name in OF_THE_MODEL} | {name: getattr(first, name, None) for name in OF_THE_FIRST_MODULE}
     chosen["truncation"] = getattr(first.tokenizer, "truncation", None)  # a static embedding's length is its tokenizer's
+    chosen["images"] = _image_settings(model) or None
     if isinstance(first, Router):
         routes = cast(dict[str, nn.Sequential], first.sub_modules)
         chosen["routes"] = {route: [_described_part(part) for part in parts] for route, parts in routes.items()}
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _image_settings(model: BaseModel) -> list[dict[str, Any]]:
+    """How images are made into pixels, of each module that reads some; not by which library."""
+    readers = (getattr(module, "processor", None) for module in model.modules())
+    processors = [getattr(reader, "image_processor", reader) for reader in readers]
+    told = [processor.to_dict() for processor in processors if isinstance(processor, ImageProcessingMixin)]
+    return [{name: str(value) for name, value in sorted(one.items()) if not name.startswith("_") and name != "image_processor_type"} for one in told]
 
 
 def _described_part(part: nn.Module) -> list[Any]:

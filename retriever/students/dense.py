@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,12 +76,13 @@ class DenseStudent:
         self.model.save_pretrained(str(folder), create_model_card=False)
         save_reader(self.reader, folder)
 
-    def _encode(self, texts: Sequence[str], task: str) -> NDArray[np.float32]:
+    def _encode(self, inputs: Sequence[Any], task: str, **options: Any) -> NDArray[np.float32]:
+        """[n, D] of texts, or of what else the model reads; the options are those of its `encode`."""
         encode = self.model.encode_query if task == "query" else self.model.encode_document
         cosine = self.model.similarity_fn_name == "cosine"  # then unit vectors make the inner product the cosine
         with torch.inference_mode():
-            vectors = encode(list(texts), batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=cosine)
-        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
+            vectors = encode(list(inputs), batch_size=self.batch_size, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=cosine, **options)
+        return np.asarray(vectors, dtype=np.float32).reshape(len(inputs), self.dimensions)
 
 
 def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
@@ -100,7 +102,7 @@ def load(settings: DenseSettings, batch_size: int = 64) -> DenseStudent:
     if settings.projection:
         model = _projected(model, settings.projection)
     if settings.dimensions:
-        _truncate(model, settings.dimensions)
+        truncate(model, settings.dimensions)
     if settings.max_length:
         _set_length(model, settings.max_length)
     set_prompts(model, settings)
@@ -137,7 +139,7 @@ def _projected(model: SentenceTransformer, dimensions: int) -> SentenceTransform
     return projected
 
 
-def _truncate(model: SentenceTransformer, dimensions: int) -> None:
+def truncate(model: SentenceTransformer, dimensions: int) -> None:
     """Lets a model give the first `dimensions` of its vectors, which is what a Matryoshka model is trained for (Kusupati et al. 2022, arXiv:2205.13147)."""
     model.truncate_dim = None
     own = model.get_embedding_dimension() or 0

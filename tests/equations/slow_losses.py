@@ -56,6 +56,15 @@ def standardised_kl(student: Scores, teacher: Scores, mask: Masks) -> float:
     return average([divergence(softmax(divided_by_deviation(t)), softmax(divided_by_deviation(s))) for s, t in lists(student, teacher, mask)])
 
 
+def dynamic_contrastive(student: Scores, teacher: Scores, mask: Masks, temperature: float = 1.0) -> float:
+    terms = []
+    for s, t in lists(student, teacher, mask):
+        told, own = softmax([score / temperature for score in t]), softmax(s)
+        unsure = -sum(chance * math.log(chance) for chance in told) / math.log(len(told)) if len(told) > 1 else 0.0
+        terms.append((1 - unsure) ** 2 * divergence(told, own) + unsure * -math.log(own[0]))
+    return average(terms)
+
+
 def in_batch_similarity(student: Scores, teacher: Scores, mask: Masks, temperature: float = 0.05) -> float:
     return average(
         [

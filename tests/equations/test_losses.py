@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from retriever.training import losses, rank_losses
 from retriever.training.losses import (
     contrastive,
+    dynamic_contrastive,
     in_batch_similarity,
     kl_divergence,
     margin_mse,
@@ -24,7 +25,7 @@ from tests.equations.material import Batch, Loss, batches, by_name, full, gradie
 MARGINS: list[Loss] = [margin_mse, margin_mse_all_pairs]
 DISTRIBUTIONS: list[Loss] = [kl_divergence, standardised_kl]
 RANKS: list[Loss] = [ranknet, lambda_loss, list_mle, partial_ranking, adr_mse]
-BY_DIFFERENCES: list[Loss] = [*MARGINS, *DISTRIBUTIONS, *RANKS, in_batch_similarity, contrastive]
+BY_DIFFERENCES: list[Loss] = [*MARGINS, *DISTRIBUTIONS, *RANKS, dynamic_contrastive, in_batch_similarity, contrastive]
 LOSSES: list[Loss] = [*BY_DIFFERENCES, pointwise_mse]
 
 of_every_loss = pytest.mark.parametrize("loss", LOSSES, ids=by_name)
@@ -53,7 +54,7 @@ def test_the_gradient_is_the_slope_of_the_loops(loss: Loss, batch: Batch) -> Non
 
 @settings(max_examples=30, deadline=None)
 @given(batch=batches(), temperature=st.floats(0.1, 10))
-@pytest.mark.parametrize("loss", [kl_divergence, in_batch_similarity], ids=by_name)
+@pytest.mark.parametrize("loss", [kl_divergence, dynamic_contrastive, in_batch_similarity], ids=by_name)
 def test_the_temperature_divides_the_teachers_scores_only(loss: Loss, batch: Batch, temperature: float) -> None:
     student, teacher, mask = batch
     expected = getattr(slow_losses, by_name(loss))(student.tolist(), teacher.tolist(), mask.tolist(), temperature)
@@ -118,6 +119,21 @@ def test_standardised_kl_by_hand() -> None:
     student, teacher = torch.tensor([[7.0, 3]]), torch.tensor([[100.0, 900]])  # 5 +- 2 is 1, -1 and 500 +- 400 is -1, 1
     high, low = math.e / (math.e + 1 / math.e), 1 / math.e / (math.e + 1 / math.e)
     assert standardised_kl(student, teacher, full(student)).item() == pytest.approx(low * math.log(low / high) + high * math.log(high / low), rel=1e-5)
+
+
+def test_dynamic_contrastive_by_hand() -> None:
+    student, teacher = torch.zeros(2, 2), torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])  # 3/4, 1/4 and a teacher who cannot tell
+    unsure = (0.75 * math.log(4 / 3) + 0.25 * math.log(4)) / math.log(2)
+    copied = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    expected = [(1 - unsure) ** 2 * copied + unsure * math.log(2), math.log(2)]
+    assert dynamic_contrastive(student, teacher, full(student)).item() == pytest.approx(sum(expected) / 2)
+
+
+def test_a_sure_teacher_is_copied_and_one_that_cannot_tell_leaves_the_positive_to_the_judgements() -> None:
+    student = torch.tensor([[1.0, -2.0, 0.5]])
+    sure, flat = torch.tensor([[0.0, 90.0, 0.0]]), torch.zeros(1, 3)
+    assert dynamic_contrastive(student, sure, full(student)).item() == pytest.approx(kl_divergence(student, sure, full(student)).item(), rel=1e-5)
+    assert dynamic_contrastive(student, flat, full(student)).item() == pytest.approx(contrastive(student, flat, full(student)).item(), rel=1e-5)
 
 
 def test_in_batch_similarity_by_hand() -> None:
@@ -210,7 +226,7 @@ def test_the_order_of_the_columns_does_not_matter(loss: Loss, batch: Batch, data
     torch.testing.assert_close(moved, gradient(loss, student, teacher, mask)[:, order], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in (margin_mse, contrastive, partial_ranking)], ids=by_name)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in (margin_mse, dynamic_contrastive, contrastive, partial_ranking)], ids=by_name)
 @settings(max_examples=20, deadline=None)
 @given(batch=batches(), data=st.data())
 def test_the_positive_is_a_document_like_the_others_where_the_teacher_orders_all(loss: Loss, batch: Batch, data: st.DataObject) -> None:

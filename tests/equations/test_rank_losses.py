@@ -178,6 +178,12 @@ def test_in_batch_negatives_stand_in_every_sum() -> None:
     assert found[0, 5] == 0
 
 
+def test_in_batch_negatives_can_be_left_out() -> None:
+    student = torch.cat([STUDENT, torch.tensor([[math.log(4), 50.0]])], dim=1)
+    assert partial_ranking(student, TEACHER, full(student), in_batch=False).item() == pytest.approx((THIRD + SECOND) / 3)
+    assert (gradient(lambda *sides: partial_ranking(*sides, in_batch=False), student, TEACHER, full(student))[0, 4:] == 0).all()
+
+
 def test_the_positive_stands_in_no_sum() -> None:
     assert gradient(partial_ranking, STUDENT, TEACHER, full(STUDENT))[0, 0] == 0
 

@@ -1,0 +1,60 @@
+"""Fusion teachers with a `train` table: made of two towers and taught on the train qrels, each as a step of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from retriever.files import fingerprint, write_json
+from retriever.fusion_model import FusionModel, FusionShape, ImageTower, TextTower
+from retriever.models import ModelFolder, find_model
+from retriever.processes import refuse_several
+from retriever.progress import bar_of_steps
+from retriever.teacher_settings import FusionSettings, FusionTeachingSettings
+from retriever.training.fusion import matched_pairs, teach_fusion
+from retriever.vision import find_vision_model
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
+
+
+def taught_fusion(pipeline: Pipeline, settings: FusionSettings, teaching: FusionTeachingSettings) -> FusionSettings:
+    """The settings of the taught model.
+
+    Raises:
+        ConfigError: a tower cannot be found, is none, or does not read what it is given.
+        DataError: the train qrels bring no images and texts together, or an image cannot be read.
+    """
+    where = f"teacher {settings.label}"
+    image = find_vision_model(str(settings.image_model), settings.revision, f"{where}: image_model")
+    text = find_model(str(settings.text_model), settings.revision, f"{where}: text_model")
+    inputs = {"image_model": image.identity, "text_model": text.identity, "judgements": pipeline.judgements, "queries": fingerprint(pipeline.held_out)}
+
+    def work(folder: Path) -> dict[str, Any]:
+        refuse_several(f"teaching {settings.label}", "retriever teach")
+        lessons, held = pipeline.held_out
+        pairs = matched_pairs(pipeline.queries("train", settings.reads), lessons, held, pipeline.qrels("train"), pipeline.collection)
+        model = new_fusion_model(image, text, teaching, pipeline.experiment.seed, where)
+        with bar_of_steps(pipeline.reporter, f"teaching {settings.label}") as progress:
+            curve = teach_fusion(model, pairs, teaching, folder, pipeline.experiment.seed, progress)
+        write_json(folder / "curve.json", curve)
+        return {"pairs": len(pairs.pairs), "images": len(pairs.images), "texts": len(pairs.texts)}
+
+    done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
+    ready = {"name": settings.label, "model": str(done.folder / "model"), "revision": None, "image_model": None, "text_model": None, "train": None}
+    return settings.model_copy(update=ready)
+
+
+def new_fusion_model(image: ModelFolder, text: ModelFolder, teaching: FusionTeachingSettings, seed: int, where: str) -> FusionModel:
+    """A fusion model of two towers, its other layers new: the same seed gives the same.
+
+    Raises:
+        ConfigError: a tower is none, or does not read what it is given.
+    """
+    shape = FusionShape(**teaching.model_dump(include={"width", "layers", "heads", "dimensions", "dropout", "max_length"}))
+    towers = ImageTower.open(image.folder, teaching.image_size, where), TextTower.open(text.folder, teaching.max_length, where)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FusionModel(*towers, shape)

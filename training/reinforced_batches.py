@@ -1,0 +1,220 @@
+"""Reinforced training (Vasu et al. 2024, arXiv:2311.17049): images augmented as the teachers saw them, with captions, in batches of distinct pairs.
+
+A sample is one augmented image, one caption that a person wrote and, where there are some, one that a captioner wrote. What the
+teachers make of them is on the disk (`retriever.reinforced`), so no teacher is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from retriever.augmentation import apply, pixels_fingerprint
+from retriever.collection import Collection
+from retriever.errors import ConfigError, DataError
+from retriever.images import read_image
+from retriever.reinforced import Reinforced, as_line
+from retriever.reinforced_shards import ReinforcedDataset
+from retriever.training.adapter import DistillationLoss
+from retriever.training.batches import Batcher
+from retriever.training.families import Encoded
+from retriever.training.reinforced_loss import both_ways, paired_contrastive, reinforced
+from retriever.training_settings import TrainingSettings
+from retriever.types import Qrels, Query, Unit
+
+TOGETHER = ("reinforced", "contrastive")
+"""The losses of such a batch; both take its images and captions."""
+
+
+def is_reinforced(settings: TrainingSettings) -> bool:
+    """Whether training learns from a reinforced dataset.
+
+    Raises:
+        ConfigError: beside what such a batch has no use for.
+    """
+    if not settings.losses.get("reinforced"):
+        return False
+    others = [name for name, weight in settings.losses.items() if weight and name not in TOGETHER]
+    if others:
+        raise ConfigError(f"training.losses: reinforced takes batches of images and captions, which {others[0]} cannot read. Keep reinforced and contrastive")
+    if settings.frozen_layers:
+        raise ConfigError("training.frozen_layers: reinforced training reads other images and captions at every step. Leave training.frozen_layers out")
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinforcedSamples:
+    """S samples in training order, aligned arrays.
+
+    Attributes:
+        dataset: what the teachers make of images and captions.
+        doc_ids: [S], the image of each sample.
+        augmentations: int64 [S], which of the image's augmentations.
+        captions: int64 [S], which of its captions.
+        synthetic: int64 [S], which of its synthetic captions; -1 where it has none.
+    """
+
+    dataset: ReinforcedDataset
+    doc_ids: Sequence[str]
+    augmentations: NDArray[np.int64]
+    captions: NDArray[np.int64]
+    synthetic: NDArray[np.int64]
+    unit: Unit = "cosine"
+    vectors: None = None
+    encodings: None = None
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+
+def make_reinforced_samples(
+    dataset: ReinforcedDataset,
+    queries: Mapping[str, Query],
+    qrels: Qrels,
+    held: Sequence[str],
+    collection: Collection,
+    epochs: int,
+    generator: np.random.Generator,
+) -> ReinforcedSamples:
+    """Samples for all epochs, in training order: each epoch has each image once, shuffled and drawn anew.
+
+    A held-out query teaches nothing: its caption is left out of its image's, and an image that is such a query is left out.
+
+    Args:
+        dataset: of the train split.
+        queries: train queries, those held out among them.
+        qrels: their grades.
+        held: ids of the queries that choose the checkpoint.
+        collection: tells which documents are images.
+        epochs: how often each image is shown.
+        generator: draws.
+
+    Raises:
+        DataError: the dataset lacks an image, or no image may teach.
+    """
+    teaching = _teaching(dataset, queries, qrels, frozenset(held), collection)
+    if not teaching:
+        raise DataError(f"{dataset.folder}: no image of it teaches: all its captions are held out, or belong to another split")
+    doc_ids = list(teaching)
+    order = np.concatenate([generator.permutation(len(doc_ids)) for _ in range(epochs)])
+    counts = [(len(item.augmentations), captions, len(item.synthetic)) for item, captions in teaching.values()]
+    drawn = [(generator.integers(a), generator.choice(captions), generator.integers(s) if s else -1) for a, captions, s in (counts[place] for place in order)]
+    augmentations, captions, synthetic = np.array(drawn, dtype=np.int64).T
+    return ReinforcedSamples(dataset, [doc_ids[place] for place in order], augmentations, captions, synthetic)
+
+
+def _teaching(
+    dataset: ReinforcedDataset, queries: Mapping[str, Query], qrels: Qrels, held: frozenset[str], collection: Collection
+) -> dict[str, tuple[Reinforced, list[int]]]:
+    """Image -> what is known of it, and which of its captions teach: of those that are queries too, the train queries alone."""
+    captions: dict[str, set[str]] = {}
+    for query_id, query in queries.items():
+        relevant = [doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0]
+        for doc_id in [query_id] if query.image else relevant:
+            captions.setdefault(doc_id, set()).update({as_line(query.text)} if query_id not in held and not query.image else ())
+    one_way = all(query.image for query in queries.values())  # captions are documents alone
+    images = {document.doc_id for document in collection.documents_by_row(np.sort(collection.rows_of(list(captions)))) if document.image}
+    found = {}
+    for doc_id, teaching in captions.items():
+        if doc_id in images and doc_id not in held:
+            item = dataset.of_document(doc_id)
+            if numbers := [number for number, caption in enumerate(item.captions) if one_way or caption in teaching]:
+                found[doc_id] = item, numbers
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinforcedBatcher(Batcher):
+    """The data collator: sample numbers in, features of B captions and M synthetic ones, and of B augmented images, out.
+
+    The label is a mapping: "images" [B, D] and "texts" [B + M, D], the teachers' vectors; "written" int64 [M], to which images the
+    synthetic captions belong; "same" bool [B, B + M], whether a caption is known to fit an image.
+    """
+
+    samples: Any
+
+    def __call__(self, batch: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+        """The features of one batch."""
+        samples: ReinforcedSamples = self.samples
+        numbers = [sample["label"] for sample in batch]
+        items = [samples.dataset.of_document(samples.doc_ids[number]) for number in numbers]
+        drawn = [int(samples.augmentations[number]) for number in numbers]
+        rows = [int(samples.captions[number]) for number in numbers]
+        written = [place for place, number in enumerate(numbers) if samples.synthetic[number] >= 0]
+        theirs = [len(items[place].captions) + int(samples.synthetic[numbers[place]]) for place in written]
+        told = [*zip(items, rows, strict=True), *((items[place], row) for place, row in zip(written, theirs, strict=True))]
+        texts = [(*item.captions, *item.synthetic)[row] for item, row in told]
+        features = {f"query_{key}": value for key, value in self.read(texts, "query").items()}
+        features |= {f"document_0_{key}": value for key, value in self._augmented(items, drawn).items()}
+        label = {
+            "images": torch.from_numpy(np.stack([item.images[number] for item, number in zip(items, drawn, strict=True)])),
+            "texts": torch.from_numpy(np.stack([item.texts[row] for item, row in told])),
+            "written": torch.tensor(written, dtype=torch.int64),
+            "same": torch.tensor([[text in (*item.captions, *item.synthetic) for text in texts] for item in items]),
+        }
+        return features | {"label": label}
+
+    def _augmented(self, items: Sequence[Reinforced], drawn: Sequence[int]) -> dict[str, Any]:
+        """The features of augmented images; of a tower that does not learn, what it makes of them."""
+
+        def pixels(wanted: Sequence[tuple[Reinforced, int]]) -> dict[str, Any]:
+            features: dict[str, Any] = self.model.preprocess([self._image(item, number) for item, number in wanted], task="document")
+            return features
+
+        wanted = list(zip(items, drawn, strict=True))
+        if self.towers and self.towers.stands_in_for("image"):
+            return self.towers.features("image", [(item.uid, number) for item, number in wanted], wanted, pixels)
+        return pixels(wanted)
+
+    def _image(self, item: Reinforced, number: int) -> Image.Image:
+        """An augmented image, bit for bit as the teachers saw it.
+
+        Raises:
+            DataError: it has other pixels.
+        """
+        path = self.samples.dataset.image_path(item.uid) or self.collection.document(str(item.about.get("doc_id", ""))).image
+        if path is None:
+            raise DataError(f"{self.samples.dataset.folder}: the image {item.uid} is neither in it nor in the collection")
+        made = apply(read_image(path), item.augmentations[number])
+        if item.pixels and pixels_fingerprint(made) != item.pixels[number]:
+            raise DataError(f"{path}: augmented again, it has other pixels than the teachers saw. See what changed: retriever reinforce --verify FOLDER")
+        return made
+
+
+class ReinforcedLoss(DistillationLoss):
+    """The losses `reinforced` and `contrastive` on a batch of augmented images and captions, each summed over real and synthetic captions."""
+
+    def terms(self, queries: Encoded, documents: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One scalar for each loss of the file, from what the model made of the batch's captions and images."""
+        sizes = self.settings.matryoshka or (self.size or queries[0].shape[-1],)
+        values = [self._values(self.scores((queries[0][:, :size],), (documents[0][:, :size],)).T, labels) for size in sizes]
+        return {name: self.settings.losses[name] * torch.stack([one[name] for one in values]).mean() for name in self.losses}
+
+    def _values(self, scores: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss -> its value for the student's scores [B, B + M] of images and captions."""
+        dataset: ReinforcedDataset = self.samples.dataset  # type: ignore[attr-defined]
+        count, written = len(scores), labels["written"]
+        sides = [(torch.arange(count, device=scores.device), slice(0, count)), *([(written, slice(count, None))] if len(written) else [])]
+        sums = {name: scores.new_zeros(()) for name in self.losses}
+        for images, texts in sides:
+            of_images, of_texts = (_by_teacher(part, dataset) for part in (labels["images"][images], labels["texts"][texts]))
+            own = scores[images][:, texts]  # [B, B], or [M, M] of the images that have a synthetic caption
+            if "reinforced" in sums:
+                student, teacher = both_ways(own, of_images, of_texts, dataset.logit_scales)
+                sums["reinforced"] = sums["reinforced"] + reinforced(student, teacher, torch.ones_like(student, dtype=torch.bool))
+            if "contrastive" in sums:
+                sums["contrastive"] = sums["contrastive"] + paired_contrastive(own, labels["same"][images][:, texts])
+        return sums
+
+
+def _by_teacher(vectors: Tensor, dataset: ReinforcedDataset) -> list[Tensor]:
+    """[n, D of that teacher] for each teacher, from vectors [n, sum of D]."""
+    ends = np.cumsum(dataset.dimensions).tolist()
+    return [vectors[:, end - size : end] for size, end in zip(dataset.dimensions, ends, strict=True)]
