@@ -33,6 +33,7 @@ EXTRAS = {
     "milvus": ("pymilvus", "collections kept by Milvus"),
     "lora": ("peft", "training of low-rank adapters"),
     "tensorboard": ("tensorboard", "curves of a training while it runs"),
+    "serve": ("fastapi", "answers over HTTP"),
 }
 """Extra -> the package that shows it is there, and what it is good for."""
 

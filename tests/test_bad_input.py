@@ -294,7 +294,7 @@ def test_a_damaged_manifest_is_named(finished_experiment: Path, tmp_path: Path) 
 def test_a_search_needs_one_query_or_a_file_of_them(finished_experiment: Path, tmp_path: Path) -> None:
     folder = finished_experiment / "work" / "tiny"
     for arguments in ((), ("bird", "--queries", tmp_path / "queries")):
-        assert command("search", folder, *arguments).error == "search: give a query, or a file of them with --queries"
+        assert command("search", folder, *arguments).error == "search: give a query, a file of them with --queries, or an image with --image"
     for text in ("", "  "):
         assert command("search", folder, text).error == "search: the query is empty"
 

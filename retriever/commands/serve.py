@@ -21,7 +21,7 @@ def serve(  # noqa: PLR0913, PLR0917 (a command's options)
         ),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Interface to listen on; this machine alone when left out.", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one and prints it.", metavar="NUMBER")] = 8_080,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Where to listen; 0 takes a free port and prints it.", metavar="NUMBER")] = 8_080,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes, which share the index's files in memory.", metavar="NUMBER")] = 1,
     write: Annotated[bool, typer.Option("--write", help="Let documents be added and deleted: by keys of that role, or on this machine.")] = False,
     keys: Annotated[Path | None, typer.Option("--keys", help="File of keys; without it nobody is asked for one.", metavar="FILE")] = None,

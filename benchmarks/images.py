@@ -1,0 +1,221 @@
+"""Which loss teaches images and texts: small dual encoders of emoji, from a fusion teacher that is taught first.
+
+    python benchmarks/images.py                                       # 3 seeds, 6 losses
+    python benchmarks/images.py --seeds 1 --losses contrastive partial_ranking
+    python benchmarks/images.py --collection FOLDER --image-size 160  # a folder of photographs with captions.jsonl
+    python benchmarks/images.py --whole-towers                        # the towers learn too: hours
+
+For each seed a student learns by contrast alone; what it finds are the hard negatives that the fusion teacher scores; from there each
+loss trains it on, equally long, contrastive alone among them. The towers (EfficientNet-Lite0, all-MiniLM-L6-v2) stay as they are, of
+students and teacher, and linear layers learn: a training takes a minute or two on 2 cores, the teacher about ten. Nothing is chosen on
+the test images; checkpoints are chosen on held-out train images.
+
+Prints Success@1, 5 and 10 (R@k, as the field calls them) of both directions, mean and spread over the seeds, with differences to
+contrastive and kl_divergence under paired tests in which captions of one image stay together; the teacher re-ranking what the contrastive
+student finds; how many queries a second student and teacher answer at 10,000 images. Keeps benchmarks/results/images.json; finished
+seeds are not made again. Needs ../shared/data/emoji-noto.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import MACHINE, keep, kept
+from students import EXAMPLES, settings_of, share_steps
+
+from retriever.config import Experiment, read_experiment
+from retriever.eval.directions import in_direction
+from retriever.eval.measures import Evaluation
+from retriever.eval.report import ReportData, read_report
+from retriever.eval.significance import compare
+from retriever.evaluate_step import evaluate_experiment
+from retriever.pipeline import Pipeline
+from retriever.progress import Terminal
+
+LOSSES: dict[str, dict[str, float]] = {
+    "contrastive": {"contrastive": 1.0},
+    "kl_divergence": {"kl_divergence": 1.0, "contrastive": 1.0},
+    "margin_mse": {"margin_mse": 0.05, "contrastive": 1.0},
+    "dynamic_contrastive": {"dynamic_contrastive": 1.0, "contrastive": 1.0},
+    "partial_ranking": {"partial_ranking": 1.0, "contrastive": 1.0},
+    "standardised_kl": {"standardised_kl": 1.0, "contrastive": 1.0},
+}
+MEASURES = ("Success@1", "Success@5", "Success@10")
+DIRECTIONS = ("text_to_image", "image_to_text")
+BASELINES = ("contrastive", "kl_divergence")
+IMAGES = 10_000
+"""Of the collection in which queries a second are counted."""
+
+
+def main() -> None:
+    """Trains what is not there yet, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collection", type=Path, help="a folder with captions.jsonl and the splits train and test")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=20, help="candidates that the teacher scores for each query")
+    parser.add_argument("--epochs", type=int, nargs=2, default=[10, 5], help="of the start, and of each loss after it")
+    parser.add_argument("--whole-towers", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path("work/benchmark-images"))
+    parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {} if arguments.no_results else kept("images")
+    found: dict[str, list[dict[str, Evaluation]]] = {}
+    clusters: Mapping[str, str] | None = None
+    for seed in arguments.seeds:
+        for loss in arguments.losses:
+            report, pipeline = trained(arguments, seed, loss)
+            clusters = report.clusters
+            evaluations = {run.name: run.evaluation for run in report.runs}
+            found.setdefault(loss, []).append(at_directions(evaluations, "student"))
+            if loss == "contrastive":
+                found.setdefault("teacher", []).append(at_directions(evaluations, "teacher"))
+                results[f"seed {seed}: scores of the teacher"] = spread_of_scores(pipeline)
+            if not arguments.no_results:
+                results[f"seed {seed}: {loss}"] = {name: one.means for name, one in evaluations.items()} | {"settings": settings_of(pipeline.experiment)}
+                keep("images", results)
+    results["summary"] = summary(found, clusters, len(arguments.seeds))
+    results["speed"] = speed(trained(arguments, arguments.seeds[0], arguments.losses[0])[1])
+    if not arguments.no_results:
+        keep("images", results)
+    print(table(results["summary"]))
+    print(
+        "\n{student:,.0f} queries a second by the student among {images:,} images, {teacher:.3f} by the teacher: {ratio:,.0f} times".format(**results["speed"])
+    )
+
+
+def trained(arguments: argparse.Namespace, seed: int, loss: str) -> tuple[ReportData, Pipeline]:
+    """The report of the experiment of a seed and a loss."""
+    start = experiment(arguments, seed, "start", "contrastive", None)
+    done = Pipeline(start, arguments.work, Terminal()).trained
+    one = experiment(arguments, seed, loss, loss, done.folder / "student")
+    share_steps(arguments.work, one.name)
+    pipeline = Pipeline(one, arguments.work, Terminal())
+    return read_report(evaluate_experiment(pipeline).folder), pipeline
+
+
+def experiment(arguments: argparse.Namespace, seed: int, name: str, loss: str, start: Path | None) -> Experiment:
+    """The example with small changes: the contrastive start alone, or a loss from there on."""
+    frozen = "" if arguments.whole_towers else ", frozen_image=true, frozen_text=true"
+    towers = 'image_model="efficientnet-lite0", text_model="sentence-transformers/all-MiniLM-L6-v2"'
+    own = f'model="{start.resolve()}"' if start else f"{towers}, image_size={arguments.image_size}, dimensions=256"
+    taught = f'{{kind="fusion", {towers}, train={{epochs=10, image_size={arguments.image_size}{frozen}}}}}'
+    losses = ", ".join(f"{term}={weight}" for term, weight in LOSSES[loss].items())
+    settings = [
+        f'name="seed{seed}{"whole" if arguments.whole_towers else ""}-{name}"'
+        if start
+        else f'name="start-seed{seed}{"-whole" if arguments.whole_towers else ""}"',
+        f"seed={seed}",
+        f'student={{kind="image_text", {own}{frozen}}}',
+        f"teacher=[{taught}]" if start else 'teacher=[{kind="embedding", model="student"}]',
+        f"candidates.depth={arguments.depth}",
+        f"training.losses={{{losses}}}",
+        f"training.epochs={arguments.epochs[1 if start else 0]}",
+        "training.rounds=1",
+        "training.documents_per_query=8",
+        f"evaluation.measures={list(MEASURES)}".replace("'", '"'),
+        "evaluation.ablation=false",
+        *([f'collection.path="{arguments.collection.resolve()}"'] if arguments.collection else []),
+    ]
+    return read_experiment(EXAMPLES / "emoji.toml", settings)
+
+
+def at_directions(evaluations: Mapping[str, Evaluation], system: str) -> dict[str, Evaluation]:
+    """Direction -> a system's evaluation."""
+    return {direction: evaluations[in_direction(system, direction)] for direction in DIRECTIONS}
+
+
+def mean_of(evaluations: Sequence[Evaluation], name: str) -> Evaluation:
+    """Each query's mean over the seeds."""
+    first = evaluations[0]
+    return Evaluation(name, first.query_ids, {measure: np.mean([one.values[measure] for one in evaluations], axis=0) for measure in MEASURES})
+
+
+def summary(found: Mapping[str, Sequence[Mapping[str, Evaluation]]], clusters: Mapping[str, str] | None, seeds: int) -> dict[str, Any]:
+    """Direction -> system -> means with their spread over the seeds, and paired tests of the queries' means over the seeds."""
+    rows: dict[str, Any] = {"seeds": seeds, "machine": MACHINE}
+    for direction in DIRECTIONS:
+        whole = {system: mean_of([one[direction] for one in runs], system) for system, runs in found.items()}
+        pairs = [(system, baseline) for baseline in BASELINES for system in whole if baseline in whole and system != baseline]
+        tests = {(one.run, one.baseline): one for one in compare(whole, pairs, ["Success@1"], 1, clusters)}
+        rows[direction] = {
+            system: {
+                "queries": len(evaluation),
+                "mean": evaluation.means,
+                "spread": {
+                    measure: statistics.stdev([one[direction].means[measure] for one in found[system]]) if len(found[system]) > 1 else 0.0
+                    for measure in MEASURES
+                },
+                "against": {
+                    baseline: [tests[system, baseline].difference, tests[system, baseline].p_value] for baseline in BASELINES if (system, baseline) in tests
+                },
+            }
+            for system, evaluation in whole.items()
+        }
+    return rows
+
+
+def spread_of_scores(pipeline: Pipeline) -> dict[str, float]:
+    """How concentrated the teacher's scores of train queries' candidates are (mean entropy, a share of the highest), and how often a right one comes first."""
+    run, qrels = pipeline.target_run("train"), pipeline.qrels("train")
+    entropies, right = [], []
+    for number, query_id in enumerate(run):
+        scores = run.scores[run.pairs_of(number)].astype(np.float64)
+        if len(scores) < 2:
+            continue
+        chances = np.exp(scores - scores.max())
+        chances /= chances.sum()
+        entropies.append(float(-(chances * np.log(np.maximum(chances, 1e-300))).sum() / np.log(len(scores))))
+        right.append(qrels[query_id].get(run[query_id][0][0], 0) > 0)
+    return {"entropy": float(np.mean(entropies)), "first_is_right": float(np.mean(right)), "queries": len(entropies)}
+
+
+def speed(pipeline: Pipeline, asked: int = 50) -> dict[str, float]:
+    """Captions a second that the student answers among `IMAGES` images (its vectors, repeated), and that the teacher would by scoring all of them."""
+    queries = [query for query in pipeline.student_queries("test").values() if query.image is None][:asked]
+    student = pipeline.student
+    images = [document for document in pipeline.collection.documents() if document.image is not None]
+    vectors = student.encode_documents(images)
+    among = np.tile(vectors, (-(-IMAGES // len(vectors)), 1))[:IMAGES]
+    for query in queries[:5]:
+        student.encode_queries([query])
+    begun = time.perf_counter()
+    for query in queries:
+        np.argpartition(-(among @ student.encode_queries([query])[0]), 10)
+    own = len(queries) / (time.perf_counter() - begun)
+    (teacher,) = pipeline.teachers.values()
+    pairs = [(queries[0], image) for image in images[:1024]]
+    teacher.score(pairs)  # images have gone through their tower
+    begun = time.perf_counter()
+    teacher.score([(queries[1], image) for image in images[:1024]])
+    slow = 1024 / (time.perf_counter() - begun) / IMAGES
+    return {"images": IMAGES, "student": own, "teacher": slow, "ratio": own / slow}
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """A Markdown table for each direction."""
+    lines = []
+    for direction in DIRECTIONS:
+        queries = next(iter(rows[direction].values()))["queries"]
+        lines += [
+            f"\n{direction.replace('_', ' ')}, {queries} queries, {rows['seeds']} seeds",
+            "",
+            "| | Success@1 | @5 | @10 | @1 against contrastive | against KL |",
+        ]
+        lines.append("|---|---|---|---|---|---|")
+        for system, row in rows[direction].items():
+            cells = [f"{row['mean'][measure]:.3f} ± {row['spread'][measure]:.3f}" for measure in MEASURES]
+            tests = [f"{row['against'][name][0]:+.3f} (p = {row['against'][name][1]:.3f})" if name in row["against"] else "" for name in BASELINES]
+            lines.append(f"| {system} | {' | '.join([*cells, *tests])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
