@@ -153,6 +153,7 @@ def test_towers_that_do_not_learn_are_known_again_in_the_saved_folder(towers: di
     again = load_folder(tmp_path / "student")
     assert learning(again) == learning(student)
     assert again.logit_scale == 31.5
+    assert load(ImageTextSettings(model=str(tmp_path / "student"))).logit_scale == 31.5  # as a teacher, or a start, too
     assert len(frozen_modules(again.model, "image")) == 2
     assert load(ImageTextSettings(model=str(tmp_path / "student"), frozen_text=True)).dimensions == 12
 

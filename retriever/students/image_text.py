@@ -91,7 +91,10 @@ def load(settings: ImageTextSettings, batch_size: int = 64) -> ImageTextStudent:
         if frozen:
             unprojected = modality == "text" and not settings.model and settings.dimensions is None
             _freeze(model, modality, not unprojected)
-    return ImageTextStudent(model, batch_size)
+    student = ImageTextStudent(model, batch_size)
+    told = _told(find_model(settings.model, settings.revision, "student.model").folder) if settings.model else None
+    student.logit_scale = told[1] if told else student.logit_scale
+    return student
 
 
 def load_folder(folder: Path, batch_size: int = 64) -> ImageTextStudent:
@@ -102,16 +105,23 @@ def load_folder(folder: Path, batch_size: int = 64) -> ImageTextStudent:
     """
     student = load(ImageTextSettings(model=str(folder)), batch_size)
     student.reader = saved_reader(folder, student.model)
-    path = folder / TOWERS
-    if path.is_file():
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            for modality in MODALITIES:
-                freeze(tower(student.model, modality, projected=False)[: int(told["frozen"].get(modality, 0))])
-            student.logit_scale = told["logit_scale"] and float(told["logit_scale"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path}: does not say which towers learn ({error!r}). Copy the folder again, or train again") from error
+    if told := _told(folder):
+        for modality in MODALITIES:
+            freeze(tower(student.model, modality, projected=False)[: told[0].get(modality, 0)])
     return student
+
+
+def _told(folder: Path) -> tuple[dict[str, int], float | None] | None:
+    """What a trained student's folder tells: modules of each tower that did not learn, and the scale that was learned; None of another folder."""
+    path = folder / TOWERS
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        frozen = {modality: int(told["frozen"].get(modality, 0)) for modality in MODALITIES}
+        return frozen, told["logit_scale"] and float(told["logit_scale"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: does not say which towers learn ({error!r}). Copy the folder again, or train again") from error
 
 
 def _opened(settings: ImageTextSettings) -> SentenceTransformer:
