@@ -118,7 +118,7 @@ def _told(folder: Path) -> tuple[dict[str, int], float | None] | None:
         return None
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        frozen = {modality: int(told["frozen"].get(modality, 0)) for modality in MODALITIES}
+        frozen: dict[str, int] = {modality: int(told["frozen"].get(modality, 0)) for modality in MODALITIES}
         return frozen, told["logit_scale"] and float(told["logit_scale"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: does not say which towers learn ({error!r}). Copy the folder again, or train again") from error
