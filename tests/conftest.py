@@ -5,7 +5,10 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")  # torch's threads
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # whatever the process says that started it: threads that outnumber cores wait for each other, up to 20 times as long
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 
 import importlib.util
 import json
