@@ -19,6 +19,7 @@ seeds are not made again. Needs ../shared/data/emoji-noto.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,12 @@ from typing import Any
 
 import numpy as np
 from record import MACHINE, keep, kept
-from students import EXAMPLES, settings_of, share_steps
+from students import EXAMPLES, share_steps
 
 from retriever.config import Experiment, read_experiment
 from retriever.eval.directions import in_direction
 from retriever.eval.measures import Evaluation
-from retriever.eval.report import ReportData, read_report
+from retriever.eval.report import read_report
 from retriever.eval.significance import compare
 from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
@@ -49,6 +50,9 @@ LOSSES: dict[str, dict[str, float]] = {
 MEASURES = ("Success@1", "Success@5", "Success@10")
 DIRECTIONS = ("text_to_image", "image_to_text")
 BASELINES = ("contrastive", "kl_divergence")
+TOWERS = 'image_model="efficientnet-lite0", text_model="sentence-transformers/all-MiniLM-L6-v2"'
+START_DEPTH = 200
+"""Of the untrained start: its candidates are chance, and of only 20 of them any student puts the right one first, so that checkpoints look alike."""
 IMAGES = 10_000
 """Of the collection in which queries a second are counted."""
 
@@ -70,8 +74,10 @@ def main() -> None:
     found: dict[str, list[dict[str, Evaluation]]] = {}
     clusters: Mapping[str, str] | None = None
     for seed in arguments.seeds:
+        start = Pipeline(start_of(arguments, seed), arguments.work, Terminal()).trained.folder / "student"
         for loss in arguments.losses:
-            report, pipeline = trained(arguments, seed, loss)
+            pipeline = pipeline_of(arguments, seed, loss, start)
+            report = read_report(evaluate_experiment(pipeline).folder)
             clusters = report.clusters
             evaluations = {run.name: run.evaluation for run in report.runs}
             found.setdefault(loss, []).append(at_directions(evaluations, "student"))
@@ -79,10 +85,10 @@ def main() -> None:
                 found.setdefault("teacher", []).append(at_directions(evaluations, "teacher"))
                 results[f"seed {seed}: scores of the teacher"] = spread_of_scores(pipeline)
             if not arguments.no_results:
-                results[f"seed {seed}: {loss}"] = {name: one.means for name, one in evaluations.items()} | {"settings": settings_of(pipeline.experiment)}
+                results[f"seed {seed}: {loss}"] = {name: one.means for name, one in evaluations.items()}
                 keep("images", results)
     results["summary"] = summary(found, clusters, len(arguments.seeds))
-    results["speed"] = speed(trained(arguments, arguments.seeds[0], arguments.losses[0])[1])
+    results["speed"] = speed(pipeline)
     if not arguments.no_results:
         keep("images", results)
     print(table(results["summary"]))
@@ -91,40 +97,47 @@ def main() -> None:
     )
 
 
-def trained(arguments: argparse.Namespace, seed: int, loss: str) -> tuple[ReportData, Pipeline]:
-    """The report of the experiment of a seed and a loss."""
-    start = experiment(arguments, seed, "start", "contrastive", None)
-    done = Pipeline(start, arguments.work, Terminal()).trained
-    one = experiment(arguments, seed, loss, loss, done.folder / "student")
+def start_of(arguments: argparse.Namespace, seed: int) -> Experiment:
+    """The example that learns by contrast alone, from towers and new projections."""
+    student = f"{TOWERS}, image_size={arguments.image_size}, dimensions=256"
+    teacher = 'kind="embedding", model="student"'  # is not listened to
+    return experiment(arguments, seed, "start", student, teacher, LOSSES["contrastive"], arguments.epochs[0], START_DEPTH)
+
+
+def pipeline_of(arguments: argparse.Namespace, seed: int, loss: str, start: Path) -> Pipeline:
+    """A loss from there on; candidates and the taught teacher's scores are shared by all losses of a seed."""
+    teacher = f'kind="fusion", {TOWERS}, train={{epochs=10, image_size={arguments.image_size}{frozen(arguments)}}}'
+    one = experiment(arguments, seed, loss, f'model="{start.resolve()}"', teacher, LOSSES[loss], arguments.epochs[1], arguments.depth)
     share_steps(arguments.work, one.name)
-    pipeline = Pipeline(one, arguments.work, Terminal())
-    return read_report(evaluate_experiment(pipeline).folder), pipeline
+    return Pipeline(one, arguments.work, Terminal())
 
 
-def experiment(arguments: argparse.Namespace, seed: int, name: str, loss: str, start: Path | None) -> Experiment:
-    """The example with small changes: the contrastive start alone, or a loss from there on."""
-    frozen = "" if arguments.whole_towers else ", frozen_image=true, frozen_text=true"
-    towers = 'image_model="efficientnet-lite0", text_model="sentence-transformers/all-MiniLM-L6-v2"'
-    own = f'model="{start.resolve()}"' if start else f"{towers}, image_size={arguments.image_size}, dimensions=256"
-    taught = f'{{kind="fusion", {towers}, train={{epochs=10, image_size={arguments.image_size}{frozen}}}}}'
-    losses = ", ".join(f"{term}={weight}" for term, weight in LOSSES[loss].items())
+def experiment(
+    arguments: argparse.Namespace, seed: int, name: str, student: str, teacher: str, losses: Mapping[str, float], epochs: int, depth: int
+) -> Experiment:
+    """The example with another student, teacher and sum of losses."""
+    family = f"seed{seed}{'whole' if arguments.whole_towers else ''}"
     settings = [
-        f'name="seed{seed}{"whole" if arguments.whole_towers else ""}-{name}"'
-        if start
-        else f'name="start-seed{seed}{"-whole" if arguments.whole_towers else ""}"',
+        f'name="{name}-{family}"' if name == "start" else f'name="{family}-{name}"',  # `share_steps` goes by what stands before the first dash
         f"seed={seed}",
-        f'student={{kind="image_text", {own}{frozen}}}',
-        f"teacher=[{taught}]" if start else 'teacher=[{kind="embedding", model="student"}]',
-        f"candidates.depth={arguments.depth}",
-        f"training.losses={{{losses}}}",
-        f"training.epochs={arguments.epochs[1 if start else 0]}",
+        f'student={{kind="image_text", {student}{frozen(arguments)}}}',
+        f"teacher=[{{{teacher}}}]",
+        f"candidates.depth={depth}",
+        f"training.validation_depth={depth}",
+        f"training.losses={{{', '.join(f'{term}={weight}' for term, weight in losses.items())}}}",
+        f"training.epochs={epochs}",
         "training.rounds=1",
         "training.documents_per_query=8",
-        f"evaluation.measures={list(MEASURES)}".replace("'", '"'),
+        f"evaluation.measures={json.dumps(MEASURES)}",
         "evaluation.ablation=false",
         *([f'collection.path="{arguments.collection.resolve()}"'] if arguments.collection else []),
     ]
     return read_experiment(EXAMPLES / "emoji.toml", settings)
+
+
+def frozen(arguments: argparse.Namespace) -> str:
+    """The keys of students and teacher that keep the towers as they are."""
+    return "" if arguments.whole_towers else ", frozen_image=true, frozen_text=true"
 
 
 def at_directions(evaluations: Mapping[str, Evaluation], system: str) -> dict[str, Evaluation]:

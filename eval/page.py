@@ -96,7 +96,7 @@ def _row(data: ReportData, run: RunResult) -> dict[str, Any]:
         "run": run,
         "series": data.places[run.name] % len(SERIES),
         "subject": system_of(run.name) == data.subject,
-        "begins": run is data.rivals(run)[0] and run is not data.runs[0],
+        "begins": data.begins(run),
         "values": values,
         "further": [(heading, further[heading], small.get(heading, "")) for heading in _columns(data)],
     }
@@ -116,9 +116,8 @@ def _cost_pictures(data: ReportData) -> list[Picture]:
     )
     measure, pictures = data.measures[0], []
     for direction in data.directions:
-        runs = [run for run in data.runs if direction_of(run.name) == direction]
         for name, title, axis, cost_of in costs:
-            found = [(run, cost) for run in runs if (cost := cost_of(run))]
+            found = [(run, cost) for run in data.runs_in(direction) if (cost := cost_of(run))]
             points = [(data.places[run.name], system_of(run.name), cost, run.evaluation.means[measure], data.interval(run, measure)) for run, cost in found]
             if points:
                 svg = cost_figure(f"{name}{direction}", points, axis, measure, data.subject)

@@ -118,8 +118,15 @@ class ReportData:
         return next((run for run in self.runs if run.name == name), None)
 
     def interval(self, run: RunResult, measure: str) -> tuple[float, float]:
-        """The 95 % interval of a run's mean, as everything in the report is drawn."""
-        return run.interval(measure, self.seed, self.clusters)
+        """The 95 % interval of a run's mean, as everything in the report is drawn; drawn once."""
+        key = run.name, measure
+        if key not in self._intervals:
+            self._intervals[key] = run.interval(measure, self.seed, self.clusters)
+        return self._intervals[key]
+
+    @cached_property
+    def _intervals(self) -> dict[tuple[str, str], tuple[float, float]]:
+        return {}
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -137,13 +144,17 @@ class ReportData:
         systems = list(dict.fromkeys(system_of(run.name) for run in self.runs))
         return {run.name: systems.index(system_of(run.name)) for run in self.runs}
 
-    def rivals(self, run: RunResult) -> list[RunResult]:
-        """The runs that a run stands beside, itself included: those of its direction."""
-        return [other for other in self.runs if direction_of(other.name) == direction_of(run.name)]
+    def runs_in(self, direction: str) -> list[RunResult]:
+        """The runs of a direction."""
+        return [run for run in self.runs if direction_of(run.name) == direction]
 
     def is_best(self, run: RunResult, measure: str) -> bool:
         """Whether no run of its direction has a higher mean."""
-        return run.evaluation.means[measure] == max(other.evaluation.means[measure] for other in self.rivals(run))
+        return run.evaluation.means[measure] == max(other.evaluation.means[measure] for other in self.runs_in(direction_of(run.name)))
+
+    def begins(self, run: RunResult) -> bool:
+        """Whether a run is the first of another direction than the runs before it."""
+        return run is not self.runs[0] and run is self.runs_in(direction_of(run.name))[0]
 
     @cached_property
     def median_ranks(self) -> dict[str, MedianRank]:

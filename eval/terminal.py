@@ -22,7 +22,7 @@ def terminal_table(data: ReportData) -> Table:
     for heading, _ in extra:
         table.add_column(heading, justify="right", no_wrap=True)
     for run in data.runs:
-        if run is not data.runs[0] and run is data.rivals(run)[0]:
+        if data.begins(run):
             table.add_section()
         values = [_value(data, run, measure) for measure in data.measures]
         table.add_row(Text(run.name), *values, *(Text(cell(run)) for _, cell in extra))

@@ -113,8 +113,8 @@ def clusters(data: ReportData, run: RunResult | None = None) -> int | None:
 
 def means_over(data: ReportData) -> str:
     """What the means of the runs are over: their queries, in each direction."""
-    first = {direction_of(run.name): run for run in reversed(data.runs)}
-    asked = [(way, queries(len(first[way].evaluation), clusters(data, first[way]), data.clustered_by)) for way in data.directions if way in first]
+    first = [(way, run) for way in data.directions for run in data.runs_in(way)[:1]]
+    asked = [(way, queries(len(run.evaluation), clusters(data, run), data.clustered_by)) for way, run in first]
     return " and ".join(f"{words} from {in_words(way)}" if way else words for way, words in asked)
 
 
@@ -167,7 +167,7 @@ def shortened(text: str, longest: int) -> str:
 
 
 def _leader(data: ReportData, direction: str = "") -> str:
-    measure, runs = data.measures[0], [run for run in data.runs if direction_of(run.name) == direction]
+    measure, runs = data.measures[0], data.runs_in(direction)
     if not runs:
         return "There is no run to report."
     best = max(runs, key=lambda run: run.evaluation.means[measure])

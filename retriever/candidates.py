@@ -17,7 +17,7 @@ from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run, read_run, strings
-from retriever.scopes import Scopes, search_of, search_scoped
+from retriever.scopes import scope_of, search_of, search_scoped
 from retriever.scoring import CandidatePairs
 from retriever.types import Qrels, Query
 from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
@@ -29,10 +29,9 @@ RERANKED_TOGETHER = 1024
 def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:
     """The best `depth` documents of each query by BM25, among those that it may find."""
     rows, scores = [], []
-    scopes = Scopes(collection)
     with (reporter or Quiet()).bar(name, len(queries)) as advance:
         for query in queries.values():
-            found, values = bm25.search(query.text, depth, scopes.of(query))
+            found, values = bm25.search(query.text, depth, scope_of(collection, query))
             rows.append(found)
             scores.append(values)
             advance(1)
@@ -70,14 +69,14 @@ def hybrid_run(
     encoder: Encoder = index.encoder
     encoded = encoder.encode_queries(list(queries.values()))
     rows, scores = [], []
-    scopes, search = Scopes(collection), search_of(index, index)
+    search = search_of(index, index)
     for number, query in enumerate(queries.values()):
         one = np.array([number])
         text = reader.text(query).text
         lexical = bm25.scores(text)
         of_student, _ = search_scoped(search, encoded[one], [query], depth)
         found = collection.rows_of(index.ids_of(of_student[0]))  # the index may hold documents of its own
-        union = np.union1d(bm25.search(text, depth, scopes.of(query))[0], found[found >= 0])
+        union = np.union1d(bm25.search(text, depth, scope_of(collection, query))[0], found[found >= 0])
         one_list = np.array([0, len(union)])
         own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
         rows.append(union)

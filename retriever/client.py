@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import json
 import os
 import time
@@ -186,7 +187,7 @@ class Client:
                 if error.code != 429 or attempt == self.tries or not after.isdigit():
                     raise _told(self.url, error) from error
                 time.sleep(min(float(after), LONGEST_WAIT_SECONDS))
-            except (urllib.error.URLError, TimeoutError, OSError) as error:
+            except (OSError, http.client.HTTPException) as error:  # the second: a server that ends in the middle of an answer
                 reason = getattr(error, "reason", error)
                 raise ServiceError(f"{self.url}: no answer ({reason}). Is the server running there? Start one: retriever serve INDEX") from error
         raise AssertionError

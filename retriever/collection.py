@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -17,7 +16,7 @@ from retriever import readers
 from retriever.collection_settings import CollectionSettings
 from retriever.document_table import DocumentTable, DocumentWriter, framed
 from retriever.errors import ConfigError, DataError
-from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json, write_text
+from retriever.files import hidden_folder, lock, recover_folder, write_json, write_text
 from retriever.query_table import QUERIES, query_bytes, read_query_table, refuse_unknown_fields, write_query_table
 from retriever.readers import Judgement, Source
 from retriever.runs import read_qrels
@@ -296,15 +295,8 @@ def _new_folder(folder: Path, what: str, replaces: str | None = None) -> Iterato
     """
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (replaces and (folder / replaces).is_file()))):
         raise DataError(f"{folder}: is in the way: it holds something else, which would be lost. Name a new folder")
-    new = folder.with_name(f".{folder.name}.new")
-    with explain_full_disk(folder), lock(folder.with_name(f".{folder.name}.lock"), what):
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        try:
-            yield new
-            replace_folder(new, folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+    with lock(folder.with_name(f".{folder.name}.lock"), what), hidden_folder(folder) as new:
+        yield new
 
 
 def _refuse_repeated_documents(table: DocumentTable, contents: _Contents) -> None:

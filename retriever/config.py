@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from retriever.collection_settings import NAMED_SOURCES, CandidateSettings, CollectionSettings, TransferSettings
-from retriever.conversations import Reading
 from retriever.errors import ConfigError
+from retriever.evaluation_settings import EvaluationSettings
 from retriever.generation_settings import GenerationSettings
 from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
 from retriever.reinforce_settings import ReinforceSettings
@@ -21,7 +20,7 @@ from retriever.settings import PositiveInt, Settings, nearest
 from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
 from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
 from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
-from retriever.training_settings import TrainingSettings, check_losses
+from retriever.training_settings import TrainingSettings
 from retriever.types import ViewName
 
 Combination = Literal["mean", "weighted_mean", "softmax_mean", "reciprocal_rank", "routing"]
@@ -39,10 +38,6 @@ class EnsembleSettings(Settings):
     select: str = Field("auto", description='"auto": what ranks held-out train queries best, "all": the ensemble, or one teacher\'s name')
 
 
-RUNS = ("bm25", "student", "student_before", "hybrid", "hybrid_before", "teacher", "contrastive", "last_turn", "user_turns", "all_turns", "rewrite")
-"""The runs that a report has anyway."""
-
-
 class ScoringSettings(Settings):
     """Where models read many texts: teachers score, documents are encoded, a language model writes queries."""
 
@@ -50,54 +45,6 @@ class ScoringSettings(Settings):
     workers: PositiveInt = Field(2, description="Ray: how many hold a model at the same time")
     gpus_per_worker: float = Field(0.0, ge=0, description="Ray: such as 1, or 0.5 for two workers on each")
     address: str | None = Field(None, description='Ray: of a cluster, such as "auto"; one is started on this machine when left out')
-
-
-class ZeroShotSettings(Settings):
-    """Classification of the test images by the names that a field of theirs has."""
-
-    field: str = Field(min_length=1, description="of the images, whose values are the names, such as category")
-    template: str = Field("{}", description="the text of a name, which stands where {} is, such as an emoji of {}")
-
-    @field_validator("template")
-    @classmethod
-    def _has_one_place(cls, template: str) -> str:
-        if template.count("{}") != 1:
-            raise ValueError(f'has {{}} where the name stands, once; found "{template}"')
-        return template
-
-
-class EvaluationSettings(Settings):
-    """What the report measures."""
-
-    measures: tuple[str, ...] = Field(("nDCG@10", "RR@10", "R@100"), strict=False, min_length=1, description="the first one decides")
-    depth: PositiveInt = Field(1000, description="documents kept per query")
-    remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
-    latency_queries: PositiveInt = 200
-    ablation: bool = Field(False, description="train once more without the teacher and add the run `contrastive`")
-    other_losses: dict[str, dict[str, float]] = Field(
-        default={}, description="run -> losses: train once more for each, in the same way otherwise, such as { convdr = { vector_mse = 1.0 } }"
-    )
-    readings: tuple[Reading, ...] | None = Field(
-        None, strict=False, description="of conversations, under which the start is measured; last, all and the rewrites that are there when left out"
-    )
-    by: tuple[str, ...] = Field((), strict=False, description="fields of queries by which results are told apart, such as domain")
-    zero_shot: ZeroShotSettings | None = Field(
-        None, description='how often students name what is in a test image, such as { field = "category", template = "a photo of {}" }'
-    )
-
-    @property
-    def trainings(self) -> dict[str, dict[str, float]]:
-        """Run -> losses of the trainings that the student is held against."""
-        return ({"contrastive": {"contrastive": 1.0}} if self.ablation else {}) | self.other_losses
-
-    @field_validator("other_losses")
-    @classmethod
-    def _are_losses(cls, other: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-        for name, losses in other.items():
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RUNS:
-                raise ValueError(f'"{name}" cannot be a run\'s name: small letters, digits and _, and none of {", ".join(RUNS)}')
-            check_losses(losses)
-        return other
 
 
 class Experiment(Settings):

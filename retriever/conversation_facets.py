@@ -109,7 +109,7 @@ def needs_history_by_run(queries: Mapping[str, Query], last_turn_run: Run, qrels
 
     It is defined by an outcome, and its note says what that does to the numbers.
     """
-    found = {query_id: {doc_id for doc_id, _ in last_turn_run[query_id][:FOUND_AMONG]} & _relevant(qrels, query_id) for query_id in queries}
+    found = {query_id: {doc_id for doc_id, _ in last_turn_run[query_id][:FOUND_AMONG]} & relevant_to(qrels, query_id) for query_id in queries}
     groups = {query_id: FIRST if depth_of(query) == 1 else FINDS if found[query_id] else MISSES for query_id, query in queries.items()}
     name = last_turn_run.name
     note = (
@@ -162,13 +162,14 @@ def _topic_of(query: Query, earlier: Sequence[Query], qrels: Qrels) -> tuple[str
     topics = [other.fields["topic"] for other in earlier if other.fields.get("topic") is not None]
     if query.fields.get("topic") is not None and topics:
         return SWITCH if query.fields["topic"] != topics[-1] else CONTINUATION, 'the field "topic" of a turn and the one before it'
-    now, before = _relevant(qrels, query.query_id), {doc_id for other in earlier for doc_id in _relevant(qrels, other.query_id)}
+    now, before = relevant_to(qrels, query.query_id), {doc_id for other in earlier for doc_id in relevant_to(qrels, other.query_id)}
     if not now or not before:
         return "", ""
     return CONTINUATION if now & before else SWITCH, "whether a turn shares a relevant document with the earlier ones of its conversation"
 
 
-def _relevant(qrels: Qrels, query_id: str) -> set[str]:
+def relevant_to(qrels: Qrels, query_id: str) -> set[str]:
+    """The documents that are relevant to a query."""
     return {doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0}
 
 

@@ -148,7 +148,7 @@ def torch_devices() -> list[Finding]:
         return [Finding("devices", f"torch cannot be imported: {error}", "problem", 'pip install --force-reinstall "torch>=2.6,<2.14"')]
     cuda = [f"cuda:{number} {torch.cuda.get_device_name(number)}" for number in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
-    return [threads(torch.get_num_threads(), _usable_cores()), devices([*cuda, *mps], torch.version.cuda)]
+    return [threads(torch.get_num_threads(), usable_cores()), devices([*cuda, *mps], torch.version.cuda)]
 
 
 def threads(used: int, cores: int) -> Finding:
@@ -216,7 +216,8 @@ def _java_on_path() -> int:
     return int(found[1]) if found else 0
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

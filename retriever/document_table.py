@@ -21,6 +21,7 @@ from retriever.document_fields import FILE as FIELDS
 from retriever.document_fields import FieldColumns, FieldWriter, as_json
 from retriever.errors import DataError
 from retriever.files import link_or_copy, text_hash
+from retriever.filters import Condition, check_conditions, met
 from retriever.image_files import image_sha256
 from retriever.runs import Strings
 from retriever.types import Document, check_id
@@ -30,6 +31,9 @@ _TOGETHER = 128
 
 _READ = 64
 """Of those, how many are kept as they were read last."""
+
+_MASKS = 32
+"""Conditions whose documents are remembered, a byte for each document of the table."""
 
 _IDS = 65_536
 """Ids in a batch."""
@@ -195,6 +199,7 @@ class DocumentTable:
             found = f"files of {sorted(lengths)} documents"
             raise DataError(f"{folder}: the prepared documents are damaged ({found}). Delete this folder and run the same command again")
         self._batch = lru_cache(_READ)(self._read)
+        self._allowed = lru_cache(_MASKS)(self._meeting)
 
     def __len__(self) -> int:
         """N, the number of documents."""
@@ -210,6 +215,14 @@ class DocumentTable:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of all ids, full texts and images in their order."""
         return hashlib.sha256(np.ascontiguousarray(self.variants).tobytes() + self._hashes.tobytes() + self._rows.tobytes()).hexdigest()[:16]
+
+    def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_]:
+        """Bool [N], the documents that meet all conditions; found once for each of the last few.
+
+        Raises:
+            ConfigError: the documents' fields cannot answer a condition.
+        """
+        return self._allowed(tuple(conditions))
 
     def documents(self, start: int = 0) -> Iterator[Document]:
         """All documents in their order, from row `start` on."""
@@ -275,6 +288,10 @@ class DocumentTable:
         suspects = np.sort(self._rows[1:][self._hashes[1:] == self._hashes[:-1]]).astype(np.int64)
         first = self.rows_of(self.ids_of(suspects))
         return [(earlier, later) for earlier, later in zip(first.tolist(), suspects.tolist(), strict=True) if earlier < later]
+
+    def _meeting(self, conditions: tuple[Condition, ...]) -> NDArray[np.bool_]:
+        check_conditions(self.fields.kinds, conditions, f"{self.folder}: among")
+        return met(self.fields, conditions)
 
     def _read(self, number: int) -> list[tuple[str, str, str | None, str]]:
         """Title, text, image and fields of the documents that were compressed together."""

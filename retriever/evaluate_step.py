@@ -17,11 +17,11 @@ from retriever.eval.latency import measure_latency
 from retriever.eval.measures import Evaluation, evaluate, parse_measure
 from retriever.eval.ranks import with_first_ranks
 from retriever.eval.report import ReportData, RunResult, write_report
-from retriever.eval.significance import compare
+from retriever.eval.significance import Clusters, compare
 from retriever.files import fingerprint
 from retriever.folds import fold_pipelines, joined
 from retriever.generation.step import generation_note
-from retriever.image_report import image_clusters, shows_images, with_images
+from retriever.image_report import shows_images, wholes_of, with_images
 from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
 from retriever.runs import Run, read_run
@@ -99,7 +99,7 @@ def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Pipeline])
     measures = [str(parse_measure(measure)) for measure in experiment.evaluation.measures]
     evaluations = {result.name: result.evaluation for result in results}
     asked = pipeline.conversations("test")
-    conversations, clusters = clusters_of(asked), _clusters(pipeline)
+    conversations, clusters = clusters_of(asked), wholes_of(asked, pipeline.qrels("test"))
     report = ReportData(
         title=experiment.name,
         runs=results,
@@ -119,15 +119,9 @@ def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Pipeline])
         facets=told_apart(pipeline, evaluations, folder / "runs") if conversations or experiment.evaluation.by else [],
         transfer=transfers_of(pipeline, elsewhere),
         folds=folds,
-        zero_shot=zero_shot_of(pipeline) if experiment.evaluation.zero_shot and not folds else None,
+        zero_shot=None if folds else zero_shot_of(pipeline),
     )
     return with_images(report, asked, pipeline.collection, pipeline.qrels("test"), folder / "runs")
-
-
-def _clusters(pipeline: Pipeline) -> dict[str, str] | None:
-    """What tests and intervals take as wholes: conversations, or images with all their captions; None where queries stand alone."""
-    asked = pipeline.conversations("test")
-    return clusters_of(asked) or image_clusters(asked, pipeline.qrels("test")) or None
 
 
 def told_apart(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], runs: Path) -> list[FacetTable]:
@@ -137,8 +131,8 @@ def told_apart(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], runs: 
     found = facets_of(queries, qrels, settings.by, pipeline.experiment.candidates.language)
     if "last_turn" in evaluations and not any(facet.name == NEED_OF_HISTORY for facet in found):
         found.append(needs_history_by_run(queries, read_run(runs / "last_turn.trec"), qrels))
-    measures = [str(parse_measure(measure)) for measure in settings.measures]
-    return [_table(pipeline, evaluations, one, measures) for facet in found for one in _by_direction(facet, queries)]
+    clusters = wholes_of(queries, qrels)
+    return [_table(pipeline, evaluations, one, clusters) for facet in found for one in _by_direction(facet, queries)]
 
 
 def _by_direction(facet: Facet, queries: Mapping[str, Query]) -> list[tuple[str, Facet]]:
@@ -150,12 +144,13 @@ def _by_direction(facet: Facet, queries: Mapping[str, Query]) -> list[tuple[str,
     return [(way, dataclasses.replace(facet, name=f"{facet.name}, {in_words(way)}", groups=groups[way])) for way in ways]
 
 
-def _table(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], facet: tuple[str, Facet], measures: Sequence[str]) -> FacetTable:
+def _table(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], facet: tuple[str, Facet], clusters: Clusters | None) -> FacetTable:
     """The results of a facet's groups in its direction."""
     direction, groups = facet
+    measures = [str(parse_measure(measure)) for measure in pipeline.experiment.evaluation.measures]
     own = {name: evaluation for name, evaluation in evaluations.items() if direction_of(name) == direction}
     pairs = [(run, baseline) for run, baseline in _compared(list(own)) if system_of(run) == "student" and system_of(baseline) != "bm25"]
-    return facet_table(own, groups, measures, pairs, pipeline.experiment.seed, _clusters(pipeline))
+    return facet_table(own, groups, measures, pairs, pipeline.experiment.seed, clusters)
 
 
 def _results(pipeline: Pipeline, folder: Path) -> list[RunResult]:

@@ -27,6 +27,12 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
+def mark_of(path: Path) -> tuple[int, int, int]:
+    """Changes when a file is written or replaced; one stat, a few microseconds."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes in hexadecimal digits."""
     with path.open("rb") as stream:
@@ -133,6 +139,36 @@ def recover_folder(final: Path) -> None:
         os.replace(aside, final)
 
 
+@contextlib.contextmanager
+def hidden_folder(final: Path) -> Iterator[Path]:
+    """An empty hidden folder beside `final`, which takes its place when the block ends well, and vanishes when it does not."""
+    new = final.with_name(f".{final.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        with explain_full_disk(final):
+            make_folder(new)
+            yield new
+            replace_folder(new, final)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def made_once(final: Path, what: str, make: Callable[[Path], object]) -> Path:
+    """The folder `final`, made by `make(hidden folder)` at the first call; of processes that come at once one makes it and the others wait.
+
+    Args:
+        final: never changed once it is there.
+        what: what this process is doing, in the words of a lock.
+        make: fills an empty folder.
+    """
+    if not final.exists():
+        with lock(final.with_name(f".{final.name}.lock"), what, wait=True):
+            if not final.exists():
+                with hidden_folder(final) as new:
+                    make(new)
+    return final
+
+
 def link_or_copy(source: str | Path, target: str | Path) -> None:
     """A second name for a file that is never changed in place; a copy where the disk has no hard links."""
     try:
@@ -142,8 +178,13 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
+def lock(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Holds a lock file for as long as the block runs; the operating system frees it when the process dies.
+
+    Args:
+        path: of the file.
+        what: what this process does meanwhile.
+        wait: for the process that holds it, instead of refusing.
 
     Raises:
         LockedError: another process holds it; the message names the process.
@@ -152,7 +193,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
         make_folder(path.parent)
     with path.open("a+") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"

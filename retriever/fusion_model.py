@@ -90,17 +90,14 @@ class ImageTower(nn.Module):
         try:
             model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
             model = getattr(model, "vision_model", model)  # of a model of both modalities, the half that sees
-            opener: Any = AutoImageProcessor
-            processor = opener.from_pretrained(folder, local_files_only=True, backend="pil")  # the same pixels on every machine
+            processor = open_processor(folder)
             if image_size:
                 processor.size = processor.crop_size = {"height": image_size, "width": image_size}
                 processor.do_center_crop = False
             return cls(model, processor)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(
-                f"{where}: image_model: {folder} gives no tokens of an image{f' of {image_size} pixels' if image_size else ''} ({line})"
-            ) from error
+            size = f" of {image_size} pixels" if image_size else ""
+            raise ConfigError(f"{where}: image_model: {folder} gives no tokens of an image{size} ({first_line(error)})") from error
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, 3, h, w], on the processor."""
@@ -124,7 +121,7 @@ class TextTower(nn.Module):
     def __init__(self, model: SentenceTransformer, max_length: int) -> None:
         super().__init__()
         self.model = model
-        self.max_length = max_length
+        self.shorten(max_length)
 
     @classmethod
     def open(cls, folder: Path, max_length: int, where: str) -> TextTower:
@@ -140,9 +137,7 @@ class TextTower(nn.Module):
         positions = getattr(first.model.config, "max_position_embeddings", None)
         if positions and max_length > positions:
             raise ConfigError(f"{where}: max_length: {max_length} tokens, but {folder} reads {positions} at most")
-        tower = cls(model, max_length)
-        tower.shorten(max_length)
-        return tower
+        return cls(model, max_length)
 
     def shorten(self, max_length: int) -> None:
         """Lets it read so many tokens of a text at most."""
@@ -245,7 +240,7 @@ class FusionModel(nn.Module):
 
     def text_vectors(self, texts: Tensor, mask: Tensor) -> Tensor:
         """[n, D], unit vectors of [n, L, W] with a mask [n, L]."""
-        share = mask / mask.sum(dim=1, keepdim=True)
+        share = (mask / mask.sum(dim=1, keepdim=True)).to(texts.dtype)
         return functional.normalize(self.text_vector((texts * share[..., None]).sum(dim=1)), dim=-1)
 
     def save(self, folder: Path) -> None:
@@ -279,6 +274,17 @@ def load_fusion_model(folder: Path, where: str) -> FusionModel:
     if found.unexpected_keys or any(name.split(".")[0] not in (IMAGE, TEXT) for name in found.missing_keys):
         raise ConfigError(f"{where}: {folder}: model.safetensors does not hold this model's weights. Teach it again")
     return model.eval()
+
+
+def open_processor(folder: Path) -> Any:
+    """What makes pixels of images for the model in a folder: the same on every machine."""
+    opener: Any = AutoImageProcessor
+    return opener.from_pretrained(folder, local_files_only=True, backend="pil")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def padded(rows: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -30,12 +30,15 @@ def taught_fusion(pipeline: Pipeline, settings: FusionSettings, teaching: Fusion
     where = f"teacher {settings.label}"
     image = find_vision_model(str(settings.image_model), settings.revision, f"{where}: image_model")
     text = find_model(str(settings.text_model), settings.revision, f"{where}: text_model")
-    inputs = {"image_model": image.identity, "text_model": text.identity, "judgements": pipeline.judgements, "queries": fingerprint(pipeline.held_out)}
+    queries = pipeline.queries("train", settings.reads)
+    inputs = {"image_model": image.identity, "text_model": text.identity, "collection": pipeline.collection.fingerprint}
+    inputs |= {"judgements": pipeline.judgements, "queries": fingerprint(pipeline.held_out)}
+    inputs |= {"reads": fingerprint({query_id: query.text for query_id, query in queries.items()})} if settings.reads else {}
 
     def work(folder: Path) -> dict[str, Any]:
         refuse_several(f"teaching {settings.label}", "retriever teach")
         lessons, held = pipeline.held_out
-        pairs = matched_pairs(pipeline.queries("train", settings.reads), lessons, held, pipeline.qrels("train"), pipeline.collection)
+        pairs = matched_pairs(queries, lessons, held, pipeline.qrels("train"), pipeline.collection)
         model = new_fusion_model(image, text, teaching, pipeline.experiment.seed, where)
         with bar_of_steps(pipeline.reporter, f"teaching {settings.label}") as progress:
             curve = teach_fusion(model, pairs, teaching, folder, pipeline.experiment.seed, progress)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from retriever.collection import Collection
+from retriever.conversation_facets import clusters_of, relevant_to
 from retriever.eval.changes import changes_of
 from retriever.eval.directions import direction_of_query
 from retriever.eval.report import ReportData
@@ -26,10 +27,15 @@ def shows_images(queries: Mapping[str, Query]) -> bool:
     return any(query.image is not None or direction_of_query(query) for query in queries.values())
 
 
+def wholes_of(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str] | None:
+    """What tests and intervals take as wholes: conversations, or images with all their captions; None where queries stand alone."""
+    return clusters_of(queries) or image_clusters(queries, qrels) or None
+
+
 def image_clusters(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
     """Caption -> the images that it is a caption of: captions of one image are alike, and tests take them together. Empty where each image has one."""
     captions = {query_id: query for query_id, query in queries.items() if direction_of_query(query) and query.image is None}
-    clusters = {query_id: " ".join(_relevant(qrels, query_id)) for query_id in captions}
+    clusters = {query_id: " ".join(sorted(relevant_to(qrels, query_id))) for query_id in captions}
     return clusters if len(set(clusters.values())) < len(clusters) else {}
 
 
@@ -69,7 +75,7 @@ def with_images(report: ReportData, queries: Mapping[str, Query], collection: Co
             query = queries[change.query_id]
             if query.image is not None:
                 thumbnails.queries[query.query_id] = thumbnails.key_of(query.image)
-            found[query.query_id] = _found(run, query.query_id, collection, _relevant(qrels, query.query_id), thumbnails)
+            found[query.query_id] = _found(run, query.query_id, collection, sorted(relevant_to(qrels, query.query_id)), thumbnails)
     return dataclasses.replace(report, shown=Shown(thumbnails.queries, found, thumbnails.made))
 
 
@@ -97,7 +103,8 @@ def _found(run: Run, query_id: str, collection: Collection, relevant: list[str],
     first = min(relevant, key=lambda doc_id: ranks.get(doc_id, len(ranks) + 1), default=None)
     listed = list(ranks)[:FOUND_SHOWN]
     listed += [first] if first is not None and first not in listed else []
-    documents = collection.documents_by_row(collection.rows_of(listed))
+    rows = collection.rows_of(listed)
+    documents = collection.documents_by_row(rows[rows >= 0])  # the index may hold documents of its own
     return [_shown(document, ranks.get(document.doc_id), document.doc_id in relevant, thumbnails) for document in documents]
 
 
@@ -105,8 +112,3 @@ def _shown(document: Document, rank: int | None, relevant: bool, thumbnails: _Th
     if document.image is None:
         return ShownDocument(document.doc_id, rank, relevant, text=document.full_text)
     return ShownDocument(document.doc_id, rank, relevant, thumbnail=thumbnails.key_of(document.image))
-
-
-def _relevant(qrels: Qrels, query_id: str) -> list[str]:
-    """In the order of their ids."""
-    return sorted(doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0)

@@ -28,7 +28,7 @@ from retriever.errors import ConfigError, MissingExtraError, RetrieverError, Sea
 from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run
-from retriever.scopes import Scopes
+from retriever.scopes import scope_of
 from retriever.types import Query
 
 MANIFEST = "lucene.json"
@@ -76,7 +76,6 @@ def lucene_run(
     if _facts(folder) != facts:
         _build(java, analyzer, collection, folder, facts, reporter or Quiet())
     rows, scores = [], []
-    scopes = Scopes(collection)
     with (
         _java_errors(f"{folder}: Lucene cannot read its index", _mend(folder)),
         _searcher(java, folder, settings) as searcher,
@@ -84,7 +83,7 @@ def lucene_run(
     ):
         search, search_all = (_search(java, analyzer, searcher, limit) for limit in (depth, len(collection)))
         for query in queries.values():
-            allowed = scopes.of(query)
+            allowed = scope_of(collection, query)
             found, values = (search if allowed is None else search_all)(query.text)
             if allowed is not None:
                 kept = np.flatnonzero(allowed[found])[:depth]

@@ -10,6 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def joined(parts: Sequence[Any]) -> Any:
+    """Encodings of several pieces, ragged ones or arrays, one after another; at least one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class Ragged:
     """What n texts hold, end to end.

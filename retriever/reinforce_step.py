@@ -39,6 +39,7 @@ from retriever.reinforced_shards import (
     write_manifest,
     write_shard,
 )
+from retriever.shards import remove_temporaries, set_aside
 from retriever.steps import Done
 from retriever.tasks import Engine
 from retriever.workers import Loader, engine_of
@@ -168,6 +169,7 @@ def _parts(vectors: NDArray[np.float32], counts: Sequence[int]) -> list[NDArray[
 def _work(pipeline: Pipeline, recipe: Recipe, wanted: Sequence[WantedImage], models: TeacherModels, folder: Path) -> dict[str, Any]:
     settings, reporter = settings_of(pipeline), pipeline.reporter
     how, facts = _made_how(recipe, models), _facts(pipeline, recipe, wanted)
+    remove_temporaries(folder)  # of a process that was killed
     if _how(folder) != how:
         for shard in _own_shards(folder):
             shard.unlink()
@@ -234,7 +236,7 @@ def _kept(folder: Path, wanted: Mapping[str, str], say: Callable[[str], None]) -
 
 
 def _set_aside(shard: Path, problem: str, say: Callable[[str], None]) -> None:
-    shard.rename(shard.with_name(f"{shard.name}.damaged"))
+    set_aside(shard)
     say(f"{shard}: {problem}; it was renamed to *.damaged, and its images are made again")
 
 

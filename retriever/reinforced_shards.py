@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.errors import DataError
-from retriever.files import write_atomic, write_json
+from retriever.files import fingerprint, sha256_file, write_atomic, write_json
 from retriever.image_files import tar_members
 from retriever.reinforced import Reinforced, image_ending, item_of, uid_of
 
@@ -89,9 +89,7 @@ def damage(shard: Path) -> str:
     found = SHARD_NAME.fullmatch(shard.name)
     if found is None:
         return ""
-    with shard.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return "" if digest.startswith(found[2]) else "the bytes are not the ones that were written (their SHA-256 does not fit the name)"
+    return "" if sha256_file(shard).startswith(found[2]) else "the bytes are not the ones that were written (their SHA-256 does not fit the name)"
 
 
 def places_in(shard: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -227,4 +225,4 @@ class ReinforcedDataset:
     def fingerprint(self) -> str:
         """Changes with the shards and the teachers' scales: what a training depends on."""
         told = [f"{shard.name} {shard.stat().st_size}" for shard in list_shards(self.folder)]
-        return hashlib.sha256(json.dumps([told, self.dimensions, self.logit_scales]).encode()).hexdigest()[:16]
+        return fingerprint([told, self.dimensions, self.logit_scales])

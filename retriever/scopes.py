@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retriever.document_table import DocumentTable
 from retriever.encodings import Encoding
-from retriever.filters import Condition, check_conditions, conditions_from, met
+from retriever.filters import Condition, conditions_from
 from retriever.types import Query
 from retriever.vector_index import Found
 
@@ -19,34 +19,13 @@ Search = Callable[[Encoding, int, Sequence[Condition]], Found]
 """Encoded queries, a depth and conditions that all of them have -> what meets the conditions, best first."""
 
 
-class Scopes:
-    """The rows of a collection's documents that conditions leave, found once for each.
+def scope_of(documents: DocumentTable, query: Query) -> NDArray[np.bool_] | None:
+    """Bool [N], which of N documents a query may find; None for all.
 
-    Attributes:
-        documents: N of them.
+    Raises:
+        ConfigError: the documents' fields cannot answer its conditions.
     """
-
-    def __init__(self, documents: DocumentTable) -> None:
-        self.documents = documents
-        self._masks: dict[tuple[Condition, ...], NDArray[np.bool_]] = {}
-
-    def allowed(self, conditions: Sequence[Condition]) -> NDArray[np.bool_] | None:
-        """Bool [N], the documents that meet all conditions; None without conditions.
-
-        Raises:
-            ConfigError: the documents' fields cannot answer a condition.
-        """
-        key = tuple(conditions)
-        if not key:
-            return None
-        if key not in self._masks:
-            check_conditions(self.documents.fields.kinds, key, f"{self.documents.folder}: among")
-            self._masks[key] = met(self.documents.fields, key)
-        return self._masks[key]
-
-    def of(self, query: Query) -> NDArray[np.bool_] | None:
-        """Bool [N], the documents that a query may find; None for all."""
-        return self.allowed(conditions_from(query.among)) if query.among else None
+    return documents.allowed(conditions_from(query.among)) if query.among else None
 
 
 def search_of(index: Any, documents: Any) -> Search:
@@ -56,13 +35,12 @@ def search_of(index: Any, documents: Any) -> Search:
         index: a `VectorIndex` in memory, or what takes conditions itself, as a snapshot of an index on disk does.
         documents: whose rows the index has: a collection for the first.
     """
-    scopes = Scopes(documents) if isinstance(documents, DocumentTable) else None
 
     def search(queries: Encoding, k: int, conditions: Sequence[Condition]) -> Found:
         if not conditions:
             found: Found = index.search(queries, k)
         else:
-            found = index.search(queries, k, conditions if scopes is None else scopes.allowed(conditions))
+            found = index.search(queries, k, documents.allowed(conditions) if isinstance(documents, DocumentTable) else conditions)
         return found
 
     return search

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from retriever.candidates import index_run
 from retriever.encodings import Encoding
-from retriever.errors import ConfigError, SearchIndexError
+from retriever.errors import SearchIndexError
+from retriever.files import mark_of
 from retriever.filters import Condition, conditions_from
+from retriever.image_readers import refuse_images
 from retriever.index.layout import MANIFEST, index_folder, read_version
 from retriever.index.snapshot import Snapshot, asked_by, open_snapshot, student_in
 from retriever.runs import Run
 from retriever.types import Document, Query
 from retriever.vector_index import Found
-
-READ_TEXTS = ("dense", "sparse", "late_interaction", "static")
-"""Kinds of students to which an image is nothing."""
 
 _ATTEMPTS = 5
 """Versions that may be switched and pruned under a reader that is just opening one."""
@@ -155,25 +154,11 @@ def snippet(text: str, query: str, words: int = 40) -> str:
 
 
 def _mark(folder: Path) -> tuple[int, int, int] | None:
-    """Changes with every version; one stat, a few microseconds."""
+    """Changes with every version."""
     try:
-        found = (folder / MANIFEST).stat()
+        return mark_of(folder / MANIFEST)
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def refuse_images(encoder: Any, queries: Iterable[Query]) -> None:
-    """Refuses queries that are images without a text where the student reads texts alone, which would take them for empty ones.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    kind = getattr(encoder, "kind", None)
-    if kind not in READ_TEXTS:
-        return
-    if image := next((query.image for query in queries if query.image is not None and not query.text.strip()), None):
-        raise ConfigError(f'{image}: the student of this index is a {kind} one, which reads no images. Search with a text, or train one of kind = "image_text"')
 
 
 def asked_query(query: str | Query) -> Query:

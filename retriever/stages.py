@@ -179,11 +179,13 @@ class Stage:
         return np.stack([ranker.score(queries, run) for ranker in self.rankers])
 
 
-def search(stages: Sequence[Stage], queries: Queries) -> Run:
-    """The documents of each query that the last stage keeps, in its order."""
+def search(stages: Sequence[Stage], queries: Queries, done: Callable[[str], None] = lambda name: None) -> Run:
+    """The documents of each query that the last stage keeps, in its order; `done` is told the name of each stage behind it."""
     run = stages[0].retrieve(queries)
+    done(stages[0].name)
     for stage in stages[1:]:
         run = stage.rerank(queries, run)
+        done(stage.name)
     return run
 
 

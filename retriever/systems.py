@@ -14,7 +14,7 @@ from retriever.filters import conditions_from
 from retriever.pipeline import Pipeline
 from retriever.queries import reader_of
 from retriever.runs import Run
-from retriever.scopes import Scopes
+from retriever.scopes import scope_of
 from retriever.scoring import CandidatePairs, score_shard
 from retriever.search import SearchIndex
 from retriever.stage_step import stages_of
@@ -98,13 +98,13 @@ def _bm25(pipeline: Pipeline) -> list[System]:
     if pipeline.collection.has_images:
         return []
     depth, bm25 = pipeline.experiment.evaluation.depth, pipeline.bm25
-    reader, scopes = ConversationReader(pipeline.experiment.collection.conversation), Scopes(pipeline.collection)
+    reader = ConversationReader(pipeline.experiment.collection.conversation)
     return [
         System(
             "bm25",
             "BM25, no model",
             lambda: bm25_run("bm25", bm25, pipeline.collection, pipeline.queries("test"), depth, pipeline.reporter),
-            lambda query: bm25.search(reader.text(query).text, depth, scopes.of(query)),
+            lambda query: bm25.search(reader.text(query).text, depth, scope_of(pipeline.collection, query)),
             bm25.n_bytes,
         )
     ]

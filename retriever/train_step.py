@@ -97,7 +97,7 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         _check_encodings(stored, student)
         lesson = dataclasses.replace(lesson, active=lesson.active and (lesson.active[0], None))  # documents keep those that they have
     before = None if stored is None else document_fingerprint(student.model)
-    samples, together = _reinforced(lesson, reporter, name) if lesson.reinforced else _lists(lesson, folder, reporter, name)
+    samples, together = _reinforced(lesson, lesson.reinforced, reporter, name) if lesson.reinforced else _lists(lesson, folder, reporter, name)
     steps = -(-len(samples) // lesson.settings.batch_size)
     sparsity = SparsityController(*lesson.active, warmup=steps // 3) if lesson.active else None
     with together, reporter.bar(f"training ({name})", steps) as advance:
@@ -129,13 +129,11 @@ def _lists(lesson: Lesson, folder: Path, reporter: Reporter, name: str) -> tuple
     return dataclasses.replace(samples, vectors=lesson.vectors), trained_along(order)
 
 
-def _reinforced(lesson: Lesson, reporter: Reporter, name: str) -> tuple[Any, contextlib.AbstractContextManager[None]]:
+def _reinforced(lesson: Lesson, dataset: ReinforcedDataset, reporter: Reporter, name: str) -> tuple[Any, contextlib.AbstractContextManager[None]]:
     """Augmented images with captions in training order."""
     refuse_several("training.losses: reinforced", "retriever train, as one process")
-    if lesson.reinforced is None:
-        raise ValueError("the lesson has no reinforced dataset")
     generator = np.random.default_rng(lesson.seed)
-    samples = make_reinforced_samples(lesson.reinforced, lesson.queries, lesson.qrels, lesson.held, lesson.collection, lesson.settings.epochs, generator)
+    samples = make_reinforced_samples(dataset, lesson.queries, lesson.qrels, lesson.held, lesson.collection, lesson.settings.epochs, generator)
     images = len(samples) // lesson.settings.epochs
     reporter.say(f"{name}: {images:,} images, {len(samples):,} draws of an augmented one with its captions")
     return samples, contextlib.nullcontext()

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import bm25_run, index_run
 from retriever.collection_settings import TransferSettings
-from retriever.conversation_facets import clusters_of
 from retriever.conversations import ConversationReader
 from retriever.errors import DataError
 from retriever.eval.directions import directions_of, in_direction, pairs_in_directions
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.transfer import Transfer, transfer_of
 from retriever.files import fingerprint
-from retriever.image_report import image_clusters
+from retriever.image_report import wholes_of
 from retriever.plugins import load_kind
 from retriever.queries import read_queries, reader_of
 from retriever.runs import Run
@@ -91,8 +90,7 @@ def _measured(pipeline: Pipeline, there: Pipeline, trained: Mapping[str, Any]) -
         for name, run in runs.items()
     }
     pairs = pairs_in_directions(evaluations, [("student", name) for name in (*BASELINES, *settings.other_losses)])
-    clusters = clusters_of(queries) or image_clusters(queries, qrels) or None
-    return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, clusters)
+    return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, wholes_of(queries, qrels))
 
 
 def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query], trained: Mapping[str, Any]) -> dict[str, Run]:

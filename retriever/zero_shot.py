@@ -92,6 +92,4 @@ def classify(students: Mapping[str, Any], images: Sequence[Query], names: Sequen
 def _scores(student: Any, images: Sequence[Query], texts: Sequence[Document]) -> NDArray[np.float32]:
     """[I, N], of each image with each text."""
     asked, found = student.encode_queries(images), student.encode_documents(texts)
-    pairs = np.indices((len(images), len(texts))).reshape(2, -1)
-    scores: NDArray[np.float32] = student.score(asked[pairs[0]], found[pairs[1]]).reshape(len(images), len(texts))
-    return scores
+    return np.stack([student.score(asked[np.full(len(texts), number)], found) for number in range(len(images))])  # image by image: all pairs fill the memory

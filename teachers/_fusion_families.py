@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
-    AutoImageProcessor,
     AutoTokenizer,
     BlipForImageTextRetrieval,
     BridgeTowerForImageAndTextRetrieval,
@@ -20,7 +19,7 @@ from transformers import (
 )
 
 from retriever.errors import ConfigError
-from retriever.fusion_model import FAMILY, FusionModel, load_fusion_model, padded
+from retriever.fusion_model import FAMILY, FusionModel, first_line, load_fusion_model, open_processor, padded
 from retriever.models import check_length
 from retriever.types import Unit
 
@@ -218,14 +217,12 @@ def _family(folder: Path, where: str) -> str:
 
 
 def _open_stock(kind: Any, folder: Path, head: str, dtype: torch.dtype, where: str) -> tuple[Any, Any, Any]:
-    images: Any = AutoImageProcessor
     try:
         model, info = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True)
-        processor = images.from_pretrained(folder, local_files_only=True, backend="pil")  # the same pixels on every machine
+        processor = open_processor(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{where}: {folder} is no whole {kind.__name__} ({line})") from error
+        raise ConfigError(f"{where}: {folder} is no whole {kind.__name__} ({first_line(error)})") from error
     if missing := [name for name in info["missing_keys"] if name.startswith(f"{head}.")]:
         raise ConfigError(
             f"{where}: {folder} was never taught to match ({missing[0]} is not among its weights), so its scores would be random. "

@@ -63,6 +63,8 @@ def shows(path: Path) -> Document:
 class Documents:
     """The part of a collection that looks documents up."""
 
+    fingerprint = "documents"
+
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents = list(documents)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from retriever.config import RUNS, Experiment, experiment_from, read_experiment
+from retriever.config import Experiment, experiment_from, read_experiment
 from retriever.errors import ConfigError
+from retriever.evaluation_settings import RUNS
 from retriever.training_settings import LOSSES
 
 SMALLEST: dict[str, Any] = {"name": "small", "collection": {"path": "data"}, "teacher": [{"kind": "lexical"}], "student": {"model": "some/model"}}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from retriever import evaluate_step
-from retriever.config import EvaluationSettings, experiment_from
+from retriever.config import experiment_from
 from retriever.errors import ConfigError
 from retriever.eval import wording
 from retriever.eval.changes import changes_of
@@ -28,6 +28,7 @@ from retriever.eval.report import ReportData, RunResult, read_report, redraw_rep
 from retriever.eval.significance import compare
 from retriever.eval.terminal import terminal_table
 from retriever.eval.transfer import Transfer, transfer_of
+from retriever.evaluation_settings import EvaluationSettings
 from retriever.image_report import image_clusters
 from retriever.progress import Quiet
 from retriever.runs import Run, read_run

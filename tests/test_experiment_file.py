@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever.collection_settings import CandidateSettings, CollectionSettings
-from retriever.config import EnsembleSettings, EvaluationSettings, Experiment, experiment_from, read_experiment
+from retriever.config import EnsembleSettings, Experiment, experiment_from, read_experiment
+from retriever.evaluation_settings import EvaluationSettings
 from retriever.experiment_file import as_toml
 from retriever.index_settings import AutoSettings
 from retriever.student_settings import DenseSettings, SparseSettings, StaticSettings

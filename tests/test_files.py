@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from retriever.errors import RetrieverError
 from retriever.files import (
     explain_full_disk,
     fingerprint,
+    hidden_folder,
     lock,
+    made_once,
     make_folder,
     recover_folder,
     replace_folder,
@@ -195,3 +198,39 @@ with lock(pathlib.Path({str(tmp_path / ".lock")!r}), "working"):
         process.wait()
         with lock(tmp_path / ".lock", "working"):
             pass
+
+
+def test_of_two_that_make_the_same_folder_at_once_the_first_ones_stays_and_the_second_makes_none(tmp_path: Path) -> None:
+    begun, asked = threading.Event(), threading.Event()
+
+    def first(new: Path) -> None:
+        begun.set()
+        assert asked.wait(10)
+        (new / "table").write_text("first")
+
+    def second(new: Path) -> None:
+        (new / "table").write_text("second")
+
+    def come_later() -> None:
+        begun.wait(10)
+        asked.set()
+        assert made_once(tmp_path / "cache" / "final", "making a table", second) == tmp_path / "cache" / "final"
+
+    later = threading.Thread(target=come_later)
+    later.start()
+    made_once(tmp_path / "cache" / "final", "making a table", first)
+    later.join(10)
+    assert not later.is_alive()
+    assert (tmp_path / "cache" / "final" / "table").read_text() == "first"
+
+
+def test_a_folder_that_is_not_finished_is_not_there_and_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "kept").touch()
+    with pytest.raises(ZeroDivisionError), hidden_folder(tmp_path / "final") as new:
+        (new / "begun").write_bytes(bytes(1 // 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    with hidden_folder(tmp_path / "final") as new:
+        assert list(new.iterdir()) == []
+        (new / "whole").touch()
+    assert [path.name for path in (tmp_path / "final").iterdir()] == ["whole"]

@@ -319,6 +319,14 @@ def test_a_taught_models_scores_do_not_depend_on_the_batch(taught: Path, squares
     assert set(together.n_tokens[: len(squares)].tolist()) == {4 + 1 + 5}  # four patches and [CLS], three words between two marks
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_taught_model_in_half_precision_is_near(taught: Path, squares: dict[str, Path], precision: str) -> None:
+    pairs = all_pairs(list(squares.values()))
+    exact, half = (load(taught, precision=each).score(pairs).scores for each in ("fp32", precision))
+    assert half.dtype == np.float32
+    assert 0 < np.abs(exact - half).max() < 0.2 * np.ptp(exact)
+
+
 def test_a_taught_models_towers_are_stock_folders(taught: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel
@@ -532,6 +540,11 @@ def test_the_step_teaches_once_and_names_the_model(towers: dict[str, Path], squa
     assert fusion.load(ready, pipeline).identity.name == "small"
     assert taught_fusion(pipeline, asked, asked.train) == ready  # type: ignore[arg-type]
     assert steps == [True, False]
+    for changed in (asked.model_copy(update={"reads": "rewrite"}), asked):  # what it reads decides what it learns
+        taught_fusion(pipeline, changed, changed.train)  # type: ignore[arg-type]
+    pipeline.collection.fingerprint = "other images"
+    taught_fusion(pipeline, asked, asked.train)  # type: ignore[arg-type]
+    assert steps == [True, False, True, True, True]
 
 
 def test_the_shape_survives_its_file(taught: Path) -> None:

@@ -259,6 +259,12 @@ def test_every_batch_has_one_direction_and_every_epoch_every_lesson(kinds: list[
     assert in_batches(orders, kinds, size, np.random.default_rng(seed)).tolist() == found
 
 
+def test_what_an_epoch_leaves_out_fills_no_last_batch() -> None:
+    orders, kinds = [np.array([0, 2, 4]), np.array([4, 1, 2])], ["a", "a", "a", "a", "b"]  # lesson 3 has no quality
+    for seed in range(30):
+        assert 3 not in in_batches(orders, kinds, 3, np.random.default_rng(seed)).tolist()
+
+
 def test_queries_of_one_direction_come_as_they_always_did() -> None:
     orders = [np.array([2, 0, 1]), np.array([1, 2, 0])]
     generator = np.random.default_rng(1)

@@ -25,6 +25,7 @@ FOUNDATION = frozenset(
             "stage_settings",
             "generation_settings",
             "reinforce_settings",
+            "evaluation_settings",
         ),
         *(
             "collection",

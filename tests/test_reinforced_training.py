@@ -208,6 +208,14 @@ def test_a_frozen_tower_makes_each_augmented_image_once(pipeline: Pipeline, visi
         torch.testing.assert_close(batcher(batch)["document_0_sentence_embedding"], made["document_0_sentence_embedding"])
 
 
+def test_images_are_encoded_in_groups_where_memory_is_saved(pipeline: Pipeline, student: ImageTextStudent) -> None:
+    samples, batch = samples_of(pipeline), [{"label": number} for number in range(6)]
+    whole, parts = (ReinforcedBatcher(student.model, samples, pipeline.collection, images_together=size)(batch) for size in (None, 4))
+    pixels = [parts[f"document_{group}_pixel_values"] for group in range(2)]
+    assert [len(group) for group in pixels] == [4, 2]
+    torch.testing.assert_close(torch.cat(pixels), whole["document_0_pixel_values"], rtol=0, atol=0)
+
+
 # Losses
 
 

@@ -282,6 +282,27 @@ def test_a_version_that_cannot_be_opened_leaves_the_one_before_in_service(folder
         assert len(server.ids(QUERY)) == 5
 
 
+def test_the_version_before_is_not_given_out_while_the_new_one_is_opened(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tmp_path / "state", folder) as server:
+        served: Any = server.service.served["notes"]
+        begun, free, view_of = threading.Event(), threading.Event(), served._view_of
+
+        def slow(*arguments: Any) -> Any:
+            begun.set()
+            assert free.wait(20)
+            return view_of(*arguments)
+
+        monkeypatch.setattr(served, "_view_of", slow)
+        delete(folder, ["owl"])
+        with ThreadPoolExecutor(1) as pool:
+            opened = pool.submit(served.reopened)
+            assert begun.wait(20)
+            assert served.fresh() is None
+            free.set()
+            assert served.reopened() is opened.result() is served.fresh()
+        assert served.fresh().version == 2
+
+
 def test_the_same_query_is_answered_from_memory_until_the_index_changes(folder: Path, tmp_path: Path) -> None:
     with running(tmp_path / "state", folder) as server:
         answers = [server.post("/v1/search", {"query": QUERY, "k": k}).json for k in (3, 3, 2)]
@@ -293,6 +314,13 @@ def test_the_same_query_is_answered_from_memory_until_the_index_changes(folder: 
         text = server.ask("GET", "/metrics").body.decode()
         assert 'retriever_queries_total{cached="yes",index="notes"} 1.0' in text
         assert 'retriever_documents{index="notes"} 4.0' in text
+
+
+def test_a_filter_takes_its_room_in_the_memory_of_answers(folder: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "state", folder, limits={"cache_bytes": 10_000}) as server:
+        for kinds, cached in ((["animal"], [False, True]), (["animal", *map(str, range(1_000))], [False, False])):
+            asked = {"query": QUERY, "filter": {"kind": kinds}}
+            assert [server.post("/v1/search", asked).json["cached"] for _ in range(2)] == cached
 
 
 # Limits and mistakes
@@ -341,6 +369,15 @@ def test_what_is_not_there_is_told(server: Running) -> None:
     assert server.ask("GET", "/v1/nothing").error == "404 not_found: GET /v1/nothing: not found"
     assert server.ask("GET", "/v1/search").error == "405 method_not_allowed: GET /v1/search: method not allowed"
     assert server.ask("POST", "/v1/search", b'{"query": "a"}', Content_Type="text/plain").error.startswith("400 invalid_request: body: expected a JSON object")
+
+
+def test_what_nobody_foresaw_is_told_in_one_line_too(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str | None) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(server.service, "named", broken)
+    refused = server.ask("POST", "/v1/search", {"query": "a"}, X_Request_Id="mine-2")
+    assert refused.error == "500 internal: the server made a mistake; its log names the request mine-2"
 
 
 def test_pages_of_other_sites_may_not_ask(server: Running, whole: Path, tmp_path: Path) -> None:

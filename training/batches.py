@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.images import read_image
-from retriever.modalities import as_texts, text_options
+from retriever.modalities import Modality, as_texts, text_options
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import FrozenTexts
-from retriever.training.towers import VECTOR, FrozenTowers
+from retriever.training.towers import VECTOR, FrozenTowers, Read
 from retriever.types import Query
 
 IMAGES = 32
@@ -106,15 +106,17 @@ class Batcher:
             features: dict[str, Any] = self.model.preprocess([read_image(path) for path in wanted], task=task)
             return features
 
-        if self.towers and self.towers.stands_in_for("image"):
-            return self.towers.features("image", paths, paths, pixels)
-        return pixels(paths)
+        return self._through("image", paths, paths, pixels)
 
     def read(self, texts: list[str], task: str) -> dict[str, Any]:
         """What the model makes of texts before its first layer, with the prompt that it encodes them with, or what its tower makes of them."""
-        if self.towers and self.towers.stands_in_for("text"):
-            return self.towers.features("text", [(task, text) for text in texts], texts, lambda wanted: self._tokens(wanted, task))
-        return self._tokens(texts, task)
+        return self._through("text", [(task, text) for text in texts], texts, lambda wanted: self._tokens(wanted, task))
+
+    def _through(self, modality: Modality, names: Sequence[Hashable], inputs: Sequence[Any], read: Read) -> dict[str, Any]:
+        """The features of some inputs: what `read` gives, or the vectors of their tower where that does not learn (`FrozenTowers.features`)."""
+        if self.towers and self.towers.stands_in_for(modality):
+            return self.towers.features(modality, names, inputs, read)
+        return dict(read(inputs))
 
     def _tokens(self, texts: Sequence[str], task: str) -> dict[str, Any]:
         names = ("query",) if task == "query" else ("document", "passage", "corpus")

@@ -230,11 +230,14 @@ def teach_fusion(
     batches = partial(_batch, pairs.pairs, per_epoch, seed)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []), ThreadPoolExecutor(1) as ahead:
         first = run.resume()
-        reading = ahead.submit(inputs.read, np.unique(batches(first)[:, 0]))
+        following = batches(first)
+        reading = ahead.submit(inputs.read, np.unique(following[:, 0]))
         for step in range(first, run.steps):
             torch.manual_seed(_seed_of(seed, step))  # dropout, so that going on after a stop makes the same steps
-            found, batch = reading.result(), batches(step)
-            reading = ahead.submit(inputs.read, np.unique(batches(min(step + 1, run.steps - 1))[:, 0]))
+            found, batch = reading.result(), following
+            if step + 1 < run.steps:
+                following = batches(step + 1)
+                reading = ahead.submit(inputs.read, np.unique(following[:, 0]))
             run.step(step, step_loss(inputs, found, batch, torch.Generator().manual_seed(_seed_of(seed, step))))
             if progress:
                 progress(step + 1, run.steps)

@@ -104,7 +104,7 @@ def make_reinforced_samples(
         raise DataError(f"{dataset.folder}: no image of it teaches: all its captions are held out, or belong to another split")
     doc_ids = list(teaching)
     order = np.concatenate([generator.permutation(len(doc_ids)) for _ in range(epochs)])
-    counts = [(len(item.augmentations), captions, len(item.synthetic)) for item, captions in teaching.values()]
+    counts = list(teaching.values())
     drawn = [(generator.integers(a), generator.choice(captions), generator.integers(s) if s else -1) for a, captions, s in (counts[place] for place in order)]
     augmentations, captions, synthetic = np.array(drawn, dtype=np.int64).T
     return ReinforcedSamples(dataset, [doc_ids[place] for place in order], augmentations, captions, synthetic)
@@ -112,8 +112,8 @@ def make_reinforced_samples(
 
 def _teaching(
     dataset: ReinforcedDataset, queries: Mapping[str, Query], qrels: Qrels, held: frozenset[str], collection: Collection
-) -> dict[str, tuple[Reinforced, list[int]]]:
-    """Image -> what is known of it, and which of its captions teach: of those that are queries too, the train queries alone."""
+) -> dict[str, tuple[int, list[int], int]]:
+    """Image -> how many augmentations it has, which of its captions teach (of those that are queries too, the train queries alone), synthetic ones."""
     captions: dict[str, set[str]] = {}
     for query_id, query in queries.items():
         relevant = [doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0]
@@ -126,7 +126,7 @@ def _teaching(
         if doc_id in images and doc_id not in held:
             item = dataset.of_document(doc_id)
             if numbers := [number for number, caption in enumerate(item.captions) if one_way or caption in teaching]:
-                found[doc_id] = item, numbers
+                found[doc_id] = len(item.augmentations), numbers, len(item.synthetic)  # not the item, whose vectors would fill the memory
     return found
 
 
@@ -152,7 +152,10 @@ class ReinforcedBatcher(Batcher):
         told = [*zip(items, rows, strict=True), *((items[place], row) for place, row in zip(written, theirs, strict=True))]
         texts = [(*item.captions, *item.synthetic)[row] for item, row in told]
         features = {f"query_{key}": value for key, value in self.read(texts, "query").items()}
-        features |= {f"document_0_{key}": value for key, value in self._augmented(items, drawn).items()}
+        size = self.images_together or len(items)
+        for group, start in enumerate(range(0, len(items), size)):
+            images = self._augmented(items[start : start + size], drawn[start : start + size])
+            features |= {f"document_{group}_{key}": value for key, value in images.items()}
         label = {
             "images": torch.from_numpy(np.stack([item.images[number] for item, number in zip(items, drawn, strict=True)])),
             "texts": torch.from_numpy(np.stack([item.texts[row] for item, row in told])),
@@ -169,9 +172,7 @@ class ReinforcedBatcher(Batcher):
             return features
 
         wanted = list(zip(items, drawn, strict=True))
-        if self.towers and self.towers.stands_in_for("image"):
-            return self.towers.features("image", [(item.uid, number) for item, number in wanted], wanted, pixels)
-        return pixels(wanted)
+        return self._through("image", [(item.uid, number) for item, number in wanted], wanted, pixels)
 
     def _image(self, item: Reinforced, number: int) -> Image.Image:
         """An augmented image, bit for bit as the teachers saw it.
@@ -204,7 +205,7 @@ class ReinforcedLoss(DistillationLoss):
         sides = [(torch.arange(count, device=scores.device), slice(0, count)), *([(written, slice(count, None))] if len(written) else [])]
         sums = {name: scores.new_zeros(()) for name in self.losses}
         for images, texts in sides:
-            of_images, of_texts = (_by_teacher(part, dataset) for part in (labels["images"][images], labels["texts"][texts]))
+            of_images, of_texts = (torch.split(part, list(dataset.dimensions), dim=1) for part in (labels["images"][images], labels["texts"][texts]))
             own = scores[images][:, texts]  # [B, B], or [M, M] of the images that have a synthetic caption
             if "reinforced" in sums:
                 student, teacher = both_ways(own, of_images, of_texts, dataset.logit_scales)
@@ -212,9 +213,3 @@ class ReinforcedLoss(DistillationLoss):
             if "contrastive" in sums:
                 sums["contrastive"] = sums["contrastive"] + paired_contrastive(own, labels["same"][images][:, texts])
         return sums
-
-
-def _by_teacher(vectors: Tensor, dataset: ReinforcedDataset) -> list[Tensor]:
-    """[n, D of that teacher] for each teacher, from vectors [n, sum of D]."""
-    ends = np.cumsum(dataset.dimensions).tolist()
-    return [vectors[:, end - size : end] for size, end in zip(dataset.dimensions, ends, strict=True)]

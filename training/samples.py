@@ -141,7 +141,7 @@ def in_batches(epochs: Sequence[NDArray[np.int64]], directions: Sequence[str], b
     """The lessons of all epochs in an order whose every `batch_size` have one direction; as they come where all have the same.
 
     Within an epoch the batches of all directions are shuffled. What does not fill a batch waits for the next epoch. After the last
-    one each direction but one has its last batch filled up with lessons of that epoch, which are then taught once more.
+    one each direction but one has its last batch filled up with lessons of that epoch, or those that wait, which are then taught once more.
 
     Args:
         epochs: lesson numbers in the order of each epoch.
@@ -165,7 +165,7 @@ def in_batches(epochs: Sequence[NDArray[np.int64]], directions: Sequence[str], b
         batches += [whole[place] for place in generator.permutation(len(whole))]
     rest = [kind for kind in range(len(kinds)) if len(waiting[kind])]
     for kind in rest[:-1]:
-        others = np.flatnonzero(numbers == kind)
+        others = np.unique(np.concatenate([waiting[kind], order[numbers[order] == kind]]))  # the last epoch's
         batches.append(np.concatenate([waiting[kind], generator.choice(others, size=batch_size - len(waiting[kind]))]))
     return np.concatenate([*batches, *(waiting[kind] for kind in rest[-1:])])
 

@@ -220,8 +220,8 @@ def _trainer(
 
 def _projections(loss: torch.nn.Module) -> list[str]:
     """Patterns of the names of weights that have a learning rate of their own: of linear layers after transformers, and of a learned scale."""
-    heads = [name for name, module in loss.named_modules() if isinstance(module, Dense | LearnedScale)]
-    names = [name for name, weight in loss.named_parameters() if weight.requires_grad and name.rpartition(".")[0].startswith(tuple(heads))]
+    heads = tuple(f"{name}." for name, module in loss.named_modules() if isinstance(module, Dense | LearnedScale))
+    names = [name for name, weight in loss.named_parameters() if weight.requires_grad and name.startswith(heads)]
     if not names:
         raise ConfigError("training.projection_learning_rate: the student has no linear layer after its transformer, and no scale learns. Leave it out")
     return [rf"(^|\.){re.escape(name)}$" for name in names]

@@ -54,7 +54,12 @@ def chat(
     from retriever.filters import parse_condition
 
     conditions = [parse_condition(one) for one in filters or []]
-    talk = _opened(index, student, reads) if url is None else _served(url, index, student, reads)
+    if url is None:
+        talk = _opened(index, student, reads)
+    else:
+        from retriever.commands.served import served_search
+
+        talk = served_search("chat", url, None if index is None else str(index), reads=reads, student=student)
     session = _Session(talk, k, conditions, as_json, Conversation())
     if sys.stdin.isatty():
         typer.echo("  ".join(f"{name}: {does}" for name, does in COMMANDS.items()), err=True)
@@ -77,15 +82,6 @@ def _opened(index: Path | None, student: Path | None, reads: str | None) -> Talk
     found = open_index(index, student)
     _set_reading(found.encoder, reads, index)
     return _Here(found)
-
-
-def _served(url: str, index: Path | None, student: Path | None, reads: str | None) -> Talk:
-    from retriever.client import Client
-    from retriever.commands.served import ServedSearch
-
-    if student is not None or reads is not None:
-        raise ConfigError(f"chat: --{'reads' if reads is not None else 'student'} is for an index on this machine, and --url asks a server. Leave one out")
-    return ServedSearch(Client(url), None if index is None else str(index))
 
 
 class Talk(Protocol):

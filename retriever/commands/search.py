@@ -57,7 +57,9 @@ def search(  # noqa: PLR0913, PLR0917 (a command's options)
     asked = _asked(query, queries, image)
     conditions = [parse_condition(one) for one in filters or []]
     if url is not None:
-        found = _served(url, named, image, student)
+        from retriever.commands.served import served_search
+
+        found: Any = served_search("search", url, named, image=image, student=student)
     else:
         silence_libraries()
         found = _opened(where, student, set_, work)
@@ -84,16 +86,6 @@ def _asked(query: str | None, queries: Path | None, image: Path | None) -> dict[
     if not all(one.text.strip() for one in asked.values()):
         raise ConfigError("search: the query is empty")
     return asked
-
-
-def _served(url: str, index: str | None, image: Path | None, student: Path | None) -> Any:
-    """An index of a server."""
-    from retriever.client import Client
-    from retriever.commands.served import ServedSearch
-
-    if image is not None or student is not None:
-        raise ConfigError(f"search: --{'image' if image is not None else 'student'} is for an index on this machine, and --url asks a server. Leave one out")
-    return ServedSearch(Client(url), index)
 
 
 def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path) -> Any:

@@ -66,6 +66,23 @@ class ServedSearch:
         return Contributions(body["kind"], rows, body["whole"])
 
 
+def served_search(command: str, url: str, index: str | None, **here: object) -> ServedSearch:
+    """An index of a server.
+
+    Args:
+        command: that is run.
+        url: of the server.
+        index: its name; None for the server's first one.
+        here: options of the command for an index on this machine.
+
+    Raises:
+        ConfigError: one of these options is given.
+    """
+    if given := next((name for name, value in here.items() if value is not None), None):
+        raise ConfigError(f"{command}: --{given} is for an index on this machine, and --url asks a server. Leave one out")
+    return ServedSearch(Client(url), index)
+
+
 def filter_of(conditions: Sequence[Condition]) -> dict[str, Any]:
     """Conditions as requests hold them.
 

@@ -6,13 +6,12 @@ import copy
 import importlib.metadata
 import importlib.util
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from retriever.errors import ConfigError, MissingExtraError
-from retriever.files import lock, recover_folder, replace_folder, sha256_file
+from retriever.files import made_once, sha256_file
 from retriever.models import ModelFolder, cache_folder, find_model
 
 
@@ -55,20 +54,9 @@ def convert(path: Path, where: str, cache: Path | None = None) -> Path:
         ConfigError: transformers cannot read the file.
     """
     final = (cache or cache_folder()) / "gguf" / f"{path.stem}-{sha256_file(path)[:16]}"
-    recover_folder(final)
-    if final.exists():
-        return final
-    if importlib.util.find_spec("gguf") is None:
+    if not final.exists() and importlib.util.find_spec("gguf") is None:
         raise MissingExtraError("gguf", "llm")
-    new = final.with_name(f".{final.name}.new")
-    with lock(final.with_name(f".{final.name}.lock"), f"converting {path.name}"):
-        shutil.rmtree(new, ignore_errors=True)
-        try:
-            _write(path, new, where)
-            replace_folder(new, final)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return final
+    return made_once(final, f"converting {path.name}", lambda new: _write(path, new, where))
 
 
 def _write(path: Path, folder: Path, where: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from retriever.errors import DataError
-from retriever.files import explain_full_disk, make_folder, replace_folder, text_hash
+from retriever.files import hidden_folder, make_folder, text_hash
 from retriever.formats import Pair, _lines
 from retriever.types import Qrels
 
@@ -25,15 +24,9 @@ def texts_folder(final: Path, wanted: bool) -> Iterator[Path | None]:
         return
     if final.exists() and not (final / "corpus.jsonl").is_file():
         raise DataError(f"{final}: is in the way: it holds something else, which would be lost. Name another file with --out")
-    new = final.with_name(f".{final.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        with explain_full_disk(final):
-            make_folder(new / "qrels")
-            yield new
-            replace_folder(new, final)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with hidden_folder(final) as new:
+        make_folder(new / "qrels")
+        yield new
 
 
 class TextWriter:

@@ -18,7 +18,7 @@ from retriever.filters import Condition, check_conditions
 from retriever.index.layout import AGAIN, MANIFEST, STUDENTS, Version, index_folder, read_version
 from retriever.index.segments import Segment, open_segment
 from retriever.plugins import load_kind
-from retriever.ragged import Ragged
+from retriever.ragged import joined
 from retriever.runs import Strings, strings
 from retriever.types import Document
 from retriever.vector_index import Found
@@ -102,8 +102,7 @@ class Snapshot:
         parts = [self._encodings_in(self.segments[place], rows[places == place] - self.starts[place]) for place in there]
         if len(parts) == 1:
             return parts[0]
-        together = Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)
-        return together[np.argsort(np.argsort(places, kind="stable"))]
+        return joined(parts)[np.argsort(np.argsort(places, kind="stable"))]
 
     def _encodings_in(self, segment: Segment, rows: NDArray[np.int64]) -> Any:
         kept = segment.index.encodings(rows)

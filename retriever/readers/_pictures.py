@@ -55,12 +55,13 @@ def documents(pictures: Iterable[Picture], fields: tuple[str, ...]) -> Iterator[
     Raises:
         DataError: an image stands twice, or two have the same id.
     """
-    places: dict[str, Picture] = {}
+    places: dict[str, tuple[str, str]] = {}
     for picture in pictures:
-        before = places.setdefault(picture.doc_id, picture)
-        if before is not picture:
-            same = f"the image {picture.name} stands already" if before.name == picture.name else f"the image {before.name} has the same id, {picture.doc_id},"
-            raise DataError(f"{picture.where}: {same} at {before.where}. Give each image one entry with all its captions, and a path of its own")
+        if before := places.get(picture.doc_id):
+            name, where = before
+            same = f"the image {name} stands already" if name == picture.name else f"the image {name} has the same id, {picture.doc_id},"
+            raise DataError(f"{picture.where}: {same} at {where}. Give each image one entry with all its captions, and a path of its own")
+        places[picture.doc_id] = picture.name, picture.where
         kept = {**_records.kept_fields(picture.record, fields), "split": picture.split}
         yield picture.where, Document(picture.doc_id, "", image=picture.image, fields={**kept, "kind": "image"})
         for doc_id, caption in zip(picture.caption_ids, picture.captions, strict=True):

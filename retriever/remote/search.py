@@ -12,6 +12,7 @@ import numpy as np
 from retriever.encodings import Encoder, document_identity
 from retriever.errors import ConfigError
 from retriever.filters import Condition, conditions_from
+from retriever.image_readers import refuse_images
 from retriever.index.snapshot import student_in
 from retriever.remote.index import RemoteIndex, open_remote
 from retriever.runs import Run
@@ -37,12 +38,14 @@ class RemoteSearch:
     def hits(self, query: str | Query, k: int = 10, where: Mapping[str, Any] | Sequence[Condition] = ()) -> list[Hit]:
         """The best k documents of one query with their texts, best first; as `SearchIndex.hits`."""
         asked = asked_query(query)
+        refuse_images(self.encoder, [asked])
         points = self.index.search(self.encoder.encode_queries([asked]), k, conditions_of(asked, where))[0]
         return [Hit(rank, point.score, point.document) for rank, point in enumerate(points, 1)]
 
     def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
         """The best k documents of many queries, as a run."""
         conditions = as_conditions(where)
+        refuse_images(self.encoder, queries.values())
         scores: dict[str, dict[str, float]] = {query_id: {} for query_id in queries}  # in the order of the queries
         listed = list(queries.values())
         for start in range(0, len(listed), ASKED_TOGETHER):

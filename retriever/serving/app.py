@@ -36,13 +36,11 @@ def application(settings: ServeSettings, service: Service | None = None) -> Guar
         settings: of the server.
         service: opened already; when the application starts, if left out.
     """
-    held = service
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        nonlocal held
-        opened = await asyncio.to_thread(open_service, settings) if held is None else held
-        app.state.service = held = opened
+        opened = await asyncio.to_thread(open_service, settings) if service is None else service
+        app.state.service = opened
         yield
         await asyncio.to_thread(opened.close)
 
@@ -53,24 +51,15 @@ def application(settings: ServeSettings, service: Service | None = None) -> Guar
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RetrieverError, _mistaken)
-
-    def running() -> Service:
-        if held is None:
-            raise RuntimeError("the application has not started")
-        return held
-
-    return Guard(app, running)
+    app.add_exception_handler(Exception, _failed)
+    return Guard(app)
 
 
 def open_service(settings: ServeSettings) -> Service:
-    """Everything opened, libraries silenced, and the threads set that the encoder may take."""
+    """Everything opened, and libraries silenced."""
     from retriever.progress import silence_libraries
 
     silence_libraries()
-    if settings.threads:
-        import torch
-
-        torch.set_num_threads(settings.threads)
     return Service(settings)
 
 
@@ -112,3 +101,8 @@ async def _mistaken(request: Request, error: Exception) -> Response:
         raise error
     places = {path: name for served in request.app.state.service.served.values() for path, name in served.paths.items()}
     return await _faulty(request, fault_of(error, places))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Leaves what nobody foresaw to the guard: the framework would answer it by itself, and not in JSON."""
+    raise error

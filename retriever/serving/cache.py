@@ -15,13 +15,10 @@ class RecentValues(Generic[Value]):
 
     Attributes:
         most_bytes: that all of them take.
-        hits: how often a value was there.
-        misses: how often it was not.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self.hits = self.misses = 0
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._bytes = 0
@@ -34,9 +31,7 @@ class RecentValues(Generic[Value]):
         with self._lock:
             found = self._values.get(key)
             if found is None:
-                self.misses += 1
                 return None
-            self.hits += 1
             self._values.move_to_end(key)
             return found[0]
 

@@ -33,8 +33,7 @@ async def embed(body: EmbeddingsRequest, request: Request, service: Here, who: S
         raise bad_request(f'model: the student of "{served.name}" is a {encoder.own.kind} one, which gives no vector for a text')
     if body.dimensions not in (None, encoder.own.dimensions):
         raise bad_request(f"dimensions: {body.dimensions}, and the student gives {encoder.own.dimensions}")
-    vectors = await service.work(served, lambda: _vectors(encoder, texts, body.input_type))
-    tokens = await service.work(served, lambda: _tokens(encoder, texts))
+    vectors, tokens = await service.work(served, lambda: (_vectors(encoder, texts, body.input_type), _tokens(encoder, texts)))
     data = [{"object": "embedding", "index": number, "embedding": _written(vector, body.encoding_format)} for number, vector in enumerate(vectors)]
     return answer({"object": "list", "data": data, "model": served.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
@@ -85,11 +84,11 @@ def _tokens(encoder: SharedEncoder, texts: Sequence[str]) -> int:
     if not hasattr(tokenizer, "backend_tokenizer"):
         return 0
 
-    def count() -> int:
-        found: Any = tokenizer(list(texts), truncation=False, verbose=False)  # type: ignore[misc]
-        return sum(map(len, found["input_ids"]))
+    def counts(some: Sequence[str]) -> NDArray[np.int64]:
+        found: Any = tokenizer(list(some), truncation=False, verbose=False)  # type: ignore[misc]
+        return np.array(list(map(len, found["input_ids"])))
 
-    return encoder.do(count)
+    return int(encoder.apart(counts, texts).sum())
 
 
 def _written(vector: NDArray[np.float32], form: str) -> list[float] | str:

@@ -7,14 +7,12 @@ import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from retriever.filters import Condition
-from retriever.ragged import Ragged
+from retriever.ragged import joined
 from retriever.serving.faults import FullError
 from retriever.types import Document, Query
 
@@ -49,13 +47,11 @@ class Found:
         scores: best first.
         documents: gives the documents with these scores; may read from the disk.
         milliseconds: stage -> what it took for the whole batch.
-        batch: queries that were encoded together.
     """
 
     scores: Sequence[float]
     documents: Callable[[], Sequence[Document]]
     milliseconds: Mapping[str, float]
-    batch: int = 1
 
 
 class View(Protocol):
@@ -64,6 +60,23 @@ class View(Protocol):
     def answer(self, asked: Sequence[Asked]) -> list[Found]:
         """What is found for each query; called in the encoder thread alone."""
         ...
+
+
+def in_groups(asked: Sequence[Asked], key: Callable[[Asked], Hashable], search: Callable[[list[int]], Iterable[Value]]) -> list[Value]:
+    """What is found for queries, in their order.
+
+    Args:
+        asked: the queries.
+        key: those of equal ones are searched together.
+        search: gives what is found for the queries of some places.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for place, one in enumerate(asked):
+        groups.setdefault(key(one), []).append(place)
+    found: dict[int, Value] = {}
+    for places in groups.values():
+        found |= dict(zip(places, search(places), strict=True))
+    return [found[place] for place in range(len(asked))]
 
 
 @dataclasses.dataclass
@@ -244,10 +257,3 @@ class SharedEncoder:
                     raise
                 time.sleep(0.1)
         raise AssertionError
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Encodings of several pieces, one after another; at least one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Ragged.together(parts) if isinstance(parts[0], Ragged) else np.concatenate(parts)

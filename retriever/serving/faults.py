@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from retriever.errors import ConfigError, DataError, RetrieverError
+from retriever.serving.logs import LOG
 
 
 class RequestError(Exception):
@@ -60,13 +61,14 @@ def unavailable(message: str) -> RequestError:
 
 
 def fault_of(error: RetrieverError, places: Mapping[str, str]) -> RequestError:
-    """A mistake as the client is told of it.
+    """A mistake as the client is told of it; one that is none of the client's goes into the log.
 
     Args:
         error: of a user, whose messages may name folders of this machine.
         places: path -> the name that takes its place.
     """
     if not isinstance(error, ConfigError | DataError):
+        LOG.error("%s", error)
         return unavailable("the index cannot be read or changed at the moment; the server's log says why")
     message = str(error)
     for path in sorted(places, key=len, reverse=True):

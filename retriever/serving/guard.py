@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pydantic_core
+from fastapi import FastAPI
 
 from retriever.serving.faults import RequestError, bad_request, busy, unavailable
 from retriever.serving.logs import LOG, tell
@@ -35,9 +36,9 @@ _CHANGES = ("/v1/documents", "/v1/indexes")
 class Guard:
     """An ASGI application around another one."""
 
-    def __init__(self, app: Any, service: Callable[[], Service]) -> None:
-        """Takes the application, and how to get the service, which is there when the application has started."""
-        self._app, self._service = app, service
+    def __init__(self, app: FastAPI) -> None:
+        """Takes the application, whose state holds the service when it has started."""
+        self._app = app
         self._requests = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +46,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        service = self._service()
+        service: Service = self._app.state.service
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         request = _Request(scope, headers, send)
         self._requests += 1

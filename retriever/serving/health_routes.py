@@ -7,7 +7,6 @@ from fastapi.responses import HTMLResponse, Response
 
 from retriever.serving.page import api_page
 from retriever.serving.routes import Here, Searcher, answer
-from retriever.serving.service import ready
 
 router = APIRouter()
 
@@ -21,7 +20,6 @@ async def health() -> Response:
 @router.get("/ready", tags=["health"])
 async def is_ready(service: Here) -> Response:
     """Answer when every index is open in its newest version, and the server is not about to stop."""
-    ready(service)
     for served in service.served.values():
         await service.view(served)
     return answer({"status": "ready", "indexes": list(service.served)})

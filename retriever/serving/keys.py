@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retriever.errors import ConfigError
-from retriever.files import lock, write_atomic
+from retriever.files import lock, mark_of, write_atomic
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -118,7 +118,7 @@ class Keys:
 
     def _reload(self) -> None:
         try:
-            if _mark(self.path) == self._mark:
+            if mark_of(self.path) == self._mark:
                 return
             self._mark, self._records = self._loaded()
         except (ConfigError, OSError):
@@ -129,7 +129,7 @@ class Keys:
     def _loaded(self) -> tuple[tuple[int, int, int], dict[str, _Record]]:
         if not self.path.is_file():
             raise ConfigError(f"{self.path}: there is no file of keys. Make one with: retriever serve --new-key admin --keys {self.path}")
-        mark = _mark(self.path)
+        mark = mark_of(self.path)
         return mark, {record.id: record for record in _read(self.path).keys}
 
 
@@ -147,11 +147,6 @@ def _write_private(path: Path, text: str) -> None:
 
 def _hashed(secret: str, salt: bytes) -> bytes:
     return hashlib.scrypt(secret.encode(), salt=salt, n=COST, r=BLOCK, p=LANES, maxmem=64 << 20, dklen=32)
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _text(value: bytes) -> str:

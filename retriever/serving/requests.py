@@ -1,4 +1,4 @@
-"""What clients send. How much of it is allowed is a matter of the server's limits, which `retriever.serving.checks` holds."""
+"""What clients send. How much of it is allowed is a matter of the server's limits, to which `retriever.serving.service` holds it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -13,7 +14,7 @@ from retriever.explanation import explain
 from retriever.search import Hit
 from retriever.serving.answers import ExplainAnswer, IndexesAnswer, SearchAnswer
 from retriever.serving.encoder_thread import Asked
-from retriever.serving.faults import RequestError, bad_request
+from retriever.serving.faults import RequestError, bad_request, beyond
 from retriever.serving.requests import ExplainRequest, SearchRequest
 from retriever.serving.routes import WRONG, Here, Searcher, answer, note, note_query
 from retriever.serving.searching import read_of, search
@@ -22,6 +23,7 @@ from retriever.serving.service import writable
 from retriever.types import Document, Query
 
 router = APIRouter(prefix="/v1", tags=["search"], responses=WRONG)
+Value = TypeVar("Value")
 
 
 @router.post("/search", response_model=SearchAnswer)
@@ -31,7 +33,7 @@ async def search_documents(body: SearchRequest, request: Request, service: Here,
     note(request, index=served.name, k=body.k)
     note_query(request, service, body.texts)
     if len(body.texts) > service.limits.queries:
-        raise bad_request(f"queries: {len(body.texts):,}, and {service.limits.queries:,} are allowed")
+        raise beyond("queries", len(body.texts), service.limits.queries)
     queries = [service.query(text, [turn.turn() for turn in body.turns]) for text in body.texts]
     view = await service.view(served)
     if body.stages is not None and body.stages > len(view.stages):
@@ -77,9 +79,9 @@ async def explain_result(body: ExplainRequest, request: Request, service: Here, 
         return [Hit(rank, score, one) for rank, (score, one) in enumerate(zip(found.scores, found.documents(), strict=True), 1)]
 
     def work() -> dict[str, Any]:
-        why = None if document is None else _explained(view, query, document, body.rows)
-        history = view.encoder.do(lambda: contributions(view.encoder.own, query, hits, body.rows)) if body.turns else None
-        return {"explanation": why, "history": None if history is None else dataclasses.asdict(history)}
+        why = None if document is None else _in_turn(view, lambda encoder: explain(encoder, query, document, body.rows))
+        history = _in_turn(view, lambda encoder: contributions(encoder, query, hits, body.rows)) if body.turns else None
+        return {name: None if one is None else dataclasses.asdict(one) for name, one in {"explanation": why, "history": history}.items()}
 
     return answer({"index": served.name, "version": view.version, **await service.work(served, work)})
 
@@ -95,8 +97,7 @@ async def list_indexes(service: Here, who: Searcher) -> Response:
     return answer({"indexes": listed})
 
 
-def _explained(view: OpenView, query: Query, document: Document, rows: int) -> dict[str, Any]:
-    """In the encoder's thread for words and tokens, whose model is read by hand; sentences go there piece by piece."""
-    by_hand = hasattr(view.encoder.own, "columns")
-    found = view.encoder.do(lambda: explain(view.encoder.own, query, document, rows)) if by_hand else explain(view.encoder, query, document, rows)
-    return dataclasses.asdict(found)
+def _in_turn(view: OpenView, explained: Callable[[Any], Value]) -> Value:
+    """In the encoder's thread for words and tokens, whose model is read by hand; what a dense student encodes goes there piece by piece."""
+    own = view.encoder.own
+    return view.encoder.do(lambda: explained(own)) if hasattr(own, "columns") else explained(view.encoder)

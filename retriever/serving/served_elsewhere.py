@@ -15,7 +15,7 @@ from retriever.errors import ConfigError
 from retriever.filters import Condition, check_conditions
 from retriever.remote.engine import Point
 from retriever.remote.search import RemoteSearch, open_remote_search
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.timing import Stopwatch
 from retriever.types import Document
@@ -52,21 +52,26 @@ class EngineView:
         return
 
     def answer(self, asked: Sequence[Asked]) -> list[Found]:
-        """Encodes all together, and asks the engine for each."""
+        """Encodes all together, and asks the engine together for what has the same depth and conditions."""
         watch = Stopwatch()
         vectors = self.encoder.own.encode_queries([one.query for one in asked])
         watch.lap("encode")
-        points = [self.found.index.search(vectors[np.array([place])], one.k, one.conditions)[0] for place, one in enumerate(asked)]
+
+        def search(places: list[int]) -> list[list[Point]]:
+            one = asked[places[0]]
+            return self.found.index.search(vectors[np.array(places)], one.k, one.conditions)
+
+        points = in_groups(asked, lambda one: (one.k, one.conditions), search)
         watch.lap("search")
-        return [_of_points(own, watch.milliseconds, len(asked)) for own in points]
+        return [_of_points(own, watch.milliseconds) for own in points]
 
     def document(self, doc_id: str) -> Document | None:
         """None is found by its id."""
         raise ConfigError(f"the document {doc_id:.100} cannot be looked up: an engine finds documents by queries alone")
 
 
-def _of_points(points: Sequence[Point], milliseconds: Mapping[str, float], batch: int) -> Found:
-    return Found([point.score for point in points], lambda: [point.document for point in points], milliseconds, batch)
+def _of_points(points: Sequence[Point], milliseconds: Mapping[str, float]) -> Found:
+    return Found([point.score for point in points], lambda: [point.document for point in points], milliseconds)
 
 
 class ServedEngine:
@@ -130,35 +135,28 @@ class StagesView:
 
     def answer(self, asked: Sequence[Asked]) -> list[Found]:
         """Searches together what goes through the same stages."""
-        found: dict[int, Found] = {}
-        for depth in dict.fromkeys(one.stages for one in asked):
-            places = [place for place, one in enumerate(asked) if one.stages == depth]
-            found |= dict(zip(places, self._searched([asked[place] for place in places], depth), strict=True))
-        return [found[place] for place in range(len(asked))]
+        return in_groups(asked, lambda one: one.stages, lambda places: self._searched([asked[place] for place in places]))
 
     def document(self, doc_id: str) -> Document | None:
         """The document of an id."""
         row = int(self.found.documents.rows_of([doc_id])[0])
         return None if row < 0 else self.found.documents.documents_by_row([row])[0]
 
-    def _searched(self, asked: Sequence[Asked], depth: int | None) -> list[Found]:
-        stages = self.found.stages[:depth]
+    def _searched(self, asked: Sequence[Asked]) -> list[Found]:
+        """Of queries that go through the same stages."""
+        from retriever.stages import search
+
         queries = {str(number): dataclasses.replace(one.query, query_id=str(number)) for number, one in enumerate(asked)}
         watch = Stopwatch()
-        run = stages[0].retrieve(queries)
-        watch.lap(stages[0].name)
-        for stage in stages[1:]:
-            run = stage.rerank(queries, run)
-            watch.lap(stage.name)
-        return [self._found(run[query_id][: one.k], watch.milliseconds, len(asked)) for query_id, one in zip(queries, asked, strict=True)]
+        run = search(self.found.stages[: asked[0].stages], queries, watch.lap)
+        return [self._found(run[query_id][: one.k], watch.milliseconds) for query_id, one in zip(queries, asked, strict=True)]
 
-    def _found(self, pairs: Sequence[tuple[str, float]], milliseconds: Mapping[str, float], batch: int) -> Found:
+    def _found(self, pairs: Sequence[tuple[str, float]], milliseconds: Mapping[str, float]) -> Found:
         documents = self.found.documents
         return Found(
             [float(score) for _, score in pairs],
             lambda: documents.documents_by_row(documents.rows_of([doc_id for doc_id, _ in pairs])),
             milliseconds,
-            batch,
         )
 
 

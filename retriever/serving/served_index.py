@@ -20,9 +20,10 @@ from retriever.encodings import Encoder
 from retriever.errors import RetrieverError
 from retriever.filters import Condition, check_conditions
 from retriever.index.snapshot import Snapshot
+from retriever.ragged import Ragged, joined
 from retriever.search import open_index
 from retriever.serving.cache import RecentValues
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, joined
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.timing import Stopwatch
 from retriever.types import Document, Query
@@ -81,18 +82,16 @@ class IndexView:
         watch = Stopwatch()
         vectors = self._encoded([one.query for one in asked])
         watch.lap("encode")
-        groups: dict[tuple[int, tuple[Condition, ...]], list[int]] = {}
-        for place, one in enumerate(asked):
-            groups.setdefault((one.k, one.conditions), []).append(place)
-        found: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
-        for (k, conditions), places in groups.items():
-            rows, scores = self.snapshot.search(vectors if len(groups) == 1 else vectors[np.array(places)], k, conditions)
-            found |= {place: (own, values) for place, own, values in zip(places, rows, scores, strict=True)}
+
+        def search(places: list[int]) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+            one = asked[places[0]]
+            return list(zip(*self.snapshot.search(vectors[np.array(places)], one.k, one.conditions), strict=True))
+
+        found = in_groups(asked, lambda one: (one.k, one.conditions), search)
         watch.lap("search")
-        for place, one in enumerate(asked):
-            own = found[place]
-            self.answered.put(_key(one), own, own[0].nbytes + own[1].nbytes + _size(one.query))
-        return [self._found(*found[place], watch.milliseconds, len(asked)) for place in range(len(asked))]
+        for one, (rows, scores) in zip(asked, found, strict=True):
+            self.answered.put(_key(one), (rows, scores), rows.nbytes + scores.nbytes + _size(one.query, one.conditions))
+        return [self._found(rows, scores, watch.milliseconds) for rows, scores in found]
 
     def document(self, doc_id: str) -> Document | None:
         """The document of an id."""
@@ -102,26 +101,18 @@ class IndexView:
     def _encoded(self, queries: Sequence[Query]) -> Any:
         """The encodings of queries; each that is not remembered is encoded once."""
         keys = [(self.encoder.own.identity, query.text, query.turns, query.image) for query in queries]
-        known = {key: self.encoded.get(key) for key in dict.fromkeys(keys)}
-        missing = [key for key, encoding in known.items() if encoding is None]
-        if missing:
-            first = dict(zip(reversed(keys), reversed(queries), strict=True))
-            made = self.encoder.own.encode_queries([first[key] for key in missing])
-            if len(missing) == len(keys):
-                self._keep(missing, queries, made)
-                return made
-            known |= {key: made[np.array([number])] for number, key in enumerate(missing)}
-            self._keep(missing, [first[key] for key in missing], made)
+        asked = dict(zip(keys, queries, strict=True))
+        known = {key: self.encoded.get(key) for key in asked}
+        if missing := [key for key, encoding in known.items() if encoding is None]:
+            made = self.encoder.own.encode_queries([asked[key] for key in missing])
+            for number, key in enumerate(missing):
+                known[key] = own = made[np.array([number])]
+                arrays = own.columns.values() if isinstance(own, Ragged) else (own,)
+                self.encoded.put(key, own, sum(array.nbytes for array in arrays) + _size(asked[key]))
         return joined([known[key] for key in keys])
 
-    def _keep(self, keys: Sequence[Any], queries: Sequence[Query], made: Any) -> None:
-        for number, (key, query) in enumerate(zip(keys, queries, strict=True)):
-            own = made[np.array([number])]
-            arrays = own.columns.values() if hasattr(own, "columns") else (own,)
-            self.encoded.put(key, own, sum(array.nbytes for array in arrays) + _size(query))
-
-    def _found(self, rows: NDArray[np.int64], scores: NDArray[np.float32], milliseconds: Mapping[str, float], batch: int = 1) -> Found:
-        return Found(scores.tolist(), lambda: self.snapshot.documents_by_row(rows), milliseconds, batch)
+    def _found(self, rows: NDArray[np.int64], scores: NDArray[np.float32], milliseconds: Mapping[str, float]) -> Found:
+        return Found(scores.tolist(), lambda: self.snapshot.documents_by_row(rows), milliseconds)
 
 
 class ServedIndex:
@@ -154,7 +145,9 @@ class ServedIndex:
 
     def fresh(self) -> IndexView | None:
         """The newest version, where it is open."""
-        return self._view if self._index.is_current else None
+        if not self._index.is_current or self._opening.locked():  # in this order: a version that is just being opened counts as current already
+            return None
+        return self._view
 
     def reopened(self) -> IndexView:
         """The newest version. One that cannot be opened is told in the log, and the one before answers on."""
@@ -192,6 +185,8 @@ def _key(asked: Asked) -> tuple[Any, ...]:
     return asked.query.text, asked.query.turns, asked.query.image, asked.k, asked.conditions
 
 
-def _size(query: Query) -> int:
+def _size(query: Query, conditions: Sequence[Condition] = ()) -> int:
     """Bytes that a query takes in a cache, about."""
-    return _ENTRY + 2 * (len(query.text) + sum(len(turn.text) + 100 for turn in query.turns))
+    values = [value for one in conditions for value in (one.field, *(one.value if isinstance(one.value, tuple) else (one.value,)))]
+    texts = [query.text, *(turn.text for turn in query.turns), *map(str, values)]
+    return _ENTRY + 2 * sum(len(text) + 50 for text in texts)

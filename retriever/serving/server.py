@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from retriever.doctor import usable_cores
 from retriever.errors import ConfigError
 from retriever.index.layout import index_folder, read_version
 from retriever.remote.addresses import is_address
@@ -50,8 +50,7 @@ def serve(settings: ServeSettings, host: str, port: int, workers: int, say: Call
     for place in settings.places:
         if not is_address(place.where) and not place.where.endswith(".toml"):
             read_version(index_folder(Path(place.where)))  # a wrong folder is told once, and here
-    threads = max(1, (os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))) // workers)
-    with listening(host, port) as own, _shared(settings.model_copy(update={"threads": settings.threads or threads})):
+    with listening(host, port) as own, _shared(settings, max(1, usable_cores() // workers)):
         say(address_of(own, host))
         _until_told(lambda: Multiprocess(_config(FACTORY, workers), [own]).run())
 
@@ -64,11 +63,8 @@ def state_folder(wanted: Path | None) -> Iterator[Path]:
         ConfigError: it cannot be made.
     """
     if wanted is None:
-        folder = Path(tempfile.mkdtemp(prefix="retriever-serve-"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="retriever-serve-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
         return
     try:
         wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,18 +119,17 @@ def _config(app: object, workers: int) -> uvicorn.Config:
 
 
 @contextlib.contextmanager
-def _shared(settings: ServeSettings) -> Iterator[None]:
-    """The environment that worker processes start in."""
-    counters = tempfile.mkdtemp(prefix="retriever-metrics-")
+def _shared(settings: ServeSettings, threads: int) -> Iterator[None]:
+    """The environment that worker processes start in; each computes with so many threads, unless the user said otherwise."""
     before = dict(os.environ)
-    os.environ |= {ENVIRONMENT: settings.model_dump_json(), SHARED: counters}
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(counters, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="retriever-metrics-", ignore_cleanup_errors=True) as counters:
+        os.environ |= {ENVIRONMENT: settings.model_dump_json(), SHARED: counters}
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _until_told(run: Callable[[], None]) -> None:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from retriever.errors import ConfigError, RetrieverError
+from retriever.errors import RetrieverError
 from retriever.filters import Condition, conditions_from
 from retriever.serving.conversation_store import ConversationStore
 from retriever.serving.encoder_thread import EncoderThread
-from retriever.serving.faults import FullError, RequestError, bad_request, beyond, busy, fault_of, unavailable
+from retriever.serving.faults import FullError, RequestError, bad_request, beyond, busy, fault_of
 from retriever.serving.feedback import FILE
 from retriever.serving.keys import Keys, Principal
-from retriever.serving.logs import LOG
 from retriever.serving.metrics import Metrics
 from retriever.serving.served import OpenView, Served, open_served
 from retriever.serving.settings import Limits, ServeSettings
@@ -151,14 +150,11 @@ class Service:
         """A filter's conditions, which the view can answer.
 
         Raises:
-            RequestError: it cannot, or it is none.
+            ConfigError: it cannot, or it is none.
         """
-        try:
-            conditions = conditions_from(wanted)
-            view.check(conditions)
-        except ConfigError as error:
-            raise bad_request(str(error)) from error
-        return tuple(conditions)
+        conditions = tuple(conditions_from(wanted))
+        view.check(conditions)
+        return conditions
 
     def texts(self, name: str, texts: Sequence[str]) -> Sequence[str]:
         """Texts within the limits.
@@ -227,16 +223,13 @@ class Service:
 
     @contextlib.contextmanager
     def told(self, served: Served) -> Iterator[None]:
-        """Turns mistakes into what clients are told, and writes those into the log that are none of theirs."""
+        """Turns mistakes into what clients are told."""
         try:
             yield
         except FullError as full:
             raise busy(full.seconds) from full
         except RetrieverError as error:
-            fault = fault_of(error, served.paths)
-            if fault.status >= 500:
-                LOG.error("%s: %s", served.name, error)
-            raise fault from error
+            raise fault_of(error, served.paths) from error
 
     def _tell_batch(self, size: int, seconds: float) -> None:
         self.metrics.batch.observe(size)
@@ -258,13 +251,3 @@ def check_writable(service: Service, served: Served) -> None:
         raise RequestError(403, "read_only", "this server changes nothing; it does with: retriever serve --write")
     if served.folder is None:
         raise RequestError(403, "read_only", f'"{served.name}" is no index folder, and only those are changed here')
-
-
-def ready(service: Service) -> None:
-    """Refuses where the server is about to stop.
-
-    Raises:
-        RequestError: it is.
-    """
-    if service.closing:
-        raise unavailable("the server is stopping")

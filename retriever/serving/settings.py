@@ -78,7 +78,6 @@ class ServeSettings(Settings):
         keep: whether the state stays when the server stops; feedback is refused where it does not.
         hosts: names by which the server may be called where there are no keys; empty for any.
         log_queries: whether the log holds what was asked.
-        threads: of the encoder; None for as many as there are.
     """
 
     places: tuple[Place, ...] = Field(min_length=1, strict=False)
@@ -92,7 +91,6 @@ class ServeSettings(Settings):
     keep: bool = False
     hosts: tuple[str, ...] = Field((), strict=False)
     log_queries: bool = False
-    threads: PositiveInt | None = None
     limits: Limits = Limits()
 
     @field_validator("places")

@@ -83,7 +83,8 @@ def load(settings: ImageTextSettings, batch_size: int = 64) -> ImageTextStudent:
     Raises:
         ConfigError: there is no such model, it does not read images and texts, or it lacks what is asked for.
     """
-    model = _opened(settings) if settings.model else two_towers(settings)
+    found = find_model(settings.model, settings.revision, "student.model") if settings.model else None
+    model = _opened(settings, found.folder) if found else two_towers(settings)
     if settings.max_length:
         _set_length(model, settings.max_length)
     set_prompts(model, settings)
@@ -92,8 +93,8 @@ def load(settings: ImageTextSettings, batch_size: int = 64) -> ImageTextStudent:
             unprojected = modality == "text" and not settings.model and settings.dimensions is None
             _freeze(model, modality, not unprojected)
     student = ImageTextStudent(model, batch_size)
-    told = _told(find_model(settings.model, settings.revision, "student.model").folder) if settings.model else None
-    student.logit_scale = told[1] if told else student.logit_scale
+    if found and (told := _told(found.folder)):
+        student.logit_scale = told[1]
     return student
 
 
@@ -124,9 +125,8 @@ def _told(folder: Path) -> tuple[dict[str, int], float | None] | None:
         raise ConfigError(f"{path}: does not say which towers learn ({error!r}). Copy the folder again, or train again") from error
 
 
-def _opened(settings: ImageTextSettings) -> SentenceTransformer:
-    found = find_model(settings.model, settings.revision, "student.model")
-    model = SentenceTransformer(str(found.folder), local_files_only=True, model_kwargs={"use_safetensors": True})
+def _opened(settings: ImageTextSettings, folder: Path) -> SentenceTransformer:
+    model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"use_safetensors": True})
     if not reads_images(model):
         known = ", ".join(str(modality) for modality in model.modalities)
         raise ConfigError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -12,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from tokenizers import Tokenizer
 
 from retriever.errors import ConfigError
-from retriever.files import explain_full_disk, fingerprint, sync
+from retriever.files import fingerprint, made_once
 from retriever.models import ModelFolder, cache_folder, find_model
 from retriever.student_settings import StaticSettings
 from retriever.students._prompts import set_prompts
@@ -85,32 +83,13 @@ def make_static(encoder: SentenceTransformer, dimensions: int | None = None) -> 
 
 
 def _made(found: ModelFolder, dimensions: int | None) -> Path:
-    """The folder of the static embedding made from an encoder; made at the first call.
-
-    Processes that train together may all come here at once: each makes its own, and the first one's stays.
-    """
+    """The folder of the static embedding made from an encoder; made at the first call."""
     final = cache_folder() / "static" / fingerprint([found.identity, dimensions, RECIPE])
-    if final.exists():
-        return final
-    new = final.with_name(f".{final.name}.{os.getpid()}.new")
-    try:
-        with explain_full_disk(final):
-            make_static(_open(found.folder), dimensions).save_pretrained(str(new), create_model_card=False)
-            _rename_unless_there(new, final)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return final
 
+    def make(new: Path) -> None:
+        make_static(_open(found.folder), dimensions).save_pretrained(str(new), create_model_card=False)
 
-def _rename_unless_there(new: Path, final: Path) -> None:
-    for path in (new, *new.rglob("*")):
-        sync(path)
-    try:
-        new.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise
-    sync(final.parent)
+    return made_once(final, f"making a static embedding of {found.name}", make)
 
 
 def _open(folder: Path) -> SentenceTransformer:
