@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import importlib
-import importlib.metadata
-import logging
 import queue
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,15 +15,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.errors import ConfigError, MissingExtraError
-from retriever.files import make_folder, replace_folder
+from retriever.errors import ConfigError
+from retriever.exported import Compute, ModelOutput, Runtime, open_exported, open_rounded_onnx
 from retriever.token_batches import TokenBatch
 
-BackendName = Literal["torch", "onnx", "openvino"]
+BackendName = Literal["torch", Runtime]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-TOLERANCE = 1e-3
-"""How far an exported model's fp32 logits may be from torch's."""
-
 Logits = NDArray[np.float32]
 """[B, labels]."""
 
@@ -102,13 +93,13 @@ def open_backend(plan: BackendPlan, model: Any, folder: Path, probe: Sequence[To
         MissingExtraError: the backend's packages are not installed.
         ConfigError: the model cannot be exported, or the exported one says something else.
     """
-    reference = TorchBackend(model.eval(), ["cpu"], "fp32")
     if plan.name == "torch":
         return TorchBackend(quantised(model), ["cpu"], "fp32") if plan.int8 else TorchBackend(model, devices(), plan.precision)
     if len(model) != 1:
         raise ConfigError(f'{where}: backend "{plan.name}" is for plain sequence-classification models; this one has {len(model)} parts. Use backend = "torch"')
-    opened = {"onnx": _open_onnx, "openvino": _open_openvino}[plan.name](reference, folder, probe, where)
-    return _open_int8_onnx(folder) if plan.int8 else opened
+    reference = ModelOutput(model.eval().transformers_model, "logits")
+    exported = open_exported(plan.name, reference, folder, [batch.inputs for batch in probe], where, 'Use backend = "torch"')
+    return ExportedBackend(open_rounded_onnx(folder) if plan.int8 else exported)
 
 
 class TorchBackend:
@@ -140,17 +131,16 @@ class TorchBackend:
 
 
 class ExportedBackend:
-    """A model in the format of another runtime, as one function."""
+    """A model in the format of another runtime."""
 
     workers = 1
 
-    def __init__(self, compute: Callable[[dict[str, NDArray[np.int64]]], Any], names: Sequence[str]) -> None:
+    def __init__(self, compute: Compute) -> None:
         self._compute = compute
-        self._names = names
 
     def logits(self, batch: TokenBatch) -> Logits:
         """Of one batch, on the processor."""
-        return np.asarray(self._compute({name: batch.inputs[name] for name in self._names}), dtype=np.float32).reshape(len(batch.places), -1)
+        return self._compute(batch.inputs).reshape(len(batch.places), -1)
 
 
 def quantised(model: Any) -> Any:
@@ -211,159 +201,7 @@ def _one_by_one(backend: Backend, work: Iterator[TokenBatch]) -> Iterator[tuple[
     return ((batch.places, backend.logits(batch)) for batch in work)
 
 
-def largest_difference(backend: Backend, reference: Backend, probe: Sequence[TokenBatch]) -> float:
-    """The largest absolute difference of two backends' logits on a probe; infinite where one is not a number."""
-    differences = [np.abs(backend.logits(batch) - reference.logits(batch)).max() for batch in probe]
-    return float(np.nan_to_num(np.max(differences), nan=np.inf))
-
-
 def _half_precision() -> Literal["bf16", "fp16"]:
     import torch
 
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def _open_openvino(reference: TorchBackend, folder: Path, probe: Sequence[TokenBatch], where: str) -> Backend:
-    openvino = _package("openvino")
-    core = openvino.Core()
-
-    def export(target: Path) -> None:
-        import torch
-
-        with _silent(), torch.no_grad():
-            example = {name: torch.from_numpy(values) for name, values in probe[0].inputs.items()}
-            made = openvino.convert_model(_plain(reference.model, list(example)), example_input=example)
-        openvino.save_model(made, target / "model.xml", compress_to_fp16=False)
-
-    def read(source: Path) -> Backend:
-        threads = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": _threads()}
-        compiled = core.compile_model(core.read_model(source / "model.xml"), "CPU", threads)
-        return ExportedBackend(lambda inputs: compiled(inputs)[0], [one.any_name for one in compiled.inputs])
-
-    return _exported(folder / f"openvino-{_version('openvino')}", export, read, reference, probe, where)
-
-
-def _open_onnx(reference: TorchBackend, folder: Path, probe: Sequence[TokenBatch], where: str) -> Backend:
-    for needed in ("onnx", "onnxscript", "onnxruntime"):
-        _package(needed)
-
-    def export(target: Path) -> None:
-        import torch
-
-        names = list(probe[0].inputs)
-        example = tuple(torch.from_numpy(values) for values in probe[0].inputs.values())
-        with _silent(), torch.no_grad():
-            shapes = tuple({0: "pairs", 1: "tokens"} for _ in names)
-            made = torch.onnx.export(
-                _plain(reference.model, names), example, dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=["logits"], verbose=False
-            )
-        if made is None:
-            raise RuntimeError("torch.onnx.export gave nothing")
-        made.save(str(target / "model.onnx"))
-
-    return _exported(_onnx_folder(folder), export, lambda source: _onnx_session(source / "model.onnx"), reference, probe, where)
-
-
-def _open_int8_onnx(folder: Path) -> Backend:
-    """The checked fp32 export with 8-bit weights; ONNX Runtime rounds what goes into its products as it comes."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    source = _onnx_folder(folder)
-    path = source / "int8.onnx"
-    if not path.exists():
-        with _silent(), tempfile.TemporaryDirectory(dir=source) as temporary:
-            made = Path(temporary) / path.name
-            quantize_dynamic(source / "model.onnx", made, weight_type=QuantType.QInt8, per_channel=True)
-            made.replace(path)
-    return _onnx_session(path)
-
-
-def _onnx_folder(folder: Path) -> Path:
-    return folder / f"onnx-{_version('onnxruntime')}"
-
-
-def _onnx_session(path: Path) -> Backend:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return ExportedBackend(lambda inputs: session.run(None, inputs)[0], [one.name for one in session.get_inputs()])
-
-
-def _exported(
-    folder: Path, export: Callable[[Path], None], read: Callable[[Path], Backend], reference: Backend, probe: Sequence[TokenBatch], where: str
-) -> Backend:
-    """What lies in `folder`, exported first if need be; it is kept only when it agrees with torch, and checked at every opening."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-        try:
-            export(new)
-            _check_agreement(read(new), reference, probe, where)
-            replace_folder(new, folder)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            raise ConfigError(f'{where}: the model cannot be exported ({str(error).splitlines()[0]:.120}). Use backend = "torch"') from error
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    opened = read(folder)
-    _check_agreement(opened, reference, probe, where)
-    return opened
-
-
-def _check_agreement(backend: Backend, reference: Backend, probe: Sequence[TokenBatch], where: str) -> None:
-    difference = largest_difference(backend, reference, probe)
-    if not difference <= TOLERANCE:
-        raise ConfigError(
-            f'{where}: the exported model says something else than torch: logits differ by {difference:.3g}, allowed is {TOLERANCE}. Use backend = "torch"'
-        )
-
-
-def _plain(model: Any, names: Sequence[str]) -> Any:
-    """The model as a module that takes these inputs in this order and gives the logits alone."""
-    import torch
-
-    class Plain(torch.nn.Module):
-        def __init__(self, inner: torch.nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
-            types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            return self.inner(input_ids=input_ids, attention_mask=attention_mask, **types).logits
-
-    if list(names)[:2] != ["input_ids", "attention_mask"]:
-        raise ValueError(f"it takes {', '.join(names)}, and input_ids and attention_mask are needed")
-    return Plain(model.transformers_model).eval()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Exporters warn about what the check of agreement then looks at."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
-
-
-def _package(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError(name, "export") from error

@@ -11,9 +11,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from retriever.chat import read_as
 from retriever.filters import Condition
 from retriever.ragged import joined
 from retriever.serving.faults import FullError
+from retriever.serving.settings import ServeSettings
 from retriever.types import Document, Query
 
 Value = TypeVar("Value")
@@ -257,3 +259,25 @@ class SharedEncoder:
                     raise
                 time.sleep(0.1)
         raise AssertionError
+
+
+def shared_encoder(own: Any, thread: EncoderThread, settings: ServeSettings, name: str) -> SharedEncoder:
+    """A student that reads and computes as the server was told.
+
+    Args:
+        own: the student, changed in place.
+        thread: that does its work.
+        settings: of the server.
+        name: of what it searches.
+
+    Raises:
+        MissingExtraError: the backend's packages are not installed.
+        ConfigError: it cannot read or compute so.
+    """
+    if settings.reads is not None:
+        read_as(own, settings.reads, name)
+    if settings.backend != "torch":
+        from retriever.encoder_runtime import compute_in
+
+        compute_in(settings.backend, own, f"serve: --backend {settings.backend}: the student of {name}")
+    return SharedEncoder(own, thread)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retriever.chat import read_as
 from retriever.document_fields import Kind
 from retriever.errors import ConfigError
 from retriever.filters import Condition, check_conditions
 from retriever.remote.engine import Point
 from retriever.remote.search import RemoteSearch, open_remote_search
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups, shared_encoder
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.timing import Stopwatch
 from retriever.types import Document
@@ -84,9 +83,7 @@ class ServedEngine:
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
         self.name = place.name
         found = open_remote_search(place.where, Path(settings.student or ""))
-        if settings.reads is not None:
-            read_as(found.encoder, settings.reads, place.name)
-        self._view = EngineView(found, SharedEncoder(found.encoder, thread))
+        self._view = EngineView(found, shared_encoder(found.encoder, thread, settings, place.name))
 
     def fresh(self) -> EngineView:
         """The collection."""
@@ -174,7 +171,7 @@ class ServedStages:
         self.name = place.name
         pipeline = Pipeline(read_experiment(Path(place.where), settings.overrides), settings.work)
         self.paths: Mapping[str, str] = {str(pipeline.folder): place.name}
-        self._view = StagesView(open_stages(pipeline), SharedEncoder(pipeline.student, thread))
+        self._view = StagesView(open_stages(pipeline), shared_encoder(pipeline.student, thread, settings, place.name))
 
     def fresh(self) -> StagesView:
         """The stages."""

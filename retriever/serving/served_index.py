@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.chat import read_as
 from retriever.document_fields import Kind
 from retriever.encodings import Encoder
 from retriever.errors import RetrieverError
@@ -23,7 +22,7 @@ from retriever.index.snapshot import Snapshot
 from retriever.ragged import Ragged, joined
 from retriever.search import open_index
 from retriever.serving.cache import RecentValues
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups, shared_encoder
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.timing import Stopwatch
 from retriever.types import Document, Query
@@ -127,7 +126,7 @@ class ServedIndex:
 
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
         self.name = place.name
-        self._reads = settings.reads
+        self._settings = settings
         self._thread = thread
         self._index = open_index(Path(place.where), settings.student)
         self.folder = self._index.folder
@@ -173,9 +172,7 @@ class ServedIndex:
         if before is not None and before.encoder.own is own:
             encoder = before.encoder
         else:
-            if self._reads is not None:
-                read_as(own, self._reads, self.name)
-            encoder = SharedEncoder(own, self._thread)
+            encoder = shared_encoder(own, self._thread, self._settings, self.name)
             self._encoded.clear()
         shared: Encoder = encoder
         return IndexView(dataclasses.replace(snapshot, load_encoder=lambda: shared), encoder, self._encoded, RecentValues(self._cache_bytes))

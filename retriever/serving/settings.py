@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
+from retriever.backends import BackendName
 from retriever.errors import ConfigError
 from retriever.remote.addresses import is_address, parse_address
 from retriever.settings import PositiveInt, Settings, nearest
@@ -29,6 +30,7 @@ class Limits(Settings):
     k: PositiveInt = Field(1_000, description="documents for a query")
     queries: PositiveInt = Field(64, description="of one search")
     query_characters: PositiveInt = Field(8_192, description="of a query, with all turns before it")
+    image_pixels: PositiveInt = Field(1 << 24, description="width times height, of an image that is searched with")
     turns: PositiveInt = Field(100, description="before a query, and kept of a conversation")
     texts: PositiveInt = Field(256, description="of one request for embeddings or scores")
     text_characters: PositiveInt = Field(65_536, description="of one of these texts")
@@ -70,6 +72,7 @@ class ServeSettings(Settings):
         places: what is served; the first one answers requests that name none.
         student: folder of another student that encodes the queries.
         reads: what the students read of a conversation; None for what each was taught.
+        backend: what computes the students' transformers.
         overrides: of experiment files, as --set gives them.
         work: folder of experiments.
         write: whether documents may be changed.
@@ -83,6 +86,7 @@ class ServeSettings(Settings):
     places: tuple[Place, ...] = Field(min_length=1, strict=False)
     student: Path | None = Field(None, strict=False)
     reads: str | None = None
+    backend: BackendName = "torch"
     overrides: tuple[str, ...] = Field((), strict=False)
     work: Path = Field(Path("work"), strict=False)
     write: bool = False
