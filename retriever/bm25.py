@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.errors import ConfigError
+from retriever.errors import ConfigError, DataError
+from retriever.files import write_json
+
+FACTS = "bm25.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class BM25:
-    """A BM25 index in memory (bm25s; Robertson et al. 1994, in Lucene's form).
+    """A BM25 index in memory, or mapped into it (bm25s; Robertson et al. 1994, in Lucene's form).
 
     Attributes:
         engine: the bm25s index.
@@ -57,6 +62,40 @@ class BM25:
             rows = rows[scores[rows] >= edge]
         rows = rows[np.argsort(-scores[rows], kind="stable")][:depth]
         return rows, scores[rows]
+
+    def save(self, folder: Path) -> None:
+        """Writes bm25s' own files, and beside them what it does not keep, into an empty folder."""
+        if self.vocabulary:
+            self.engine.save(folder, show_progress=False)
+        write_json(folder / FACTS, {"language": self.language, "documents": self.n_documents, "words": len(self.vocabulary)})
+
+
+def open_bm25(folder: Path) -> BM25:
+    """The index that `BM25.save` wrote; its postings are mapped, so that processes share them.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    import bm25s
+
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        engine = bm25s.BM25.load(folder, mmap=True, show_progress=False) if facts["words"] else bm25s.BM25()
+        found = BM25(engine, engine.vocab_dict if facts["words"] else {}, facts["language"], facts["documents"])
+        if not _whole(found, facts["words"]):
+            raise ValueError("its files do not belong together")
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DataError(f"{folder}: the BM25 index is damaged ({error}). Delete this folder and run the same command again") from error
+    return found
+
+
+def _whole(index: BM25, words: int) -> bool:
+    """Whether the files of an index have each other's sizes."""
+    if not words:
+        return True
+    parts = index.engine.scores
+    sizes = (len(parts["data"]), len(parts["indices"]), int(parts["indptr"][-1]))
+    return len(set(sizes)) == 1 and len(index.vocabulary) == words and parts["num_docs"] == index.n_documents
 
 
 def build_bm25(texts: Iterable[str], k1: float = 0.9, b: float = 0.4, language: str = "english") -> BM25:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from retriever.bm25 import BM25, build_bm25
+from retriever.bm25 import BM25
+from retriever.bm25_step import bm25_of
 from retriever.candidate_step import find_candidates
 from retriever.candidates import pair_scores, with_positives
 from retriever.cascade_step import cascade_inputs, cascades, stored_scores
@@ -117,16 +118,8 @@ class Pipeline:
 
     @cached_property
     def bm25(self) -> BM25:
-        """The BM25 index, in memory."""
-        settings = self.experiment.candidates
-        with self.reporter.bar("BM25 index", len(self.documents)) as advance:
-
-            def texts() -> Any:
-                for document in self.documents.documents():
-                    yield document.full_text
-                    advance(1)
-
-            return build_bm25(texts(), settings.k1, settings.b, settings.language)
+        """The BM25 index of all documents, made once."""
+        return bm25_of(self)
 
     def conversations(self, split: str) -> dict[str, Query]:
         """The queries of "train" or "test" as the collection has them; a train query that is a test query too is left out of "train".

@@ -1,6 +1,9 @@
 """BM25 against bm25s' own retrieval and against the formula."""
 
 import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import bm25s
 import numpy as np
@@ -9,8 +12,8 @@ import Stemmer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever.bm25 import build_bm25
-from retriever.errors import ConfigError
+from retriever.bm25 import build_bm25, open_bm25
+from retriever.errors import ConfigError, DataError
 
 WORDS = ["owl", "owls", "hammer", "nail", "nails", "night", "moth", "wood", "drives", "driving", "the", "of", "x", "Über"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), min_size=1, max_size=12)
@@ -90,3 +93,39 @@ def test_an_unknown_language_is_refused_with_the_known_ones(texts: list[str]) ->
         build_bm25(texts, language="klingon")
     assert "english" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("texts", [["owl owl moth", "owl", "hammer nail", ""], [], ["the of"]])
+def test_a_saved_index_answers_as_before(texts: list[str], tmp_path: Path) -> None:
+    built = build_bm25(texts, 1.2, 0.75, "german")
+    built.save(tmp_path)
+    opened = open_bm25(tmp_path)
+    assert (opened.n_documents, opened.language, opened.n_bytes) == (len(texts), "german", built.n_bytes)
+    for query in ("owl", "moth hammer owl", "zebra"):
+        assert opened.scores(query).tolist() == built.scores(query).tolist()
+        assert [part.tolist() for part in opened.search(query, 2)] == [part.tolist() for part in built.search(query, 2)]
+
+
+def test_the_postings_of_a_saved_index_are_mapped_and_not_read(tmp_path: Path) -> None:
+    build_bm25(["owl owl moth", "owl"]).save(tmp_path)
+    assert isinstance(open_bm25(tmp_path).engine.scores["data"], np.memmap)
+
+
+@pytest.mark.parametrize("name", ["data.csc.index.npy", "indptr.csc.index.npy", "vocab.index.json", "params.index.json", "bm25.json"])
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: b"", None])
+def test_a_damaged_index_is_named(name: str, damage: Callable[[bytes], bytes] | None, tmp_path: Path) -> None:
+    build_bm25(["owl owl moth", "owl"]).save(tmp_path)
+    if damage is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
+    with pytest.raises(DataError, match=r"the BM25 index is damaged \(.+\)\. Delete this folder and run the same command again"):
+        open_bm25(tmp_path)
+
+
+def test_files_of_two_indexes_do_not_pass_for_one(tmp_path: Path) -> None:
+    for name, texts in (("one", ["owl owl moth", "owl"]), ("other", ["owl owl moth nail", "owl", "nail"])):
+        build_bm25(texts).save(tmp_path / name)
+    shutil.copy(tmp_path / "other" / "indices.csc.index.npy", tmp_path / "one")
+    with pytest.raises(DataError, match="do not belong together"):
+        open_bm25(tmp_path / "one")

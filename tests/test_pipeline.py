@@ -14,6 +14,7 @@ import pytest
 
 import retriever
 from retriever import Collection, Document, Query, Run, distill, read_experiment, read_qrels, write_collection
+from retriever.bm25 import BM25
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.eval.measures import evaluate
 from retriever.pipeline import Pipeline, keep_pairs
@@ -279,6 +280,18 @@ def test_scores_of_another_collection_are_refused_and_kept(copied: Path, beir_fo
 @pytest.fixture(scope="module")
 def pipeline(finished_experiment: Path) -> Pipeline:
     return Pipeline(read_experiment(finished_experiment / "tiny.toml"), finished_experiment / "work")
+
+
+def test_the_bm25_index_is_made_once_and_anew_where_it_is_damaged(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened() -> BM25:
+        return Pipeline(read_experiment(copied / "tiny.toml"), copied / "work").bm25
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retriever.bm25_step.build_bm25", lambda *given, **named: pytest.fail("it is there already"))
+        first = opened().scores("owl")
+    (copied / "work" / "tiny" / "bm25" / "data.csc.index.npy").write_bytes(b"")
+    assert opened().scores("owl").tolist() == first.tolist()
+    assert opened().scores("owl").tolist() == first.tolist()
 
 
 def test_positives_are_added_for_train_queries_only(pipeline: Pipeline) -> None:

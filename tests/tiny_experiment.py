@@ -14,7 +14,7 @@ from unittest import mock
 from retriever import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = ("candidates", "ensemble", "evaluate", "index", "index_before", "score", "start", "train")
+STEPS = ("bm25", "candidates", "ensemble", "evaluate", "index", "index_before", "score", "start", "train")
 RUNS = ["bm25", "student_before", "hybrid_before", "teacher", "student", "hybrid"]
 
 EXPERIMENT = """\
