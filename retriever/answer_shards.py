@@ -137,6 +137,14 @@ def read_answers(path: Path, column: str) -> Answers:
     return {(row[column], row["sample"]): row["raw"] for row in rows}
 
 
+def read_all(folder: Path, column: str) -> Answers:
+    """Everything that was written in a folder, by whatever shards."""
+    found: Answers = {}
+    for path in sorted(folder.glob("*.parquet")):
+        found |= read_answers(path, column)
+    return found
+
+
 def _schema(column: str) -> pa.Schema:
     return pa.schema([(column, pa.string()), ("sample", pa.int32()), ("raw", pa.string())])
 

@@ -31,6 +31,6 @@ def _made(pipeline: Pipeline) -> Done:
                     yield document.full_text
                     advance(1)
 
-            build_bm25(texts(), **deciding).save(folder)
+            build_bm25(texts(), settings.k1, settings.b, settings.language).save(folder)
 
     return run_step(Step("bm25", {"documents": pipeline.documents.fingerprint}, deciding, seed=0), pipeline.folder, work)  # nothing is drawn

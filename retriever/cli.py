@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from retriever.commands import chat, formats, generate, index, reinforce, rewrite, search, serve, setup, steps, store, teachers
+from retriever.commands import caption, chat, formats, generate, index, reinforce, rewrite, search, serve, setup, steps, store, teachers
 from retriever.commands.console import AROUND_COMMAND
 from retriever.errors import RetrieverError
 
@@ -29,6 +29,7 @@ for command in (
     steps.teach,
     steps.score,
     teachers.teachers,
+    caption.caption,
     reinforce.reinforce,
     steps.train,
     steps.evaluate,

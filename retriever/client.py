@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import http.client
 import json
@@ -11,11 +12,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from retriever.errors import RetrieverError
+from retriever.image_files import image_bytes
 from retriever.serving.answers import (
     ChangeAnswer,
     ConversationAnswer,
@@ -71,27 +74,31 @@ class Client:
 
     def search(
         self,
-        query: str,
+        query: str | None = None,
         k: int = 10,
         index: str | None = None,
         where: Mapping[str, Any] | None = None,
         turns: Sequence[Turn] = (),
         whole_text: bool = False,
+        *,
+        image: Path | bytes | None = None,
     ) -> SearchAnswer:
         """The best k documents of a query, best first: `results` is a list of results.
 
         Args:
-            query: a text.
+            query: a text; None for an image.
             k: documents at most.
             index: its name; the server's first one when left out.
             where: conditions on fields, such as {"year": {">=": 2020}}.
             turns: what was said before, oldest first.
             whole_text: whether results hold whole texts beside their snippets.
+            image: an image file or its bytes, in the place of a text.
 
         Raises:
             ServiceError: the server does not answer, or refuses; so do all methods.
+            DataError: the image file cannot be read.
         """
-        body = {"query": query, "k": k, "index": index, "filter": where, "turns": _plain(turns), "text": whole_text}
+        body = {"query": query, "k": k, "index": index, "filter": where, "turns": _plain(turns), "text": whole_text, "image": _in_base64(image)}
         return self._post(SearchAnswer, "search", body)
 
     def search_all(
@@ -218,6 +225,12 @@ def _given(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(turns: Sequence[Turn]) -> list[dict[str, str]]:
     return [dataclasses.asdict(turn) for turn in turns]
+
+
+def _in_base64(image: Path | bytes | None) -> str | None:
+    if image is None:
+        return None
+    return base64.b64encode(image_bytes(image) if isinstance(image, Path) else image).decode()
 
 
 def _conversation(conversation: str) -> str:

@@ -53,7 +53,7 @@ def _prepare(settings: CollectionSettings, folder: Path) -> Collection:
     """The same of a source that is none yet."""
     recover_folder(folder)
     prepared = _prepared(folder)
-    source = _source(settings)
+    source = _source(settings, folder)
     if prepared and settings.path and not settings.path.exists() and prepared.source.get("location") == source.location:
         return prepared
     format_name = _format(settings)
@@ -225,12 +225,12 @@ class _Contents:
     where: Callable[[int], str]  # of the document in a row
 
 
-def _source(settings: CollectionSettings) -> Source:
+def _source(settings: CollectionSettings, folder: Path) -> Source:
     if settings.ir_datasets is not None:
         return Source(settings.ir_datasets, tuple(dict.fromkeys((settings.train, settings.test))), settings.fields)
     if settings.path is None:
         raise ConfigError("collection: give either path or ir_datasets")
-    return Source(str(settings.path), fields=settings.fields)
+    return Source(str(settings.path), fields=settings.fields, kept=folder.with_name(f"{folder.name}-images").resolve())
 
 
 def _format(settings: CollectionSettings) -> str:

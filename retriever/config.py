@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from retriever.captioner_settings import CaptionerSettings, check_captioners
 from retriever.collection_settings import NAMED_SOURCES, CandidateSettings, CollectionSettings, TransferSettings
 from retriever.errors import ConfigError
 from retriever.evaluation_settings import EvaluationSettings
@@ -60,6 +61,7 @@ class Experiment(Settings):
     scoring: ScoringSettings = ScoringSettings()
     ensemble: EnsembleSettings = EnsembleSettings()
     student: AnyStudentSettings
+    captioner: tuple[CaptionerSettings, ...] = Field((), strict=False)
     reinforce: ReinforceSettings | None = None
     training: TrainingSettings = TrainingSettings()
     index: AnyIndexSettings = AutoSettings()
@@ -97,17 +99,24 @@ class Experiment(Settings):
         why = {
             "static": "has no transformer that could have adapters",
             "cross_encoder": "has a new head, which adapters leave as it is",
-            "image_text": "has two towers, of which student.frozen_image and student.frozen_text leave projections to learn",
         }
         if self.training.lora and self.student.kind in why:
-            article = "an" if self.student.kind == "image_text" else "a"
-            raise ValueError(f"training.lora: {article} {self.student.kind} student {why[self.student.kind]}. Leave training.lora out")
+            raise ValueError(f"training.lora: a {self.student.kind} student {why[self.student.kind]}. Leave training.lora out")
         return self
 
     @model_validator(mode="after")
     def _frozen(self) -> Experiment:
         if self.student.frozen_documents and self.training.frozen_layers:
             raise ValueError("student.frozen_documents reads no document in training, which training.frozen_layers would make cheap. Leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _queue(self) -> Experiment:
+        """A queue keeps one vector a document, which must be able to change."""
+        if self.training.queue and self.student.kind in ("sparse", "late_interaction", "cross_encoder"):
+            raise ValueError(f"training.queue: keeps one vector a document, which a {self.student.kind} student does not give. Leave training.queue out")
+        if self.training.queue and self.student.frozen_documents:
+            raise ValueError("student.frozen_documents: documents do not change, so that training.queue has nothing to follow. Leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -122,6 +131,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _rewriters(self) -> Experiment:
         check_rewriters(self.rewriter)
+        check_captioners(self.captioner)
         return self
 
     @model_validator(mode="after")
@@ -229,6 +239,7 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
     ]
     transfer = tuple(one.model_copy(update={"path": (base / one.path.expanduser()).resolve()}) for one in experiment.transfer)
     rewriters = tuple(one.model_copy(update={"model": model(one.model)}) for one in experiment.rewriter)
+    captioners = tuple(one.model_copy(update={"model": model(one.model)}) for one in experiment.captioner)
     reinforce = experiment.reinforce
     if reinforce and reinforce.synthetic_captions:
         reinforce = reinforce.model_copy(update={"synthetic_captions": (base / reinforce.synthetic_captions.expanduser()).resolve()})
@@ -240,6 +251,7 @@ def _anchor(experiment: Experiment, base: Path) -> Experiment:
         "training": training,
         "transfer": transfer,
         "rewriter": rewriters,
+        "captioner": captioners,
         "collection": collection,
         "generation": generation,
         "candidates": candidates,

@@ -34,6 +34,7 @@ EXTRAS = {
     "lora": ("peft", "training of low-rank adapters"),
     "tensorboard": ("tensorboard", "curves of a training while it runs"),
     "serve": ("fastapi", "answers over HTTP"),
+    "mcp": ("mcp", "tools for assistants, by the Model Context Protocol"),
 }
 """Extra -> the package that shows it is there, and what it is good for."""
 

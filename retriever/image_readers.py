@@ -61,6 +61,11 @@ def _problems(experiment: Experiment) -> Iterator[tuple[str, str]]:
             what = f'kind "{teacher.kind}"' + f' and the family "{family}"' * bool(family)
             instead = 'Take kind = "embedding" with family = "image_text", kind = "fusion", or kind = "run" for scores made elsewhere'
             yield f"teacher {teacher.label}: one of the {what} reads texts alone", instead
+    if experiment.generation is not None:  # a query written for a caption would ask for that caption, which is no direction of such a collection
+        yield (
+            "generation: queries are written of texts and find texts",
+            "There, captions are the queries of images already: leave [generation] out, and let a [[captioner]] write more of them for reinforced training",
+        )
     for number, stage in enumerate(experiment.stage):
         if "bm25" in stage.by:
             yield f'stage.{number}.by: "bm25" finds by words', 'Name "student" there'

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from retriever.errors import DataError
 from retriever.image_files import EXTENSIONS, image_bytes
 
-__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "image_bytes", "read_image"]
+__all__ = ["EXTENSIONS", "FORMATS", "MAX_PIXELS", "decoded", "held", "image_bytes", "read_image"]
 
 MAX_PIXELS = 1 << 26
 """Width times height that is decoded at most: 8,192 by 8,192, which takes 200 MB as RGB. A file of a few kB can claim a thousand times as many."""
@@ -69,12 +71,17 @@ _BROKEN = (
 )
 """What decoders raise over damaged bytes; a warning where warnings are errors."""
 
+_HELD: dict[Path, tuple[Image.Image, int]] = {}
+"""Address -> an image that lies in no file, and how many hold it."""
+
+_HOLDING = threading.Lock()
+
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image as people see it, in mode RGB: its first frame, turned upright as EXIF says, transparency laid on white.
 
     Sixteen bits a channel become eight. The size is taken from the header, before any pixel is decoded. A path may lead through
-    a tar file; see `image_bytes`.
+    a tar file; see `image_bytes`. It may be an address of `held`.
 
     Args:
         path: of a PNG, JPEG, WebP, GIF, BMP or TIFF file; its name may end as it likes.
@@ -83,10 +90,45 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         DataError: it is missing, no image, cut off, damaged, or larger than `max_pixels`; the message begins with the path.
     """
-    encoded = image_bytes(path)
+    image, _ = _HELD.get(path, (None, 0))
+    return decoded(image_bytes(path), str(path), max_pixels) if image is None else image
+
+
+@contextlib.contextmanager
+def held(image: Image.Image, name: str) -> Iterator[Path]:
+    """An address at which `read_image` finds an image that lies in no file, for as long as the block runs; threads may share it.
+
+    Args:
+        image: as `decoded` gives it.
+        name: that no other image has, such as the SHA-256 of its file. What is remembered of the address then stays right.
+    """
+    address = Path("held:", name)
+    with _HOLDING:
+        image, holders = _HELD.get(address, (image, 0))
+        _HELD[address] = image, holders + 1
+    try:
+        yield address
+    finally:
+        with _HOLDING:
+            image, holders = _HELD.pop(address)
+            if holders > 1:
+                _HELD[address] = image, holders - 1
+
+
+def decoded(encoded: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image that a file's bytes hold, as `read_image` gives it.
+
+    Args:
+        encoded: the bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF file.
+        where: what messages begin with.
+        max_pixels: width times height that is decoded at most.
+
+    Raises:
+        DataError: it is no image, cut off, damaged, or larger than `max_pixels`.
+    """
     decoder = next((decoder for start, decoder in _DECODERS if encoded.startswith(start)), None)
     if decoder is None or (decoder is WebPImageFile and encoded[8:12] != b"WEBP"):
-        raise DataError(f"{path}: is {'empty' if not encoded else f'no image (it begins with {encoded[:8]!r})'}; allowed are {FORMATS}")
+        raise DataError(f"{where}: is {'empty' if not encoded else f'no image (it begins with {encoded[:8]!r})'}; allowed are {FORMATS}")
     try:
         with decoder(io.BytesIO(encoded)) as image:
             width, height = image.size
@@ -94,8 +136,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 image.load()
                 return _as_seen(image)
     except _BROKEN as error:
-        raise DataError(f"{path}: the image is cut off or damaged ({_words(error)}). Get the file again, or take it out") from error
-    raise DataError(f"{path}: the image has {width:,} x {height:,} pixels, more than the {max_pixels:,} allowed. Save it smaller, or take it out")
+        raise DataError(f"{where}: the image is cut off or damaged ({_words(error)}). Get the file again, or take it out") from error
+    raise DataError(f"{where}: the image has {width:,} x {height:,} pixels, more than the {max_pixels:,} allowed. Save it smaller, or take it out")
 
 
 def _as_seen(image: Image.Image) -> Image.Image:

@@ -42,7 +42,12 @@ class WantedImage:
 
 
 def wanted_images(
-    collection: Collection, queries: Mapping[str, Query], qrels: Qrels, synthetic: Path | None, advance: Callable[[int], None] = lambda count: None
+    collection: Collection,
+    queries: Mapping[str, Query],
+    qrels: Qrels,
+    synthetic: Path | None,
+    advance: Callable[[int], None] = lambda count: None,
+    captioned: Mapping[str, Sequence[str]] | None = None,
 ) -> list[WantedImage]:
     """The images that belong to the queries of a split, with their captions; in the order of the collection.
 
@@ -54,6 +59,7 @@ def wanted_images(
         qrels: their grades.
         synthetic: a file of captions by a captioner.
         advance: called with 1 for each image whose file was read.
+        captioned: image id -> captions by the experiment's captioners, which follow those of the file.
 
     Raises:
         DataError: there are none, an image cannot be read, or the file of captions is not in order.
@@ -73,7 +79,7 @@ def wanted_images(
     for doc_id, texts in captions.items():
         path = documents[doc_id].image
         if texts and path:
-            theirs = tuple(written.get(doc_id, ()))
+            theirs = (*written.get(doc_id, ()), *(as_line(text) for text in (captioned or {}).get(doc_id, ())))
             made_from = fingerprint([doc_id, image_sha256(path), list(texts), list(theirs)])
             found.append(WantedImage(doc_id, path, tuple(texts), theirs, made_from))
             advance(1)

@@ -21,6 +21,7 @@ import PIL
 from numpy.typing import NDArray
 
 from retriever.augmentation import apply, drawn_for, pixels_fingerprint
+from retriever.captioning import captions_of, captions_so_far
 from retriever.errors import DataError
 from retriever.files import fingerprint
 from retriever.images import image_bytes, read_image
@@ -76,7 +77,11 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Prospect:
-    """What `reinforce` would do: images in all and those that are there, captions, seconds and bytes for the missing ones."""
+    """What `reinforce` would do: images in all and those that are there, captions, seconds and bytes for the missing ones.
+
+    Attributes:
+        to_write: captions that captioners write first; what is said of the images does not count them.
+    """
 
     images: int
     done: int
@@ -85,6 +90,7 @@ class Prospect:
     augmentations: int
     seconds: float
     bytes: int
+    to_write: int = 0
 
 
 def settings_of(pipeline: Pipeline) -> ReinforceSettings:
@@ -106,7 +112,7 @@ def reinforce(pipeline: Pipeline) -> Done:
         ConfigError: no teacher is an image-text encoder, or one has no logit scale.
         DataError: the collection has no images with captions, or one cannot be read.
     """
-    recipe, wanted = recipe_of(pipeline), _wanted(pipeline)
+    recipe, wanted = recipe_of(pipeline), _wanted(pipeline, captions_of(pipeline))
     models = load_teachers(pipeline)
     inputs = {"teachers": models.identity, "images": fingerprint([image.made_from for image in wanted])}
     settings = _told(recipe) | {"logit_scales": [teacher.logit_scale for teacher in models.teachers]}
@@ -115,7 +121,8 @@ def reinforce(pipeline: Pipeline) -> Done:
 
 def prospect(pipeline: Pipeline) -> Prospect:
     """What `reinforce` would do, measured on a few images; nothing is written."""
-    recipe, wanted = recipe_of(pipeline), _wanted(pipeline)
+    captioned, to_write = captions_so_far(pipeline)
+    recipe, wanted = recipe_of(pipeline), _wanted(pipeline, captioned)
     models = load_teachers(pipeline)
     folder = pipeline.folder / STEP
     there = {uid for found in _found(folder).values() for uid in found.items()} if _how(folder) == _made_how(recipe, models) else set()
@@ -126,7 +133,8 @@ def prospect(pipeline: Pipeline) -> Prospect:
         size = len(reinforce_shard(models, recipe, part)) / len(part)
         seconds = (time.perf_counter() - start) / len(part)
     captions, synthetic = (sum(len(getattr(image, name)) for image in wanted) for name in ("captions", "synthetic"))
-    return Prospect(len(wanted), len(wanted) - len(pending), captions, synthetic, recipe.count, seconds * len(pending), round(size * len(pending)))
+    cost = seconds * len(pending), round(size * len(pending))
+    return Prospect(len(wanted), len(wanted) - len(pending), captions, synthetic, recipe.count, *cost, to_write)
 
 
 def reinforce_shard(models: TeacherModels, recipe: Recipe, images: Sequence[WantedImage]) -> bytes:
@@ -138,9 +146,9 @@ def reinforce_shard(models: TeacherModels, recipe: Recipe, images: Sequence[Want
 ReinforceEngine = Engine[TeacherModels, Recipe, tuple[WantedImage, ...], bytes]
 
 
-def _wanted(pipeline: Pipeline) -> list[WantedImage]:
+def _wanted(pipeline: Pipeline, captioned: Mapping[str, Sequence[str]]) -> list[WantedImage]:
     synthetic = settings_of(pipeline).synthetic_captions
-    return wanted_images(pipeline.collection, pipeline.queries("train"), pipeline.qrels("train"), synthetic)
+    return wanted_images(pipeline.collection, pipeline.queries("train"), pipeline.qrels("train"), synthetic, captioned=captioned)
 
 
 def _reinforced(models: TeacherModels, recipe: Recipe, images: Sequence[WantedImage]) -> Iterator[dict[str, bytes]]:

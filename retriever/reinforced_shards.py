@@ -217,6 +217,10 @@ class ReinforcedDataset:
         ending = image_ending(places)
         return shard / f"{uid}.{ending}" if ending else None
 
+    def path_of_document(self, doc_id: str) -> Path | None:
+        """The same for the image with an id; None too where the dataset has no such image."""
+        return self.image_path(uid_of(doc_id)) if doc_id in self else None
+
     def by_teacher(self, vectors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """[n, D of that teacher] for each teacher, from vectors [n, sum of D]."""
         return np.split(vectors, np.cumsum(self.dimensions)[:-1], axis=1)

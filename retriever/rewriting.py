@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retriever.answer_shards import Answers, read_answers, read_rows, write_samples, write_shard
+from retriever.answer_plans import KeyedPlan, plan_missing
+from retriever.answer_shards import Answers, read_all, read_rows, write_samples, write_shard
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic, write_text
 from retriever.rewriter_settings import RewriterSettings
@@ -48,46 +49,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-Shard = tuple[int, tuple[str, ...]]
-"""A sample number and the keys of the turns that are asked about together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RewritePlan:
-    """The rewrites that are still to be written.
-
-    Attributes:
-        turns: by their keys.
-        wanted: file name and shard.
-        column: the name of the keys, in the files.
-    """
-
-    turns: Mapping[str, Query]
-    wanted: Mapping[str, Shard]
-    column: str = COLUMN
-
-    def __len__(self) -> int:
-        return sum(len(keys) for _, keys in self.wanted.values())
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """Nothing: turns say themselves what they are."""
-        return {}
-
-    def shards(self) -> Mapping[str, Shard]:
-        """File name of each shard, and what is asked for it."""
-        return self.wanted
-
-    def items(self, task: Shard) -> list[tuple[str, int]]:
-        """The (key, sample number) of a shard."""
-        sample, keys = task
-        return [(key, sample) for key in keys]
-
-    def asked(self, task: Shard) -> Iterator[tuple[int, dict[str, Query]]]:
-        """The sample number and the turns of a shard."""
-        sample, keys = task
-        yield sample, {key: self.turns[key] for key in keys}
-
 
 @dataclasses.dataclass(frozen=True)
 class Prospect:
@@ -101,15 +62,9 @@ class Prospect:
     seconds: float
 
 
-def plan_rewrites(turns: Mapping[str, Query], samples: int, found: Answers) -> RewritePlan:
+def plan_rewrites(turns: Mapping[str, Query], samples: int, found: Answers) -> KeyedPlan[Query]:
     """The rewrites that were not found, in shards; stopped after a shard, the others stay as they are."""
-    wanted: dict[str, Shard] = {}
-    for sample in range(samples):
-        keys = [key for key in turns if (key, sample) not in found]
-        for start in range(0, len(keys), SHARD_TURNS):
-            shard = sample, tuple(keys[start : start + SHARD_TURNS])
-            wanted[f"{fingerprint(shard)}.parquet"] = shard
-    return RewritePlan(turns, wanted)
+    return plan_missing(turns, samples, found, SHARD_TURNS, COLUMN)
 
 
 def rewritten(pipeline: Pipeline) -> dict[str, dict[str, str]]:
@@ -190,7 +145,7 @@ def estimate(pipeline: Pipeline, sample_turns: int = 4) -> list[Prospect]:
     for one in _tables(pipeline):
         turns, identity = _turns(pipeline, one), identity_of(one, pipeline.experiment.seed)
         distinct = _asked(turns)
-        plan = plan_rewrites(distinct, one.samples, _written(_folder(pipeline, identity)))
+        plan = plan_rewrites(distinct, one.samples, read_all(_folder(pipeline, identity), COLUMN))
         rewrites = len(distinct) * one.samples
         seconds = _seconds(open_rewriter(one, pipeline.experiment.seed), plan, sample_turns) if len(plan) else 0.0
         alone = sum(not turn.turns for turn in turns.values())
@@ -198,11 +153,11 @@ def estimate(pipeline: Pipeline, sample_turns: int = 4) -> list[Prospect]:
     return found
 
 
-def _seconds(rewriter: Rewriter, plan: RewritePlan, sample_turns: int) -> float:
+def _seconds(rewriter: Rewriter, plan: KeyedPlan[Query], sample_turns: int) -> float:
     keys = [key for _, keys in plan.wanted.values() for key in keys]
     sample = keys[:: max(1, len(keys) // sample_turns)][:sample_turns]
     start = time.perf_counter()
-    rewriter.write([plan.turns[key] for key in sample], 0)
+    rewriter.write([plan.things[key] for key in sample], 0)
     return (time.perf_counter() - start) * len(keys) / len(sample)
 
 
@@ -228,20 +183,12 @@ def _folder(pipeline: Pipeline, identity: WriterIdentity) -> Path:
     return pipeline.folder / "rewritten" / identity.fingerprint
 
 
-def _written(folder: Path) -> Answers:
-    """Everything that was written there, by whatever shards."""
-    found: Answers = {}
-    for path in sorted(folder.glob("*.parquet")):
-        found |= read_answers(path, COLUMN)
-    return found
-
-
 def _rewrite(
     pipeline: Pipeline, settings: RewriterSettings, identity: WriterIdentity, turns: Mapping[str, Query]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of one rewriter, and what the manifest remembers of it."""
     folder, asked = _folder(pipeline, identity), _asked(turns)
-    answers, used = _written(folder), Usage()
+    answers, used = read_all(folder, COLUMN), Usage()
     plan = plan_rewrites(asked, settings.samples, answers)
 
     def tell(usage: Usage) -> None:

@@ -31,6 +31,7 @@ from retriever.teacher_settings import EmbeddingSettings
 from retriever.train_step import Lesson, teach_student
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
+from retriever.training.momentum import check_queue
 from retriever.training.reinforced_batches import is_reinforced
 from retriever.training.samples import TeacherVectors
 from retriever.training_settings import TrainingSettings
@@ -60,6 +61,7 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -
     """
     _ = pipeline.held_out  # train queries must be there before their documents are encoded
     check_losses(pipeline.start.model, {loss: LOSS_TABLE[loss] for loss, weight in training.losses.items() if weight})
+    check_queue(pipeline.start.model, training)
     vectors_from(pipeline, training)
     is_reinforced(training)
     check_target_units(pipeline.experiment, training, target_units(pipeline.experiment, pipeline.identities))

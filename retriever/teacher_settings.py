@@ -133,7 +133,7 @@ class FusionTeachingSettings(Settings):
 
 
 class FusionSettings(ModelTeacherSettings):
-    """Reads an image and a text together, in either direction; the log-odds of matching. BLIP, BridgeTower, ViLT, or one made of two towers."""
+    """Reads an image and a text together, in either direction; the log-odds of matching. BLIP, BridgeTower, FLAVA, ViLT, or one made of two towers."""
 
     kind: Literal["fusion"] = "fusion"
     batch_size: PositiveInt = Field(128, description="pairs of a batch")

@@ -23,6 +23,9 @@ class TensorCache:
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._bytes = 0
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def get(self, keys: Sequence[K], make: Callable[[Sequence[K]], Sequence[Tensor]], together: int) -> dict[K, Tensor]:
         """Key -> tensor; those that are not there are made, each once.
 

@@ -45,6 +45,14 @@ class LoraSettings(Settings):
     )
 
 
+class QueueSettings(Settings):
+    """Documents of past batches as negatives, as a slowly following copy of the student encoded them."""
+
+    size: PositiveInt = Field(4096, description="documents kept; a document stands there once, as it was encoded last")
+    momentum: float = Field(0.995, ge=0, lt=1, description="the copy's weights: so much of their own and the rest of the student's, at every step")
+    hardest: PositiveInt = Field(16, description="of those kept that the teacher scored for a query, so many that the student likes best join its list")
+
+
 class TrainingSettings(Settings):
     """How the student learns from the scores."""
 
@@ -87,6 +95,7 @@ class TrainingSettings(Settings):
         "minus the margin times that score's size (relative), or above the margin itself (threshold)",
     )
     false_negative_margin: float = Field(0.0, description="in the teacher's unit; a share, such as 0.05, under relative")
+    queue: QueueSettings | None = Field(None, description="negatives beyond the batch: a queue of past documents, encoded by a momentum copy of the student")
     rounds: PositiveInt = Field(1, description="of training; before each further one the new student finds candidates, which the teachers score")
     validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
     validation_queries: PositiveInt = Field(150, description="at most")

@@ -14,9 +14,13 @@ from transformers import (
     AutoTokenizer,
     BlipForImageTextRetrieval,
     BridgeTowerForImageAndTextRetrieval,
+    FlavaConfig,
+    FlavaModel,
+    FlavaPreTrainedModel,
     PreTrainedModel,
     ViltForImageAndTextRetrieval,
 )
+from transformers.models.flava.modeling_flava import FlavaITMHead
 
 from retriever.errors import ConfigError
 from retriever.fusion_model import FAMILY, FusionModel, first_line, load_fusion_model, open_processor, padded
@@ -164,9 +168,43 @@ class BridgeTowerReader(_Stock):
         return _log_odds(self.model(input_ids=ids, attention_mask=mask.long(), pixel_values=torch.stack(list(images))).logits)
 
 
+class FlavaMatcher(FlavaPreTrainedModel):
+    """What matches in FlavaForPreTraining, under the names of its weights: its codebook and its other heads are not loaded."""
+
+    def __init__(self, config: FlavaConfig) -> None:
+        super().__init__(config)
+        self.flava = FlavaModel(config)
+        self.itm_head = FlavaITMHead(config)  # type: ignore[no-untyped-call]
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+class FlavaReader(_Stock):
+    """FLAVA (Singh et al. 2022, arXiv:2112.04482): two towers as in ALBEF, then layers over the tokens of both; a head with two outputs."""
+
+    def images(self, images: Sequence[Image.Image]) -> Sequence[Tensor]:
+        """[T, W] of each image, projected; before the tower's last norm, as the layers over both read it."""
+        states = self.model.flava.image_model(pixel_values=self._pixels(images)["pixel_values"], output_hidden_states=True).hidden_states[-1]
+        return list(self.model.flava.image_to_mm_projection(states))
+
+    def texts(self, texts: Sequence[str]) -> Sequence[Tensor]:
+        """[L, W] of each text, projected."""
+        ids, mask = padded(super().texts(texts), self.model.device)
+        states = self.model.flava.text_model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states[-1]
+        return [row[kept] for row, kept in zip(self.model.flava.text_to_mm_projection(states), mask, strict=True)]
+
+    def scores(self, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
+        """[n], log-odds."""
+        read, mask = padded(texts, self.model.device)
+        seen = torch.stack(list(images))
+        before = mask.new_ones((len(seen), seen.shape[1] + self.model.flava.multimodal_model.use_cls_token))
+        both = self.model.flava.multimodal_model(torch.cat([seen, read], dim=1), attention_mask=torch.cat([before, mask], dim=1).long())
+        return _log_odds(self.model.itm_head(both.last_hidden_state))
+
+
 _STOCK: Mapping[str, tuple[type[PreTrainedModel], str, Callable[..., FusionReader]]] = {
     "blip": (BlipForImageTextRetrieval, "itm_head", BlipReader),
     "bridgetower": (BridgeTowerForImageAndTextRetrieval, "itm_score", BridgeTowerReader),
+    "flava": (FlavaMatcher, "itm_head", FlavaReader),
     "vilt": (ViltForImageAndTextRetrieval, "rank_output", ViltReader),
 }
 """Family -> the class of transformers, the name of its head, and how a teacher reads with it."""

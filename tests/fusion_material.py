@@ -123,6 +123,20 @@ def save_bridgetower(folder: Path, seed: int = 1) -> Path:
     return _save(BridgeTowerForImageAndTextRetrieval, config, folder, seed)
 
 
+def save_flava(folder: Path, seed: int = 1) -> Path:
+    """FLAVA with all heads it was pretrained with, random, images of 32 pixels."""
+    from transformers import FlavaConfig, FlavaForPreTraining, FlavaImageProcessorPil
+
+    pieces = save_tokenizer(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": pieces, "max_position_embeddings": 24}
+    image = {**sizes, "image_size": 32, "patch_size": 16, "vocab_size": 16}
+    codebook = {"hidden_size": 4, "vocab_size": 16, "num_blocks_per_group": 1}
+    config = FlavaConfig(text_config=text, image_config=image, multimodal_config=sizes, image_codebook_config=codebook, hidden_size=32, projection_dim=16)
+    FlavaImageProcessorPil(size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return _save(FlavaForPreTraining, config, folder, seed)
+
+
 def save_vit(folder: Path, seed: int = 1) -> Path:
     """A vision tower of tokens: ViT, random, images of 16 pixels."""
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel

@@ -16,15 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 Fault = Callable[["Handler"], None]
 
 
-class ModelServer(ThreadingHTTPServer):
-    """Answers with the model of a folder; each request takes the next fault first, if one is left."""
+class FaultyServer(ThreadingHTTPServer):
+    """Remembers what it was asked; each request takes the next fault first, if one is left."""
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+    def __init__(self, handler: "type[Handler]") -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.faults: list[Fault] = []
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -41,8 +39,17 @@ class ModelServer(ThreadingHTTPServer):
         """A client that gave up is no news."""
 
 
+class ModelServer(FaultyServer):
+    """Answers with the model of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Handler)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+
 class Handler(BaseHTTPRequestHandler):
-    server: ModelServer
+    server: Any
     body: dict[str, Any]
 
     def log_message(self, *_: Any) -> None:
@@ -132,12 +139,18 @@ def top(values: dict[str, float], count: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[ModelServer]:
-    """The server, for as long as the block runs."""
-    with ModelServer(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    """A server with the model of a folder, for as long as the block runs."""
+    with ModelServer(folder) as server, running(server):
+        yield server
+
+
+@contextlib.contextmanager
+def running(server: FaultyServer) -> Iterator[None]:
+    """Any server at work, for as long as the block runs."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,12 +21,15 @@ from retriever.audit.agreement import agreement, kendall_taus, overlaps, top_ove
 from retriever.audit.calibration import calibration, expected_calibration_error, probabilities, reliability
 from retriever.audit.cost import ensemble_cost, pairs_per_second
 from retriever.audit.lists import UNJUDGED, ScoredLists, spread
+from retriever.audit.material import Material, compare_all
+from retriever.audit.step import directions
 from retriever.audit.suspects import false_negatives, mislabelled, ruined_queries, share_above
 from retriever.audit.verdict import Candidate, judge
 from retriever.collection import Collection
 from retriever.config import read_experiment
 from retriever.errors import DataError, StoreError
 from retriever.eval.audit import Audit, AuditVerdict, BaselineFindings, Cost, Suspect, Suspects, TeacherFindings, Texts, read_audit, write_audit
+from retriever.eval.audit_page import render_audit
 from retriever.eval.audit_terminal import audit_table
 from retriever.eval.curves import score_distribution
 from retriever.eval.measures import evaluate
@@ -418,6 +422,70 @@ def test_the_terminal_marks_what_beats_the_start(audit: Audit) -> None:
     assert rows["b"].split()[3:] == ["0.700*", "│", "0.900*", "│", "23.1", "│", "4.2", "%", "│", "logit", "│"]
     assert "0.650 " in rows["bm25"]
     assert "* better than student_before" in captured.get()
+
+
+# Directions
+
+
+def both_ways(name: str, ranks: Mapping[str, int]) -> Run:
+    """Each query's relevant document at a rank among three."""
+    documents = {query: [f"{query}-{other}" for other in range(3)] for query in ranks}
+    for query, rank in ranks.items():
+        documents[query].insert(rank - 1, documents[query].pop(0))
+    return Run.from_dict(name, {query: {doc_id: -float(place) for place, doc_id in enumerate(listed)} for query, listed in documents.items()})
+
+
+def material_of(runs: Mapping[str, Run], ways: Mapping[str, list[str]], clusters: Mapping[str, str] | None = None) -> Material:
+    qrels = {query: {f"{query}-0": 1} for queries in ways.values() for query in queries}
+    evaluations = {name: evaluate(run, qrels, ["RR"]) for name, run in runs.items()}
+    none = cast(Any, None)
+    return Material(none, qrels, ("t",), {}, None, "start", runs, evaluations, ("RR",), 1, ways, clusters)
+
+
+def test_each_direction_is_measured_and_tested_alone_beside_both_together() -> None:
+    texts, images = [f"t{number}" for number in range(12)], [f"i{number}" for number in range(6)]
+    teacher = both_ways("t", {**dict.fromkeys(texts, 1), **dict.fromkeys(images, 2)})
+    start = both_ways("start", {**dict.fromkeys(texts, 2), **dict.fromkeys(images, 2)})
+    material = material_of({"t": teacher, "start": start}, {"text_to_image": texts, "image_to_text": images})
+    found = {name: findings.mean["RR"] for name, findings in directions(material).items()}
+    assert found == {"start.text_to_image": 0.5, "t.text_to_image": 1.0, "start.image_to_text": 0.5, "t.image_to_text": 0.5}
+    assert directions(material)["t.text_to_image"].description == "text to image, 12 queries"
+    assert directions(material)["t.text_to_image"].interval["RR"] == (1.0, 1.0)
+    deciding, others = compare_all(material)
+    assert [(one.run, one.baseline, one.queries) for one in deciding] == [("t", "start", 18)]
+    assert {(one.run, one.baseline): (one.queries, one.difference) for one in others} == {
+        ("t.text_to_image", "start.text_to_image"): (12, 0.5),
+        ("t.image_to_text", "start.image_to_text"): (6, 0.0),
+    }
+    one_way = material_of({"t": teacher, "start": start}, {"": [*texts, *images]})
+    assert directions(one_way) == {}
+    assert compare_all(one_way)[1] == []
+
+
+def test_captions_of_one_image_are_one_observation() -> None:
+    captions = [f"t{number}" for number in range(20)]
+    runs = {"t": both_ways("t", dict.fromkeys(captions, 1)), "start": both_ways("start", dict.fromkeys(captions, 2))}
+    alone, together = (
+        compare_all(material_of(runs, {"": captions}, clusters))[0][0].p_value
+        for clusters in (None, {query: f"image{number // 5}" for number, query in enumerate(captions)})
+    )
+    assert alone < 0.001
+    assert together >= 2 / 2**4  # four images: of sixteen sign patterns two are as extreme
+
+
+def test_the_table_has_a_row_for_each_direction_and_marks_the_best_of_each(audit: Audit) -> None:
+    rows = {name: BaselineFindings("text to image, 9 queries", {"nDCG@10": mean, "R@100": mean}, {"nDCG@10": (0.1, 0.2), "R@100": (0.1, 0.2)})
+            for name, mean in (("student_before.text_to_image", 0.1), ("b.text_to_image", 0.2))}  # fmt: skip
+    beats = Comparison("b.text_to_image", "student_before.text_to_image", "nDCG@10", 0.1, (0.05, 0.15), 0.001, 0.004, 9, 9, 0)
+    even = dataclasses.replace(beats, measure="R@100", p_value=0.5, p_value_corrected=0.5)
+    told = dataclasses.replace(audit, directions=rows, comparisons=(*audit.comparisons, beats, even))
+    assert [told.best(name, "nDCG@10") for name in ("bm25", "b", "student_before.text_to_image", "b.text_to_image")] == [False, True, False, True]
+    console = Console(width=140, record=True, file=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(audit_table(told))
+    lines = {line.split()[1]: line.split() for line in captured.get().splitlines() if line.startswith("│")}
+    assert lines["b.text_to_image"][3:6] == ["0.200*", "│", "0.200"]
+    assert "text to image, 9 queries" in render_audit(told)
 
 
 # The command

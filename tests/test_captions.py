@@ -279,6 +279,7 @@ def test_a_tar_file_without_images_is_no_collection(tmp_path: Path) -> None:
         ({"student": {"kind": "dense", "model": "x"}}, r'student\.kind: a student of the kind "dense" reads texts alone, .* Set student\.kind = "image_text"'),
         ({"teacher": [{"kind": "lexical"}]}, r'teacher lexical: one of the kind "lexical" reads texts alone'),
         ({"teacher": [{"kind": "embedding", "model": "x"}]}, r'teacher embedding-x: one of the kind "embedding" and the family "dense" reads texts alone'),
+        ({"generation": {}}, r"generation: queries are written of texts and find texts, and the collection .* let a \[\[captioner\]\] write more of them"),
         ({"stage": [{"by": ["bm25"], "keep": 10}]}, r'stage\.0\.by: "bm25" finds by words'),
     ],
 )

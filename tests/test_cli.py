@@ -24,8 +24,8 @@ from tests.forked_commands import ForkedCommands
 from tests.tiny_experiment import RUNS, STEPS, command, manifest_times, process_environment, write_experiment
 
 COMMANDS = (
-    *("doctor", "init", "check", "generate", "rewrite", "candidates", "teach", "score", "teachers", "reinforce", "train", "evaluate", "distill", "search"),
-    *("chat", "serve", "feedback", "export", "demo", "import", "index", "store"),
+    *("doctor", "init", "check", "generate", "rewrite", "candidates", "teach", "score", "teachers", "caption", "reinforce", "train", "evaluate", "distill"),
+    *("search", "chat", "serve", "feedback", "export", "demo", "import", "index", "store"),
 )
 
 

@@ -40,6 +40,7 @@ from tests.fusion_material import (
     save_blip,
     save_bridgetower,
     save_efficientnet,
+    save_flava,
     save_text_tower,
     save_vilt,
     save_vit,
@@ -61,7 +62,7 @@ TEACHING = FusionTeachingSettings(
     dimensions=16,
     dropout=0.0,
 )
-SAVERS: dict[str, Callable[..., Path]] = {"blip": save_blip, "bridgetower": save_bridgetower, "vilt": save_vilt}
+SAVERS: dict[str, Callable[..., Path]] = {"blip": save_blip, "bridgetower": save_bridgetower, "flava": save_flava, "vilt": save_vilt}
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +137,14 @@ def stock_score(family: str, folder: Path, image: Path, text: str) -> float:
     import transformers
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    name = {"blip": "BlipForImageTextRetrieval", "bridgetower": "BridgeTowerForImageAndTextRetrieval", "vilt": "ViltForImageAndTextRetrieval"}[family]
-    model = getattr(transformers, name).from_pretrained(folder).eval()
+    names = {"blip": "BlipForImageTextRetrieval", "bridgetower": "BridgeTowerForImageAndTextRetrieval", "vilt": "ViltForImageAndTextRetrieval"}
+    model = getattr(transformers, {**names, "flava": "FlavaForPreTraining"}[family]).from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
     pixels = AutoImageProcessor.from_pretrained(folder)(images=read_image(image), return_tensors="pt")
+    more = {"return_loss": False} if family == "flava" else {}
     with torch.no_grad():
-        said = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], **pixels)
-    logits = said.itm_score[0] if family == "blip" else said.logits[0]
+        said = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], **pixels, **more)
+    logits = (said.itm_score if family == "blip" else said.itm_logits if family == "flava" else said.logits)[0]
     return float(logits[0] if len(logits) == 1 else logits[1] - logits[0])
 
 
@@ -167,7 +169,12 @@ def test_scores_do_not_depend_on_what_else_is_in_a_batch(family: str, stock: dic
 
 
 def test_the_unit_is_the_heads(stock: dict[str, Path]) -> None:
-    assert {family: load(folder).identity.unit for family, folder in stock.items()} == {"blip": "log_odds", "bridgetower": "log_odds", "vilt": "logit"}
+    assert {family: load(folder).identity.unit for family, folder in stock.items()} == {
+        "blip": "log_odds",
+        "bridgetower": "log_odds",
+        "flava": "log_odds",
+        "vilt": "logit",
+    }
 
 
 def test_an_image_that_asks_for_captions_is_scored_as_a_caption_that_asks_for_it(stock: dict[str, Path], noise: list[Path]) -> None:
@@ -247,7 +254,7 @@ def test_an_image_that_cannot_be_read_is_named(stock: dict[str, Path], noise: li
 
 
 def test_an_unknown_family_is_one_line_that_names_the_known_ones(towers: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r'vit is of the family "vit", which no adapter reads; known are blip, bridgetower, vilt and what a table "train"'):
+    with pytest.raises(ConfigError, match=r'vit is of the family "vit", which no adapter reads; known are blip, bridgetower, flava, vilt and what a table "train"'):
         load(towers["vit"])
 
 

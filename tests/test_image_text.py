@@ -18,7 +18,6 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from retriever.collection import Collection
-from retriever.config import Experiment
 from retriever.encoder_step import load_encoder
 from retriever.errors import ConfigError, DataError
 from retriever.images import read_image
@@ -228,13 +227,6 @@ def test_a_damaged_image_is_named(towers: dict[str, Path], encoder_folder: Path,
     (tmp_path / "cut.png").write_bytes(whole[:40])
     with pytest.raises(DataError, match=r"cut\.png: "):
         student_of(towers["vit"], encoder_folder).encode_documents([Document("d", "", image=tmp_path / "cut.png")])
-
-
-def test_an_experiment_with_adapters_is_refused(squares: Collection) -> None:
-    student = {"kind": "image_text", "image_model": "a", "text_model": "b"}
-    values = {"name": "x", "collection": {"path": "."}, "teacher": [{"kind": "lexical"}], "student": student, "training": {"lora": {}}}
-    with pytest.raises(ValueError, match=r"training\.lora: an image_text student has two towers"):
-        Experiment.model_validate(values)
 
 
 # One direction a batch

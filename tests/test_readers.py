@@ -26,6 +26,7 @@ from retriever.readers import (
     captions,
     files,
     hugging_face,
+    hugging_face_images,
     jsonl,
     msmarco,
     mtrag,
@@ -522,7 +523,7 @@ def test_a_format_that_the_folder_lacks_names_the_missing_file(name: str, file: 
 
 
 def test_every_file_is_a_whole_reader() -> None:
-    images: tuple[Reader, ...] = (captions, webdataset)  # mypy compares the signatures
+    images: tuple[Reader, ...] = (captions, hugging_face_images, webdataset)  # mypy compares the signatures
     documents: tuple[Reader, ...] = (beir, files, hugging_face, ir_datasets_reader, jsonl, msmarco, parquet, trec)
     topics: tuple[Reader, ...] = (mtrag, qrecc, topiocqa, trec_cast, trec_ikat)
     every = (*images, *documents, *topics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from retriever.reinforce_step import reinforce
 from retriever.reinforce_teachers import TeacherModels
 from retriever.reinforced_shards import ReinforcedDataset, ReinforcedTeacher, list_shards
 from retriever.students.image_text import ImageTextStudent
+from retriever.training.ahead import ReadAhead
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedLoss, ReinforcedSamples, is_reinforced, make_reinforced_samples
@@ -206,6 +208,23 @@ def test_a_frozen_tower_makes_each_augmented_image_once(pipeline: Pipeline, visi
         assert "document_0_pixel_values" not in made
         monkeypatch.setattr(ReinforcedBatcher, "_image", lambda *_: pytest.fail("an image was read again"))
         torch.testing.assert_close(batcher(batch)["document_0_sentence_embedding"], made["document_0_sentence_embedding"])
+
+
+def test_what_is_at_hand_is_not_read_by_another_thread(pipeline: Pipeline, vision: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = student_of(vision, encoder_folder, image_size=16, frozen_image=True)
+    samples, towers, pool = samples_of(pipeline, epochs=20), FrozenTowers(student.model), ThreadPoolExecutor(1)
+    batcher = ReinforcedBatcher(student.model, samples, pipeline.collection, towers=towers, ahead=ReadAhead(pool, 6))
+    plain = ReinforcedBatcher(student.model, samples, pipeline.collection, towers=FrozenTowers(student.model))
+    with towers.attached(), pool:
+        for epoch in range(20):
+            made, expected = (one([{"label": number} for number in range(6 * epoch, 6 * epoch + 6)]) for one in (batcher, plain))
+            torch.testing.assert_close(made["document_0_sentence_embedding"], expected["document_0_sentence_embedding"])
+            assert torch.equal(made["label"]["images"], expected["label"]["images"])
+        assert len(batcher.kept) == 6
+        monkeypatch.setattr(ReinforcedDataset, "of_document", lambda *_: pytest.fail("what is known of an image was read again"))
+        monkeypatch.setattr(ReinforcedBatcher, "_image", lambda *_: pytest.fail("an image was read again"))
+        for epoch in range(20):
+            batcher([{"label": number} for number in range(6 * epoch, 6 * epoch + 6)])
 
 
 def test_images_are_encoded_in_groups_where_memory_is_saved(pipeline: Pipeline, student: ImageTextStudent) -> None:

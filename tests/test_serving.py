@@ -326,8 +326,8 @@ def test_a_filter_takes_its_room_in_the_memory_of_answers(folder: Path, tmp_path
 # Limits and mistakes
 
 WRONG: list[tuple[str, Any, str]] = [
-    ("/v1/search", {}, "body: give query or queries, one of the two"),
-    ("/v1/search", {"query": "a", "queries": ["b"]}, "body: give query or queries, one of the two"),
+    ("/v1/search", {}, "body: give query, queries or image, one of the three"),
+    ("/v1/search", {"query": "a", "queries": ["b"]}, "body: give query, queries or image, one of the three"),
     ("/v1/search", {"query": " "}, "query: is empty"),
     ("/v1/search", {"query": 1}, "query: Input should be a valid string"),
     ("/v1/search", {"query": "a", "limit": 1}, "limit: Extra inputs are not permitted"),

@@ -16,8 +16,10 @@ from retriever.errors import ConfigError
 from retriever.training.documents import stored_documents
 from retriever.training.families import Encoded, check_losses, family_of, join
 from retriever.training.in_batch import four_ways, positive_first
+from retriever.training.lists import Lists
 from retriever.training.loss_table import LOSS_TABLE, Loss
-from retriever.training.samples import TrainingSamples
+from retriever.training.momentum import Mined, MomentumQueue
+from retriever.training.samples import TrainingSamples, direction
 from retriever.training.scale import LearnedScale
 from retriever.training.sparsity import SparsityController
 from retriever.training.sparsity_losses import flops
@@ -65,11 +67,12 @@ class Targets:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPair:
-    """A batch at one size of its vectors: what the model made of B queries and U documents, and their scores [B, U], which all losses share."""
+    """A batch at one size of its vectors: what the model made of B queries and U documents, their scores [B, U], and lists, which all losses share."""
 
     queries: Encoded
     documents: Encoded
     scores: Tensor
+    lists: Lists
 
 
 class DistillationLoss(nn.Module):
@@ -87,6 +90,7 @@ class DistillationLoss(nn.Module):
         settings: TrainingSettings,
         sparsity: SparsityController | None = None,
         scale: LearnedScale | None = None,
+        queue: MomentumQueue | None = None,
     ) -> None:
         """Raises a ConfigError where a loss cannot learn from the unit of the samples' scores, or lacks the teacher's vectors, or a scale has no use."""
         super().__init__()
@@ -99,6 +103,7 @@ class DistillationLoss(nn.Module):
         self.settings = settings
         self.sparsity = sparsity
         self.scale = scale
+        self.queue = queue
         self.family = family_of(model)
         if scale and not self.family.bounded:
             raise ConfigError("training.learn_scale: the student compares by inner products, whose scale its vectors learn. Leave training.learn_scale out")
@@ -112,8 +117,14 @@ class DistillationLoss(nn.Module):
             features: of the queries, then of each group of documents.
             labels: sample numbers and document rows, as a `Batcher` gives them.
         """
-        if self.settings.gradient_cache:
-            return self._with_cached_gradients(features, labels)
+        found = self._with_cached_gradients(features, labels) if self.settings.gradient_cache else self._at_once(features, labels)
+        if self.queue:  # after the losses, which look at what came before this batch
+            self.queue.follow(self.model)
+            among = direction(self.samples.queries[int(labels["samples"][0])])
+            self.queue.add(among, labels["rows"].cpu(), self.queue.encode(self.model, features[1:], self.family.read))
+        return found
+
+    def _at_once(self, features: Sequence[Features], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         encoded = [self._encode(one, place) for place, one in enumerate(features)]
         return self.terms(encoded[0], self._documents(encoded[1:], labels), labels)
 
@@ -121,7 +132,8 @@ class DistillationLoss(nn.Module):
         """The same from what the model made of B queries and U documents; of scores the mean over the sizes of a Matryoshka student."""
         targets = Targets.of(self.samples, labels, queries[0].device)
         sizes = self.settings.matryoshka or (self.size or queries[0].shape[-1],)
-        cuts = [self._pair(_cut(queries, size), _cut(documents, size)) for size in sizes] if self.compares_scores else []
+        mined = self.queue.mined(self.samples, labels, documents[0].shape[-1], queries[0].device) if self.queue else None
+        cuts = [self._pair(_cut(queries, size), _cut(documents, size), targets, mined) for size in sizes] if self.compares_scores else []
         terms = {}
         for name, loss in self.losses.items():
             if loss.needs == "vectors":
@@ -151,8 +163,13 @@ class DistillationLoss(nn.Module):
         stored = self.samples.encodings
         return join(groups) if stored is None else stored_documents(stored, labels["rows"].cpu().numpy(), labels["rows"].device)
 
-    def _pair(self, queries: Encoded, documents: Encoded) -> EncodedPair:
-        return EncodedPair(queries, documents, self.scores(queries, documents))
+    def _pair(self, queries: Encoded, documents: Encoded, targets: Targets, mined: Mined | None) -> EncodedPair:
+        scores = self.scores(queries, documents)
+        lists = Lists(scores.gather(1, targets.places), targets.teacher, targets.mask, scores, targets.negatives, targets.strangers)
+        if mined and self.settings.queue:
+            further = self.scores(queries, (mined.vectors[:, : queries[0].shape[-1]],))
+            lists = lists.with_mined(further, mined, self.settings.queue.hardest)
+        return EncodedPair(queries, documents, scores, lists)
 
     def _vectors(self, queries: Tensor, documents: Tensor, labels: Mapping[str, Tensor]) -> Compared:
         """What a loss of vectors is called with, from the student's [B, D] and [U, D]; of frozen documents there is nothing to learn."""
@@ -163,22 +180,21 @@ class DistillationLoss(nn.Module):
 
     def _compared(self, loss: Loss, pair: EncodedPair, targets: Targets, labels: Mapping[str, Tensor]) -> Compared:
         """What a loss of scores is called with, by what it needs."""
-        scores = pair.scores
+        scores, lists = pair.scores, pair.lists
         if loss.needs == "teacher_batch":
             of_queries, of_documents = self._teacher_vectors(labels, scores.device)
             return scores, normalize(of_queries, dim=1) @ normalize(of_documents, dim=1).T, torch.ones_like(scores, dtype=torch.bool)
         if loss.needs == "negatives":
-            every, allowed = positive_first(scores, targets.negatives, targets.places[:, 0])
+            every, allowed = positive_first(lists.every, lists.negatives, targets.places[:, 0])
             return every, every, allowed
         if loss.needs == "four_ways":
             positives = tuple(part[targets.places[:, 0]] for part in pair.documents)
             among = self.scores(pair.queries, pair.queries), self.scores(positives, positives)
             every, allowed = four_ways(scores, *among, targets.negatives, targets.places[:, 0])
             return every, every, allowed
-        own = scores.gather(1, targets.places)  # [B, K]
         if loss.needs == "target":
-            return own, targets.teacher, targets.mask
-        return torch.cat([own, scores], dim=1), targets.teacher, torch.cat([targets.mask, targets.strangers], dim=1)
+            return lists.own, lists.teacher, lists.mask
+        return torch.cat([lists.own, lists.every], dim=1), lists.teacher, torch.cat([lists.mask, lists.strangers], dim=1)
 
     def _teacher_vectors(self, labels: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """[B, E] and [U, E], the teacher's vectors of the batch's queries and documents."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.images import read_image
 from retriever.modalities import Modality, as_texts, text_options
+from retriever.training.ahead import ReadAhead
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import FrozenTexts
 from retriever.training.towers import VECTOR, FrozenTowers, Read
-from retriever.types import Query
+from retriever.types import Document, Query
 
 IMAGES = 32
 """Images that are encoded together at most, where a batch is encoded in groups to save memory."""
@@ -50,6 +52,7 @@ class Batcher:
         states: of all texts, where the lower layers are frozen: a further feature.
         towers: those that do not learn, whose vectors stand in for them.
         images_together: images of a group of documents at most; all when None.
+        ahead: reads the images of the next batch; each batch is read when it is asked for when None.
     """
 
     model: Any
@@ -59,18 +62,56 @@ class Batcher:
     states: FrozenTexts | None = None
     towers: FrozenTowers | None = None
     images_together: int | None = None
+    ahead: ReadAhead | None = None
     valid_label_columns: tuple[str, ...] = ("label",)
 
     def __call__(self, batch: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """The features of one batch."""
         numbers = np.array([sample["label"] for sample in batch])
-        rows = np.unique(self.samples.documents[numbers][self.samples.mask[numbers]])
+        features = self._features(numbers)
+        if self.ahead:
+            self.ahead.begin(*self._of_images(self.ahead.following(numbers, len(self.samples))))
+        return features
+
+    def _features(self, numbers: NDArray[np.int64]) -> dict[str, Any]:
+        rows = self._rows(numbers)
         queries = self._queries([self.samples.queries[number] for number in numbers])
         features = {f"query_{key}": value for key, value in queries.items()}
         groups, order = self._groups(rows) if self.samples.encodings is None else ([], torch.arange(len(rows)))
         for number, group in enumerate(groups):
             features |= {f"document_{number}_{key}": value for key, value in group.items()}
         return features | {"label": {"samples": torch.from_numpy(numbers), "rows": torch.from_numpy(rows)[order]}}
+
+    def _rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[U], the documents of some samples, sorted."""
+        return np.unique(self.samples.documents[numbers][self.samples.mask[numbers]])
+
+    def _documents(self, rows: NDArray[np.int64]) -> Sequence[Document]:
+        looked_up: Sequence[Document] = self._ready(("rows", rows.tobytes()), lambda: self.collection.documents_by_row(rows.tolist()))
+        return looked_up
+
+    def _of_images(self, numbers: NDArray[np.int64]) -> tuple[dict[Hashable, Any], dict[Hashable, Callable[[], Any]]]:
+        """What is known of a batch with images, and how its images are read, by the names under which they are asked for."""
+        if not len(numbers) or not self.collection.has_images:
+            return {}, {}
+        rows, queries = self._rows(numbers), [self.samples.queries[number] for number in numbers]
+        asked = [query.image for query in queries if query.image]
+        documents = self.collection.documents_by_row(rows.tolist()) if self.samples.encodings is None else []
+        wanted = [("query", asked)] * bool(asked) + [("document", group) for group in self._image_groups(documents)]
+        jobs: dict[Hashable, Callable[[], Any]] = {
+            (task, *paths): partial(self._read_images, paths, task) for task, paths in wanted if not (self.towers and self.towers.holds("image", paths))
+        }
+        return {("rows", rows.tobytes()): documents}, jobs
+
+    def _image_groups(self, documents: Sequence[Document]) -> list[list[Path]]:
+        """The images among documents, as many together as are encoded together."""
+        paths = [document.image for document in documents if document.image]
+        size = self.images_together or max(1, len(paths))
+        return [paths[start : start + size] for start in range(0, len(paths), size)]
+
+    def _ready(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What was begun under a name while the last step computed, or is made now."""
+        return self.ahead.take(key, make) if self.ahead else make()
 
     def _queries(self, asked: Sequence[Query]) -> dict[str, Any]:
         """The features of a batch's queries, which are images or texts."""
@@ -85,7 +126,7 @@ class Batcher:
 
     def _groups(self, rows: NDArray[np.int64]) -> tuple[list[dict[str, Any]], Tensor]:
         """The features of documents in groups, texts by falling length and then images, and the places of these documents among the rows."""
-        documents = self.collection.documents_by_row(rows.tolist())
+        documents = self._documents(rows)
         groups: list[dict[str, Any]] = []
         order: list[int] = []
         if texts := [place for place, document in enumerate(documents) if not document.image]:
@@ -94,13 +135,15 @@ class Batcher:
                 features = {**features, **self.states.of_documents(rows[texts].tolist(), features)}
             groups, within = length_groups(features)
             order += [texts[place] for place in within.tolist()]
-        images = [(place, document.image) for place, document in enumerate(documents) if document.image]
-        size = self.images_together or max(1, len(images))
-        groups += [self.read_images([path for _, path in images[start : start + size]], "document") for start in range(0, len(images), size)]
-        return groups, torch.tensor([*order, *(place for place, _ in images)])
+        groups += [self.read_images(paths, "document") for paths in self._image_groups(documents)]
+        return groups, torch.tensor([*order, *(place for place, document in enumerate(documents) if document.image)])
 
     def read_images(self, paths: Sequence[Path], task: str) -> dict[str, Any]:
         """What the model makes of images before its first layer, or what its tower makes of them where that does not learn."""
+        features: dict[str, Any] = self._ready((task, *paths), lambda: self._read_images(paths, task))
+        return features
+
+    def _read_images(self, paths: Sequence[Path], task: str) -> dict[str, Any]:
 
         def pixels(wanted: Sequence[Path]) -> dict[str, Any]:
             features: dict[str, Any] = self.model.preprocess([read_image(path) for path in wanted], task=task)

@@ -7,7 +7,8 @@ teachers make of them is on the disk (`retriever.reinforced`), so no teacher is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ from retriever.training.reinforced_loss import both_ways, paired_contrastive, re
 from retriever.training_settings import TrainingSettings
 from retriever.types import Qrels, Query, Unit
 
+KEPT = 4096
+"""Images whose vectors stay in memory: of ten augmentations and one teacher 30 kB each. Reading them again takes longer than a step after frozen towers."""
+
 TOGETHER = ("reinforced", "contrastive")
 """The losses of such a batch; both take its images and captions."""
 
@@ -44,6 +48,8 @@ def is_reinforced(settings: TrainingSettings) -> bool:
     others = [name for name, weight in settings.losses.items() if weight and name not in TOGETHER]
     if others:
         raise ConfigError(f"training.losses: reinforced takes batches of images and captions, which {others[0]} cannot read. Keep reinforced and contrastive")
+    if settings.queue:
+        raise ConfigError("training.queue: reinforced training has no lists, which a queue would make longer. Leave training.queue out")
     if settings.frozen_layers:
         raise ConfigError("training.frozen_layers: reinforced training reads other images and captions at every step. Leave training.frozen_layers out")
     return True
@@ -139,12 +145,33 @@ class ReinforcedBatcher(Batcher):
     """
 
     samples: Any
+    kept: dict[str, Reinforced] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, batch: Sequence[Mapping[str, int]]) -> dict[str, Any]:
         """The features of one batch."""
+        numbers = np.array([sample["label"] for sample in batch])
+        features = self._features(numbers)
+        if self.ahead:
+            following = self.ahead.following(numbers, len(self.samples))
+            self.ahead.begin({}, {} if self._at_hand(following) else {following.tobytes(): self._augmented_ones(following)})
+        return features
+
+    def _at_hand(self, numbers: NDArray[np.int64]) -> bool:
+        """Whether nothing has to be read for these samples."""
+        doc_ids = [self.samples.doc_ids[number] for number in numbers]
+        names = [(self._path(doc_id), int(self.samples.augmentations[number])) for doc_id, number in zip(doc_ids, numbers, strict=True)]
+        return all(doc_id in self.kept for doc_id in doc_ids) and bool(self.towers and self.towers.holds("image", names))
+
+    def _item(self, doc_id: str) -> Reinforced:
+        """What is known of an image, read once for the first `KEPT` of them."""
+        item: Reinforced = self.kept.get(doc_id) or self.samples.dataset.of_document(doc_id)
+        if len(self.kept) < KEPT:
+            self.kept[doc_id] = item
+        return item
+
+    def _features(self, numbers: NDArray[np.int64]) -> dict[str, Any]:
         samples: ReinforcedSamples = self.samples
-        numbers = [sample["label"] for sample in batch]
-        items = [samples.dataset.of_document(samples.doc_ids[number]) for number in numbers]
+        items, groups = self._ready(numbers.tobytes(), self._augmented_ones(numbers))
         drawn = [int(samples.augmentations[number]) for number in numbers]
         rows = [int(samples.captions[number]) for number in numbers]
         written = [place for place, number in enumerate(numbers) if samples.synthetic[number] >= 0]
@@ -152,9 +179,7 @@ class ReinforcedBatcher(Batcher):
         told = [*zip(items, rows, strict=True), *((items[place], row) for place, row in zip(written, theirs, strict=True))]
         texts = [(*item.captions, *item.synthetic)[row] for item, row in told]
         features = {f"query_{key}": value for key, value in self.read(texts, "query").items()}
-        size = self.images_together or len(items)
-        for group, start in enumerate(range(0, len(items), size)):
-            images = self._augmented(items[start : start + size], drawn[start : start + size])
+        for group, images in enumerate(groups):
             features |= {f"document_{group}_{key}": value for key, value in images.items()}
         label = {
             "images": torch.from_numpy(np.stack([item.images[number] for item, number in zip(items, drawn, strict=True)])),
@@ -164,25 +189,46 @@ class ReinforcedBatcher(Batcher):
         }
         return features | {"label": label}
 
-    def _augmented(self, items: Sequence[Reinforced], drawn: Sequence[int]) -> dict[str, Any]:
+    def _augmented_ones(self, numbers: NDArray[np.int64]) -> Callable[[], tuple[list[Reinforced], list[dict[str, Any]]]]:
+        """Reads what is known of the images of some samples and makes the features of the augmented ones, in groups; another thread may call it."""
+        samples: ReinforcedSamples = self.samples
+        paths = [self._path(samples.doc_ids[number]) for number in numbers]  # the collection is asked in this thread alone
+        size = self.images_together or max(1, len(numbers))
+
+        def read() -> tuple[list[Reinforced], list[dict[str, Any]]]:
+            items = [self._item(samples.doc_ids[number]) for number in numbers]
+            wanted = list(zip(items, (int(samples.augmentations[number]) for number in numbers), paths, strict=True))
+            return items, [self._augmented(wanted[start : start + size]) for start in range(0, len(wanted), size)]
+
+        return read
+
+    def _augmented(self, wanted: Sequence[tuple[Reinforced, int, Path]]) -> dict[str, Any]:
         """The features of augmented images; of a tower that does not learn, what it makes of them."""
 
-        def pixels(wanted: Sequence[tuple[Reinforced, int]]) -> dict[str, Any]:
-            features: dict[str, Any] = self.model.preprocess([self._image(item, number) for item, number in wanted], task="document")
+        def pixels(some: Sequence[tuple[Reinforced, int, Path]]) -> dict[str, Any]:
+            features: dict[str, Any] = self.model.preprocess([self._image(*one) for one in some], task="document")
             return features
 
-        wanted = list(zip(items, drawn, strict=True))
-        return self._through("image", [(item.uid, number) for item, number in wanted], wanted, pixels)
+        return self._through("image", [(path, number) for _, number, path in wanted], wanted, pixels)
 
-    def _image(self, item: Reinforced, number: int) -> Image.Image:
+    def _path(self, doc_id: str) -> Path:
+        """Where an image's file is.
+
+        Raises:
+            DataError: it is nowhere.
+        """
+        dataset: ReinforcedDataset = self.samples.dataset
+        path = dataset.path_of_document(doc_id) or self.collection.document(doc_id).image
+        if path is None:
+            raise DataError(f"{dataset.folder}: the image {doc_id} is neither in it nor in the collection")
+        return path
+
+    def _image(self, item: Reinforced, number: int, path: Path) -> Image.Image:
         """An augmented image, bit for bit as the teachers saw it.
 
         Raises:
             DataError: it has other pixels.
         """
-        path = self.samples.dataset.image_path(item.uid) or self.collection.document(str(item.about.get("doc_id", ""))).image
-        if path is None:
-            raise DataError(f"{self.samples.dataset.folder}: the image {item.uid} is neither in it nor in the collection")
         made = apply(read_image(path), item.augmentations[number])
         if item.pixels and pixels_fingerprint(made) != item.pixels[number]:
             raise DataError(f"{path}: augmented again, it has other pixels than the teachers saw. See what changed: retriever reinforce --verify FOLDER")

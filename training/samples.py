@@ -44,6 +44,8 @@ class TrainingSamples:
         unit: of the teacher's scores.
         vectors: of a teacher, for losses that compare vectors.
         encodings: the student's own of all documents, where only the encoding of queries learns; no document is read then.
+        scored: per sample the sorted rows of all documents that the teacher scored for its query, without positives, and their
+            scores; where a queue of past documents may bring them.
     """
 
     queries: Sequence[Query]
@@ -54,6 +56,7 @@ class TrainingSamples:
     unit: Unit
     vectors: TeacherVectors | None = None
     encodings: DocumentEncodings | None = None
+    scored: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.queries) or self.documents.shape[1] < 2:
@@ -118,7 +121,18 @@ def make_samples(
         mask=np.stack([mask for _, _, mask in lists]),
         not_negative=[item.not_negative for item, _ in chosen],
         unit=target.unit,
+        scored=_scored([item for item, _ in chosen]) if settings.queue else None,
     )
+
+
+def _scored(judged: Sequence[_Judged]) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """The rows, sorted, and scores of each query's candidates that are no positives; samples of one query share theirs."""
+    found: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+    for item in judged:
+        if item.query.query_id not in found:
+            order = np.argsort(item.rows[~item.positive])
+            found[item.query.query_id] = item.rows[~item.positive][order], item.scores[~item.positive][order]
+    return [found[item.query.query_id] for item in judged]
 
 
 def _one_epoch(lessons: Sequence[tuple[_Judged, int]], quality: Mapping[str, float], generator: np.random.Generator) -> NDArray[np.int64]:

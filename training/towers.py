@@ -6,7 +6,7 @@ They evaluate while the rest trains: no dropout, and the statistics of their nor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,10 @@ class FrozenTowers:
         """Whether vectors can stand in for this tower."""
         return modality in self.modules and modality in self._skippable
 
+    def holds(self, modality: Modality, names: Iterable[Hashable]) -> bool:
+        """Whether the vectors of all that have these names are there."""
+        return self.stands_in_for(modality) and all(name in self._caches[modality] for name in names)
+
     def features(self, modality: Modality, names: Sequence[Hashable], inputs: Sequence[Any], read: Read) -> dict[str, Any]:
         """The features of some images or texts: the tower's vectors [n, C].
 
@@ -65,7 +69,7 @@ class FrozenTowers:
         for modality, modules in self.modules.items():
             for module in modules:
                 module.eval()
-                vars(module)["train"] = _staying(module)  # the trainer calls this on the whole model at every step
+                vars(module)["train"] = staying(module)  # the trainer calls this on the whole model at every step
                 if modality in self._skippable:
                     vars(module)["forward"] = _unless_there(module.forward)
         try:
@@ -86,7 +90,7 @@ class FrozenTowers:
         return list(here[VECTOR].float().cpu().unbind())
 
 
-def _staying(module: nn.Module) -> Callable[..., nn.Module]:
+def staying(module: nn.Module) -> Callable[..., nn.Module]:
     """A `train` that changes nothing."""
     return lambda mode=True: module
 

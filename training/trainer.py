@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from retriever.models import check_length
 from retriever.routes import freeze_documents, readers_of
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
+from retriever.training.ahead import ReadAhead
 from retriever.training.batches import IMAGES, Batcher, as_dataset
 from retriever.training.documents import check_stored
 from retriever.training.dropout import cheap_dropout
@@ -33,6 +35,7 @@ from retriever.training.families import family_of
 from retriever.training.frozen import frozen
 from retriever.training.lora import Adapters, with_adapters
 from retriever.training.memory import explain_memory, training_advice
+from retriever.training.momentum import MomentumQueue, check_queue, with_queue
 from retriever.training.pairs import PairBatcher, PairLoss
 from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedLoss, ReinforcedSamples
 from retriever.training.samples import TrainingSamples
@@ -44,11 +47,13 @@ from retriever.training_settings import TrainingSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Frozen:
-    """What stands in for parts of the model that do not learn: states of texts after lower layers, vectors after whole towers."""
+class Beside:
+    """What stands beside the model: for parts that do not learn, what they made of texts and images; a queue of past documents; images read ahead."""
 
     states: FrozenTexts | None
     towers: FrozenTowers
+    queue: MomentumQueue | None = None
+    ahead: ReadAhead | None = None
 
 
 FROZEN = "frozen"
@@ -88,6 +93,9 @@ def train_student(
         RetrieverError: memory will not do; the message names settings that help.
     """
     check_training(settings)
+    check_queue(model, settings)
+    if settings.queue and parallel.processes().count > 1:
+        raise ConfigError("training.queue: each process would keep a queue of its own part. Train with one process, or leave training.queue out")
     if samples.encodings is not None:
         check_stored(samples.encodings, settings)
         freeze_documents(model)
@@ -123,12 +131,20 @@ def _train(
     watcher = Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters, scale)
     towers = FrozenTowers(model)
     last = parallel.shared(last_whole_checkpoint(folder / "checkpoints") if group.first else None)
-    with contextlib.closing(watcher), towers.attached(), _states(model, samples, collection, settings, folder, watcher) as states:
+    with (
+        contextlib.closing(watcher),
+        towers.attached(),
+        ThreadPoolExecutor(1, "images") as reading,
+        _states(model, samples, collection, settings, folder, watcher) as states,
+    ):
         if group.first:
             watcher.resume(model, last, settings.tensorboard)
         if scale:
             scale.restore(parallel.shared(scale.state()))
-        trainer = _trainer(model, samples, collection, settings, folder, seed, watcher, Frozen(states, towers))
+        queue = MomentumQueue(model, settings.queue) if settings.queue else None
+        if queue and last:
+            queue.load(last)
+        trainer = _trainer(model, samples, collection, settings, folder, seed, watcher, Beside(states, towers, queue, ReadAhead(reading, settings.batch_size)))
         if parallel.shared(watcher.spent):  # a stop came between the last step and the end
             watcher.tell(step_of(last), -(-len(samples) // settings.batch_size))
         else:
@@ -188,7 +204,7 @@ def _trainer(
     folder: Path,
     seed: int,
     watcher: Watcher,
-    frozen_parts: Frozen,
+    beside: Beside,
 ) -> Any:
     """sentence-transformers' trainer of the model's kind, for one process or for one of several."""
     model.model_card_data.generate_widget_examples = False  # it would encode documents at every checkpoint
@@ -196,11 +212,12 @@ def _trainer(
     kind, arguments = (CrossEncoderTrainer, CrossEncoderTrainingArguments) if reranks else family_of(model).trainers
     kind = without_model_card(kind)
     kind = with_adapters(kind, watcher.adapters) if watcher.adapters else kind
+    kind = with_queue(kind, beside.queue) if beside.queue else kind
     read = (model, samples, collection, settings.max_length)
     together = IMAGES if settings.gradient_cache else None
     batches, losses = (ReinforcedBatcher, ReinforcedLoss) if isinstance(samples, ReinforcedSamples) else (Batcher, DistillationLoss)
-    batcher: Any = PairBatcher(*read) if reranks else batches(*read, frozen_parts.states, frozen_parts.towers, together)
-    loss: torch.nn.Module = PairLoss(model, samples, settings) if reranks else losses(model, samples, settings, watcher.sparsity, watcher.scale)
+    batcher: Any = PairBatcher(*read) if reranks else batches(*read, beside.states, beside.towers, together, beside.ahead)
+    loss: torch.nn.Module = PairLoss(model, samples, settings) if reranks else losses(model, samples, settings, watcher.sparsity, watcher.scale, beside.queue)
     given = _arguments(settings, folder, seed, len(samples))
     if settings.projection_learning_rate:
         given |= {"learning_rate_mapping": dict.fromkeys(_projections(loss), settings.projection_learning_rate)}

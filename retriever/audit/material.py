@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from retriever.audit.lists import ScoredLists
 from retriever.ensemble_step import ensemble_on_held_out
+from retriever.eval.directions import directions_of, in_direction, pairs_in_directions
 from retriever.eval.measures import Evaluation, evaluate, parse_measure
-from retriever.eval.significance import Comparison, compare, holm
+from retriever.eval.significance import Clusters, Comparison, compare, holm
+from retriever.image_report import wholes_of
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.runs import Run
@@ -34,6 +37,8 @@ class Material:
         evaluations: name -> its measures.
         measures: as text.
         seed: of tests and intervals.
+        ways: direction -> ids of its queries; {"": all ids} where they go one way.
+        clusters: conversations, or images with their captions, which tests and intervals take as wholes; None where queries stand alone.
     """
 
     lists: ScoredLists
@@ -46,6 +51,8 @@ class Material:
     evaluations: Mapping[str, Evaluation]
     measures: tuple[str, ...]
     seed: int
+    ways: Mapping[str, Sequence[str]]
+    clusters: Clusters | None
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -56,6 +63,16 @@ class Material:
     def targets(self) -> tuple[str, ...]:
         """What may be distilled: the teachers, then the ensembles."""
         return (*self.teachers, *self.members)
+
+    @cached_property
+    def in_directions(self) -> dict[str, Evaluation]:
+        """NAME.DIRECTION -> the measures of everyone's queries of it; empty where queries go one way."""
+        found = {}
+        for way, query_ids in self.ways.items() if len(self.ways) > 1 else ():
+            qrels = {query_id: self.qrels[query_id] for query_id in query_ids}
+            for name in (*self.baselines, *self.targets):
+                found[in_direction(name, way)] = evaluate(self.runs[name].select(query_ids).rename(in_direction(name, way)), qrels, self.measures)
+        return found
 
 
 def gather(pipeline: Pipeline) -> Material:
@@ -70,6 +87,7 @@ def gather(pipeline: Pipeline) -> Material:
     targets |= {name: scored_by(pipeline, settings, pairs) for name, settings in baselines.items()}
     lists = ScoredLists.of(pairs, retrieved, qrels, targets)
     runs = {name: lists.run(name) for name in targets}
+    queries = {query_id: query for query_id, query in pipeline.conversations("train").items() if query_id in qrels}
     measures = tuple(str(parse_measure(measure)) for measure in pipeline.experiment.evaluation.measures)
     return Material(
         lists=lists,
@@ -82,6 +100,8 @@ def gather(pipeline: Pipeline) -> Material:
         evaluations={name: evaluate(run, qrels, measures) for name, run in runs.items()},
         measures=measures,
         seed=pipeline.experiment.seed,
+        ways=directions_of(queries),
+        clusters=wholes_of(queries, qrels),
     )
 
 
@@ -109,8 +129,11 @@ def compare_all(material: Material) -> tuple[list[Comparison], list[Comparison]]
     against_bm25 = [(name, material.bm25) for name in material.targets if material.bm25 is not None]
     against_members = [(name, member) for name, members in material.members.items() for member in members]
     between = list(itertools.combinations(material.teachers, 2))
-    deciding = compare(material.evaluations, against_start, [first], material.seed)
-    others = compare(material.evaluations, [*against_bm25, *against_members, *between], material.measures, material.seed)
-    others += compare(material.evaluations, against_start, rest, material.seed)
+    clusters = material.clusters
+    deciding = compare(material.evaluations, against_start, [first], material.seed, clusters)
+    others = compare(material.evaluations, [*against_bm25, *against_members, *between], material.measures, material.seed, clusters)
+    others += compare(material.evaluations, against_start, rest, material.seed, clusters)
+    one_way = pairs_in_directions(material.in_directions, against_start) if material.in_directions else []
+    others += compare(material.in_directions, one_way, material.measures, material.seed, clusters)
     corrected = holm([one.p_value for one in others])
     return deciding, [dataclasses.replace(one, p_value_corrected=p_value) for one, p_value in zip(others, corrected, strict=True)]

@@ -18,6 +18,7 @@ from retriever.cascade_step import asked_pairs, cascades
 from retriever.collection import Collection
 from retriever.eval.audit import Audit, BaselineFindings, Cost, Ruined, Suspects, TeacherFindings, Texts, read_audit, write_audit
 from retriever.eval.curves import score_distribution
+from retriever.eval.directions import direction_of, in_words
 from retriever.eval.report import RunResult
 from retriever.eval.significance import Comparison
 from retriever.eval.wording import count, shortened
@@ -76,6 +77,7 @@ def make_audit(pipeline: Pipeline) -> Audit:
         texts=texts(pipeline, teachers.values(), suspects),
         seed=material.seed,
         versions=versions(),
+        directions=directions(material),
     )
 
 
@@ -138,8 +140,15 @@ def _findings_of(pipeline: Pipeline, material: Material, name: str, cost: Cost, 
 
 def baseline(material: Material, name: str, description: str) -> BaselineFindings:
     """A run's means and intervals."""
-    result = RunResult(name, material.evaluations[name])
-    return BaselineFindings(description, dict(result.evaluation.means), {measure: result.interval(measure, material.seed) for measure in material.measures})
+    result = RunResult(name, {**material.evaluations, **material.in_directions}[name])
+    intervals = {measure: result.interval(measure, material.seed, material.clusters) for measure in material.measures}
+    return BaselineFindings(description, dict(result.evaluation.means), intervals)
+
+
+def directions(material: Material) -> dict[str, BaselineFindings]:
+    """Everyone's means and intervals in each direction, direction by direction."""
+    sizes = {way: f"{in_words(way)}, {count(len(query_ids), 'query', 'queries')}" for way, query_ids in material.ways.items()}
+    return {name: baseline(material, name, sizes[direction_of(name)]) for name in material.in_directions}
 
 
 def summary(pipeline: Pipeline, material: Material) -> str:

@@ -23,7 +23,7 @@ def show_hits(hits: Sequence[Hit], text: str) -> None:
 
     for hit in hits:
         typer.secho(f"{hit.rank:>3}  {hit.score:.4f}  {hit.document.title or hit.document.doc_id}", bold=True)
-        if hit.document.text or not hit.document.image:
+        if hit.document.text:
             typer.echo(_folded(snippet(hit.document.text, text)))
         if hit.document.image:
             typer.echo(f"{_INDENT}{hit.document.image}")  # never folded, so that it can be copied

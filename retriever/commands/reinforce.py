@@ -42,6 +42,7 @@ def reinforce(
             f"{found.images - found.done:,} images to reinforce, {found.done:,} done: {found.augmentations} augmentations of each, "
             f"{found.captions:,} captions and {found.synthetic:,} synthetic ones in all; about {duration(found.seconds)} here, {size(found.bytes)}"
         )
+        words += f"\n{found.to_write:,} captions to write first, which are not counted: retriever caption --dry-run" if found.to_write else ""
         tell(as_json, dataclasses.asdict(found), words)
         tell_next("reinforce", file, set_, work)
         return

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def search(  # noqa: PLR0913, PLR0917 (a command's options)
     where: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Index folder, or the folder of its experiment; an experiment file, for its stages; or an engine's address (with --student). "
             "With --url the name of a served index, or left out.",
             metavar="INDEX",
         ),
-    ],
+    ] = None,
     query: Annotated[str | None, typer.Argument(help="What to look for.", metavar="QUERY")] = None,
     queries: Annotated[Path | None, typer.Option("--queries", help="File of queries: id, tab, text; or one text a line.", metavar="FILE")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="Image to search with, in the place of a text.", metavar="FILE")] = None,
@@ -51,7 +51,7 @@ def search(  # noqa: PLR0913, PLR0917 (a command's options)
     from retriever.filters import parse_condition
     from retriever.progress import silence_libraries
 
-    named: str | None = where
+    named = where
     if url is not None and query is None and queries is None and image is None:
         named, query = None, where  # the only argument is the query
     asked = _asked(query, queries, image)
@@ -59,10 +59,12 @@ def search(  # noqa: PLR0913, PLR0917 (a command's options)
     if url is not None:
         from retriever.commands.served import served_search
 
-        found: Any = served_search("search", url, named, image=image, student=student)
-    else:
+        found: Any = served_search("search", url, named, student=student)
+    elif where is not None:
         silence_libraries()
         found = _opened(where, student, set_, work)
+    else:
+        raise ConfigError('search: names no index. Give its folder, and what to look for: retriever search work/notes "the licence"')
     if trec:
         found.run(asked, k, where=conditions).write_trec(trec)
         typer.echo(f"wrote {trec}", err=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +36,10 @@ def serve(  # noqa: PLR0913, PLR0917 (a command's options)
         Path | None, typer.Option("--student", help="Another student that encodes the queries, as of retriever search.", metavar="FOLDER")
     ] = None,
     reads: Annotated[str | None, typer.Option("--reads", help="What the student reads of a conversation, such as all.", metavar="READING")] = None,
+    backend: Annotated[
+        Literal["torch", "onnx", "openvino"],
+        typer.Option("--backend", help="What computes the students: torch, or onnx or openvino (extra export), checked against torch.", metavar="NAME"),
+    ] = "torch",
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder that keeps conversations and feedback; without it nothing is kept.", metavar="FOLDER")
     ] = None,
@@ -40,12 +48,24 @@ def serve(  # noqa: PLR0913, PLR0917 (a command's options)
         list[str] | None, typer.Option("--allow-host", help="Another name by which this server may be called, where there are no keys.", metavar="NAME")
     ] = None,
     log_queries: Annotated[bool, typer.Option("--log-queries", help="Let the log hold what was asked.")] = False,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Give an assistant tools to search with, by the Model Context Protocol on standard input and output, instead of HTTP.")
+    ] = False,
+    url: Annotated[
+        str | None, typer.Option("--url", help="With --mcp: ask this server, in the place of indexes opened here; its key is in RETRIEVER_KEY.", metavar="URL")
+    ] = None,
     set_: Set = None,
     work: Work = WORK,
 ) -> None:
-    """Answer searches over HTTP, until Ctrl-C or SIGTERM."""
+    """Answer searches over HTTP, or those of an assistant."""
     if new_key is not None:
         _print_new_key(keys, new_key)
+        return
+    if mcp or url is not None:
+        over_http = {"--write": write, "--keys": keys, "--state": state, "--workers": workers > 1, "--allow-host": allowed_hosts, "--log-queries": log_queries}
+        _check_mcp(mcp, next((name for name, given in over_http.items() if given), None))
+    if url is not None:
+        _serve_mcp_of(url, indexes)
         return
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
@@ -68,6 +88,7 @@ def serve(  # noqa: PLR0913, PLR0917 (a command's options)
                 "places": tuple(place_of(text) for text in indexes),
                 "student": student,
                 "reads": reads,
+                "backend": backend,
                 "overrides": tuple(set_ or ()),
                 "work": work,
                 "write": write,
@@ -79,7 +100,12 @@ def serve(  # noqa: PLR0913, PLR0917 (a command's options)
                 "limits": limits_of(limits or ()),
             }
         )
-        serve(settings, host, port, workers, lambda address: typer.echo(f"listening on {address}"))
+        if mcp:
+            from retriever.serving.mcp_server import serve_here
+
+            serve_here(settings)
+        else:
+            serve(settings, host, port, workers, _tell_address)
     typer.echo("stopped", err=True)
 
 
@@ -112,6 +138,57 @@ def _print_new_key(keys: Path | None, role: str) -> None:
         raise ConfigError("--new-key: into which file? Name it: --keys FILE")
     typer.echo(new_key(keys, role))
     typer.echo(f"added to {keys} as a hash; the key itself is shown this once", err=True)
+
+
+def _check_mcp(mcp: bool, over_http: str | None) -> None:
+    """Refuses options that say nothing together.
+
+    Args:
+        mcp: whether --mcp is given.
+        over_http: an option that is given and is for HTTP alone.
+    """
+    if not mcp:
+        raise ConfigError("serve: --url is for --mcp, whose tools then ask that server")
+    if over_http is not None:
+        raise ConfigError(f"serve: --mcp speaks with one assistant, which reads alone; {over_http} is for HTTP. Leave one out")
+    if importlib.util.find_spec("mcp") is None:
+        raise MissingExtraError("mcp", "mcp")
+
+
+def _serve_mcp_of(url: str, indexes: list[str] | None) -> None:
+    if indexes:
+        raise ConfigError("serve: --url gives an assistant all indexes of a server; INDEX opens some here. Leave one out")
+    from retriever.serving.mcp_server import serve_there
+
+    serve_there(url)
+    typer.echo("stopped", err=True)
+
+
+def offer_page(indexes: Mapping[str, Path]) -> None:
+    """Says how indexes that were just built are searched on a page; on a terminal it is opened now, if that is wanted.
+
+    Args:
+        indexes: name -> folder; the first one is searched, and can be held against the others.
+    """
+    named = [f"{name}={folder}" for name, folder in indexes.items()]
+    typer.echo(f"page:   {shlex.join([_program(), 'serve', *named])}")
+    installed = importlib.util.find_spec("fastapi") is not None
+    if installed and sys.stdin.isatty() and sys.stdout.isatty() and typer.confirm("start it now?", default=False):
+        serve(named)
+
+
+def _program() -> str:
+    """The command as the user's shell finds it."""
+    own = Path(sys.executable).with_name("retriever")
+    if shutil.which("retriever") or not own.exists():
+        return "retriever"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
+
+
+def _tell_address(address: str) -> None:
+    """On standard output for programs, on standard error for people."""
+    typer.echo(f"listening on {address}")
+    typer.echo(f"search page: {address}/", err=True)
 
 
 def _warn(host: str, has_keys: bool) -> None:

@@ -38,9 +38,13 @@ class ServedSearch:
 
     def run(self, queries: Mapping[str, Query], k: int, where: Sequence[Condition] = ()) -> Run:
         """The best k documents of many queries, as a run."""
-        listed, scores = list(queries.items()), {}
+        listed = list(queries.items())
+        scores: dict[str, dict[str, float]] = {}
         for start in range(0, len(listed), TOGETHER):
             some = listed[start : start + TOGETHER]
+            if any(query.image is not None for _, query in some):  # a request holds one image
+                scores |= {query_id: {hit.document.doc_id: hit.score for hit in self.hits(query, k, where)} for query_id, query in some}
+                continue
             found = self.client.search_all([query.text for _, query in some], k, self.index, filter_of(where))
             for (query_id, _), results in zip(some, found.results, strict=True):
                 scores[query_id] = {one.id: one.score for one in results} if isinstance(results, list) else {}
@@ -48,7 +52,8 @@ class ServedSearch:
 
     def ask(self, query: Query, k: int, where: Sequence[Condition] = ()) -> tuple[ReadText, list[Hit]]:
         """What the student read of a query, and the best k documents."""
-        found = self.client.search(query.text, k, self.index, filter_of(where), query.turns, whole_text=True)
+        text = query.text if query.image is None else None
+        found = self.client.search(text, k, self.index, filter_of(where), query.turns, whole_text=True, image=query.image)
         read = ReadText(**found.read.model_dump()) if found.read else ReadText(query.text)
         return read, [_hit(result) for result in found.results if isinstance(result, Result)]
 

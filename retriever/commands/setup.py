@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retriever.commands.console import WORK, File, Json, Set, Work, pipeline_of, print_json, print_table, show_report, table_of, tell_next
+from retriever.commands.serve import offer_page
 from retriever.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def demo(work: Work = WORK, as_json: Json = False) -> None:
     from retriever.demo import prepare_demo
     from retriever.progress import Terminal
 
-    show_report(prepare_demo(work, Terminal()), as_json)
+    pipeline = prepare_demo(work, Terminal())
+    show_report(pipeline, as_json)
     if not as_json:
         typer.echo(f"        retriever evaluate {work / 'demo.toml'} --json")
+        offer_page({"student": pipeline.folder, "before": pipeline.folder / "index_before"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from retriever.engines.settings import EngineSettings
 from retriever.types import Usage
 
-Message = Mapping[str, str]
-"""One turn of a chat: "role" (system, user, assistant) and "content"."""
+Message = Mapping[str, Any]
+"""One turn of a chat: "role" (system, user, assistant) and "content", a text; for models that see on a server, a list of parts in OpenAI's form."""
 
 Prompt = str | tuple[Message, ...]
 """What a model reads: a text with everything in it, or the turns of a chat that a server puts into its model's template."""

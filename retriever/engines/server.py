@@ -100,7 +100,7 @@ class ServerEngine:
         so that many spellings of a word do not add up to what nobody said.
         """
         listed = {"logprobs": True, "top_logprobs": self.server.top_logprobs} if self.server.endpoint == "chat" else {"logprobs": self.server.top_logprobs}
-        answers = self._ask(prompts, {"max_tokens": 1, "temperature": 0.0, **listed})
+        answers = self._ask(prompts, [{"max_tokens": 1, "temperature": 0.0, **listed}] * len(prompts))
         found = [_first_tokens(choice) for choice in answers]
         if not all(found):
             raise self._lacks("log-probabilities of the answer's first token", "Start it with them allowed, or choose another endpoint")
@@ -112,7 +112,7 @@ class ServerEngine:
             raise ConfigError(f'{self.connection.where}: chat completions tell no likelihood of a given text. Set endpoint = "completions"')
         texts = [prompt_text(prompt) + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
         # One token is written because not every server takes 0; its place says where the given text ends.
-        answers = self._ask(texts, {"max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True})
+        answers = self._ask(texts, [{"max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}] * len(texts))
         parts = [_likelihood(choice.get("logprobs"), len(continuation)) for choice, continuation in zip(answers, continuations, strict=True)]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
@@ -122,12 +122,16 @@ class ServerEngine:
     def generate(self, prompts: Sequence[Prompt], max_tokens: int, temperature: float = 0.0, seed: int = 0, stop: Sequence[str] = ()) -> list[str]:
         """The texts that the model writes; whether a seed fixes them is up to the server."""
         fields = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, **({"stop": list(stop)} if stop else {})}
+        return self.answers(prompts, [fields] * len(prompts))
+
+    def answers(self, prompts: Sequence[Prompt], fields: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The texts that the model writes when each prompt is asked with fields of its own, such as its seed."""
         return [str((choice.get("message") or {}).get("content") or choice.get("text") or "") for choice in self._ask(prompts, fields)]
 
-    def _ask(self, prompts: Sequence[Prompt], fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _ask(self, prompts: Sequence[Prompt], fields: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The first choice of the answer to each prompt."""
         chat = self.server.endpoint == "chat"
-        bodies = [{"model": self.model, **_as_field(prompt, chat=chat), **fields, **self.server.request} for prompt in prompts]
+        bodies = [{"model": self.model, **_as_field(prompt, chat=chat), **own, **self.server.request} for prompt, own in zip(prompts, fields, strict=True)]
         answers = self.connection.post_all("/chat/completions" if chat else "/completions", bodies)
         self.usage += sum((self._usage(answer.get("usage") or {}) for answer in answers), Usage())
         choices = [answer.get("choices") for answer in answers]

@@ -34,11 +34,13 @@ class Source:
         location: a folder's or file's path, or an id.
         wanted: the splits the experiment names, for sources whose other splits had to be downloaded.
         fields: the names of those that documents keep.
+        kept: a folder of a reader's own, beside the prepared collection, for what it must take out of its files to be read at random.
     """
 
     location: str
     wanted: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    kept: Path | None = None
 
     @property
     def path(self) -> Path:

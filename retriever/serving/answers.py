@@ -80,6 +80,13 @@ class ChangeAnswer(Answer):
     documents: int
 
 
+class PruneAnswer(Answer):
+    """So much is free on the disk again."""
+
+    index: str
+    freed_bytes: int
+
+
 class DocumentAnswer(Answer):
     """A document of an index."""
 
@@ -193,6 +200,20 @@ class RankedText(Answer):
     index: int
     score: float
     text: str | None = None
+
+
+class AbilitiesAnswer(Answer):
+    """What a page may offer, so that it offers nothing that would be refused.
+
+    Attributes:
+        feedback: whether clicks and judgements are kept.
+        reports: the names of those that a report belongs to.
+        limits: that a page must know.
+    """
+
+    feedback: bool
+    reports: list[str]
+    limits: dict[str, int]
 
 
 class ErrorBody(Answer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,8 +13,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from retriever.errors import RetrieverError
-from retriever.serving import compatible_routes, conversation_routes, document_routes, health_routes, search_routes
-from retriever.serving.faults import RequestError, bad_request, fault_of, printable
+from retriever.serving import compatible_routes, conversation_routes, document_routes, health_routes, search_routes, web_routes
+from retriever.serving.faults import RequestError, bad_request, fault_of, printable, said
 from retriever.serving.guard import Guard
 from retriever.serving.logs import write_log
 from retriever.serving.routes import answer
@@ -21,6 +22,20 @@ from retriever.serving.service import Service
 from retriever.serving.settings import ServeSettings, settings_from_environment
 
 _KINDS = {404: "not_found", 405: "method_not_allowed"}
+
+
+class Application(FastAPI):
+    """Routes and how they are described."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, without the answers of status 422 that the framework adds: what they are for has the status 400 here."""
+        document = super().openapi()
+        for methods in document["paths"].values():
+            for route in methods.values():
+                route.get("responses", {}).pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
 
 
 def app_from_environment() -> Guard:
@@ -44,9 +59,10 @@ def application(settings: ServeSettings, service: Service | None = None) -> Guar
         yield
         await asyncio.to_thread(opened.close)
 
-    app = FastAPI(title="retriever", summary="Search in documents", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = Application(title="retriever", summary="Search in documents", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     for router in (search_routes.router, document_routes.router, conversation_routes.router, compatible_routes.router, health_routes.router):
         app.include_router(router)
+    app.include_router(web_routes.router)
     app.add_exception_handler(RequestError, _faulty)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
@@ -79,7 +95,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
         message = "body: expected a JSON object, sent with Content-Type: application/json"
     else:
         place = ".".join(map(str, first.get("loc", ())[1:])) or "body"
-        message = f"{place:.200}: {str(first.get('msg', '')).removeprefix('Value error, ')}"
+        message = f"{place:.200}: {said(first)}"
     return await _faulty(request, bad_request(printable(message)))
 
 

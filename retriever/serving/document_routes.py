@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from retriever.index.changes import Changed
 from retriever.serving import writing
-from retriever.serving.answers import ChangeAnswer, DocumentAnswer
-from retriever.serving.faults import RequestError, beyond
+from retriever.serving.answering import absent, document_answer
+from retriever.serving.answers import ChangeAnswer, DocumentAnswer, PruneAnswer
+from retriever.serving.faults import beyond
 from retriever.serving.requests import AddRequest, DeleteRequest
 from retriever.serving.routes import WRONG, Admin, Here, Searcher, Writer, answer, note
 from retriever.serving.served import Served
@@ -50,7 +51,7 @@ async def delete_document(doc_id: str, request: Request, service: Here, who: Wri
     served = _writable(service, index, request)
     done = await service.write(served, lambda: writing.delete(served, [doc_id], True))
     if not done.deleted:
-        raise _absent(doc_id)
+        raise absent(doc_id)
     return _changed(service, served, done)
 
 
@@ -59,12 +60,7 @@ async def get_document(doc_id: str, request: Request, service: Here, who: Search
     """Look at a document."""
     served = service.named(index)
     note(request, index=served.name)
-    view = await service.view(served)
-    found = await service.read(served, lambda: view.document(doc_id))
-    if found is None:
-        raise _absent(doc_id)
-    own: dict[str, Any] = {"id": found.doc_id, "title": found.title, "text": found.text}
-    return answer({"index": served.name, **own, "fields": dict(found.fields), "image": found.image is not None})
+    return answer(await document_answer(service, served, doc_id))
 
 
 @router.post("/indexes/{index}/compact", response_model=ChangeAnswer)
@@ -74,7 +70,7 @@ async def compact(index: str, request: Request, service: Here, who: Admin) -> Re
     return _changed(service, served, await service.write(served, lambda: writing.compact(served)))
 
 
-@router.post("/indexes/{index}/prune")
+@router.post("/indexes/{index}/prune", response_model=PruneAnswer)
 async def prune(index: str, request: Request, service: Here, who: Admin) -> Response:
     """Remove all versions of an index but the current one: what was deleted or replaced is then gone from the disk too, once it is compacted."""
     served = _writable(service, index, request)
@@ -93,7 +89,3 @@ def _changed(service: Service, served: Served, done: Changed) -> Response:
         service.metrics.changes.labels(served.name, kind).inc(count)
     counts = {"added": done.added, "replaced": done.replaced, "deleted": done.deleted, "documents": done.documents}
     return answer({"index": served.name, "version": done.version, **counts})
-
-
-def _absent(doc_id: str) -> RequestError:
-    return RequestError(404, "not_found", f'there is no document "{doc_id:.100}"')

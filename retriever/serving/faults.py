@@ -76,6 +76,11 @@ def fault_of(error: RetrieverError, places: Mapping[str, str]) -> RequestError:
     return bad_request(message)
 
 
+def said(mistake: Mapping[str, Any]) -> str:
+    """What pydantic says is wrong with a value."""
+    return str(mistake.get("msg", "")).removeprefix("Value error, ")
+
+
 def printable(text: str) -> str:
     """A text that UTF-8 can carry, on one line, and not too long."""
     return " ".join(text.encode("utf-8", "replace").decode().split())[:1_000]

@@ -99,7 +99,9 @@ class _Request:
         """Passes on what is answered, the request's id among its headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message["headers"], *HEADERS, (b"x-request-id", self.request_id.encode())]}
+            own = {name.lower() for name, _ in message["headers"]}
+            ours = [header for header in HEADERS if header[0] not in own]  # the page has its own policy, and pictures may be kept
+            message = {**message, "headers": [*message["headers"], *ours, (b"x-request-id", self.request_id.encode())]}
         await self._send(message)
 
     async def refuse(self, fault: RequestError) -> None:

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from retriever.serving.page import api_page
-from retriever.serving.routes import Here, Searcher, answer
+from retriever.serving.routes import WRONG, Here, Searcher, answer
 
-router = APIRouter()
+router = APIRouter(responses=WRONG)
 
 
 @router.get("/health", tags=["health"])
@@ -25,7 +25,7 @@ async def is_ready(service: Here) -> Response:
     return answer({"status": "ready", "indexes": list(service.served)})
 
 
-@router.get("/metrics", tags=["health"])
+@router.get("/metrics", tags=["health"], responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(service: Here, who: Searcher) -> Response:
     """Count requests, batches, caches and indexes, in Prometheus' format."""
     indexes = []

@@ -40,10 +40,16 @@ INDEX = Field(None, max_length=100, description="the index's name; the first one
 
 
 class SearchRequest(Body):
-    """One query, or several."""
+    """One query, or several, or an image."""
 
     query: str | None = Field(None, description="a text")
     queries: list[str] | None = Field(None, min_length=1, description="several texts, in the place of one")
+    image: str | None = Field(
+        None,
+        min_length=1,
+        description="an image file in base64, plain or as a data: URL, in the place of a text: PNG, JPEG, WebP, GIF, BMP or TIFF",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
     k: int = Field(10, ge=1, le=MOST, description="documents for each query")
     index: str | None = INDEX
     filter: Filter = {}
@@ -53,15 +59,15 @@ class SearchRequest(Body):
 
     @model_validator(mode="after")
     def _asks_once(self) -> SearchRequest:
-        if (self.query is None) == (self.queries is None):
-            raise ValueError("give query or queries, one of the two")
-        if self.queries is not None and self.turns:
-            raise ValueError("turns go with one query, not with several")
+        if sum(one is not None for one in (self.query, self.queries, self.image)) != 1:
+            raise ValueError("give query, queries or image, one of the three")
+        if self.query is None and self.turns:
+            raise ValueError(f"turns go with one query, not with {'several' if self.queries else 'an image'}")
         return self
 
     @property
     def texts(self) -> list[str]:
-        """What is asked."""
+        """What is asked; nothing for an image."""
         return [self.query] if self.query is not None else list(self.queries or [])
 
 

@@ -12,14 +12,13 @@ from fastapi.responses import Response
 from retriever.chat import contributions
 from retriever.explanation import explain
 from retriever.search import Hit
+from retriever.serving.answering import absent, indexes_answer, search_answer
 from retriever.serving.answers import ExplainAnswer, IndexesAnswer, SearchAnswer
 from retriever.serving.encoder_thread import Asked
-from retriever.serving.faults import RequestError, bad_request, beyond
+from retriever.serving.faults import bad_request
 from retriever.serving.requests import ExplainRequest, SearchRequest
 from retriever.serving.routes import WRONG, Here, Searcher, answer, note, note_query
-from retriever.serving.searching import read_of, search
 from retriever.serving.served import OpenView
-from retriever.serving.service import writable
 from retriever.types import Document, Query
 
 router = APIRouter(prefix="/v1", tags=["search"], responses=WRONG)
@@ -32,26 +31,10 @@ async def search_documents(body: SearchRequest, request: Request, service: Here,
     served = service.named(body.index)
     note(request, index=served.name, k=body.k)
     note_query(request, service, body.texts)
-    if len(body.texts) > service.limits.queries:
-        raise beyond("queries", len(body.texts), service.limits.queries)
-    queries = [service.query(text, [turn.turn() for turn in body.turns]) for text in body.texts]
-    view = await service.view(served)
-    if body.stages is not None and body.stages > len(view.stages):
-        raise bad_request(f'stages: {body.stages}, and "{served.name}" has {len(view.stages) or "none"}')
-    conditions = service.conditions(view, body.filter)
-    found = await search(service, served, view, [Asked(query, service.depth(body.k), conditions, body.stages) for query in queries], body.text)
-    read = await service.work(served, lambda: read_of(view, queries[0])) if body.turns else None
-    return answer(
-        {
-            "results": found.results[0] if body.query is not None else found.results,
-            "index": served.name,
-            "version": found.version,
-            "timings_ms": found.timings,
-            "cached": found.cached,
-            "request_id": request.state.request_id,
-            **({"read": read} if read else {}),
-        }
-    )
+    if body.image is not None:
+        note(request, queries=1, image=True)
+    found = await search_answer(service, served, body)
+    return answer({**found, "request_id": request.state.request_id})
 
 
 @router.post("/explain", response_model=ExplainAnswer)
@@ -71,7 +54,7 @@ async def explain_result(body: ExplainRequest, request: Request, service: Here, 
         wanted = body.id
         document = await service.read(served, lambda: view.document(wanted))
         if document is None:
-            raise RequestError(404, "not_found", f'there is no document "{body.id:.100}"')
+            raise absent(wanted)
     conditions, depth = service.conditions(view, body.filter), service.depth(body.k)
 
     def hits(asked: Query) -> list[Hit]:
@@ -89,12 +72,7 @@ async def explain_result(body: ExplainRequest, request: Request, service: Here, 
 @router.get("/indexes", response_model=IndexesAnswer)
 async def list_indexes(service: Here, who: Searcher) -> Response:
     """List what is served; the first one answers where none is named."""
-    listed = []
-    for served in service.served.values():
-        view = await service.view(served)
-        own = {"name": served.name, "kind": served.kind, "version": view.version, "documents": view.documents, "student": view.encoder.own.kind}
-        listed.append({**own, "fields": dict(view.fields), "stages": list(view.stages), "writable": writable(service, served)})
-    return answer({"indexes": listed})
+    return answer(await indexes_answer(service))
 
 
 def _in_turn(view: OpenView, explained: Callable[[Any], Value]) -> Value:

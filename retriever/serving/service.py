@@ -26,6 +26,9 @@ Value = TypeVar("Value")
 READERS, WORKERS = 2, 4
 """Threads that read documents of what was found, and that do what takes longer: explain, score texts, open versions."""
 
+IMAGES = 4
+"""Images that are decoded and searched with at a time; of the largest that are allowed, four take 200 MB. Others wait."""
+
 
 class Service:
     """All that requests of one process share.
@@ -37,6 +40,7 @@ class Service:
         served: name -> what is served.
         keys: None where everybody may do everything.
         conversations: of all processes.
+        images: lets in who holds a decoded image.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -64,6 +68,7 @@ class Service:
         self._checkers = ThreadPoolExecutor(1, "keys")
         self._writers = ThreadPoolExecutor(1, "writer")
         self._writes = 0
+        self.images = asyncio.Semaphore(IMAGES)
         self._guard = threading.Lock()
         self.closing = False
 
