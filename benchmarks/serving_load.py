@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=["torch", "onnx", "openvino"], default="torch")
     parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-serving"))
+    parser.add_argument("--prepare", action="store_true", help="make the index and stop; a stop loses little")
     parser.add_argument("--no-memory", action="store_true", help="leave out the minutes under load")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)  # the process of the plain server
@@ -70,6 +71,8 @@ def main() -> None:
         serve_plainly(folder)
         return
     prepare(folder, arguments)
+    if arguments.prepare:
+        return
     found = measured(folder, arguments)
     if not arguments.no_results:
         keep("serving_load", {f"{arguments.documents:,} documents, {arguments.backend}": found})

@@ -254,7 +254,8 @@ def test_an_image_that_cannot_be_read_is_named(stock: dict[str, Path], noise: li
 
 
 def test_an_unknown_family_is_one_line_that_names_the_known_ones(towers: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r'vit is of the family "vit", which no adapter reads; known are blip, bridgetower, flava, vilt and what a table "train"'):
+    known = r'vit is of the family "vit", which no adapter reads; known are blip, bridgetower, flava, vilt and what a table "train"'
+    with pytest.raises(ConfigError, match=known):
         load(towers["vit"])
 
 
