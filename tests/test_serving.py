@@ -531,3 +531,10 @@ def shape(value: Any) -> Any:
     if isinstance(value, list):
         return [shape(one) for one in value]
     return round(value, 4) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("path", ["/v1/documents/owl", "/v1/indexes", "/health", "/nowhere"])
+def test_no_page_of_another_site_may_embed_an_answer(server: Running, path: str) -> None:
+    headers = server.ask("GET", path).headers
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"

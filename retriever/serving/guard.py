@@ -26,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
