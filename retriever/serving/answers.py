@@ -208,11 +208,13 @@ class AbilitiesAnswer(Answer):
     Attributes:
         feedback: whether clicks and judgements are kept.
         reports: the names of those that a report belongs to.
+        images: the names of those that can be searched with an image.
         limits: that a page must know.
     """
 
     feedback: bool
     reports: list[str]
+    images: list[str] = []
     limits: dict[str, int]
 
 

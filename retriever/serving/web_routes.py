@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from retriever.errors import DataError
+from retriever.image_readers import TEXT_STUDENTS
 from retriever.serving.answers import AbilitiesAnswer
 from retriever.serving.faults import RequestError
 from retriever.serving.logs import LOG
@@ -77,8 +78,9 @@ async def web_file(name: str, request: Request) -> Response:
 async def abilities(service: Here, who: Searcher) -> Response:
     """Say what this server can do beside searching, and how much of it, so that a page offers nothing that would be refused."""
     reports = await asyncio.to_thread(lambda: [name for name, served in service.served.items() if report_of(served)])
-    limits = {name: getattr(service.limits, name) for name in ("k", "turns", "query_characters")}
-    return answer({"feedback": service.feedback is not None, "reports": reports, "limits": limits})
+    limits = {name: getattr(service.limits, name) for name in ("k", "turns", "query_characters", "body_bytes", "image_pixels")}
+    images = [name for name, served in service.served.items() if (await service.view(served)).encoder.own.kind not in TEXT_STUDENTS]
+    return answer({"feedback": service.feedback is not None, "reports": reports, "images": images, "limits": limits})
 
 
 @router.get("/v1/images/{doc_id:path}", responses={**WRONG, 200: {"content": {MEDIA_TYPE: {}}}}, response_class=Response)

@@ -34,8 +34,8 @@ export function card(result, column, move, page) {
       element(
         "div",
         { class: "row" },
-        whyButton,
-        page.feedback ? judging(result, column, fail) : null,
+        column.image ? null : whyButton, // explanations and judgements are of texts alone
+        page.feedback && !column.image ? judging(result, column, fail) : null,
         page.take ? element("button", { type: "button", class: "quiet take", onclick: () => page.take(result) }, "Take as the answer") : null,
       ),
       wrong,

@@ -15,6 +15,7 @@ const KEYS = [
   ["a", "take as the answer"],
   ["f", "filter"],
   ["c", "conversation on or off"],
+  ["i", "search with an image"],
   ["t", "theme: auto, light or dark"],
   ["Esc", "out of the query or a window"],
   ["?", "these keys"],
@@ -39,6 +40,7 @@ const ACTIONS = {
   a: pressed(".take"),
   f: () => byId("filters").click(),
   c: () => byId("conversation").click(),
+  i: () => byId("image").click(),
   t: () => byId("theme").click(),
 };
 const ARROWS = { ArrowDown: "j", ArrowUp: "k", ArrowLeft: "h", ArrowRight: "l" };

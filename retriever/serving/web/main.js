@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { draw, prepareTwins } from "./columns.js";
 import { byId, count, fill } from "./elements.js";
 import { added, offerValues, prepareFilters, removed, showConditions, showFields } from "./filters.js";
+import { prepareImages, showImage } from "./image.js";
 import { prepareKey } from "./key.js";
 import { prepareKeys } from "./keyboard.js";
 import { movesInWords } from "./moves.js";
@@ -19,7 +20,7 @@ const WAIT_MS = 150;
 const QUICK_MS = 500;
 
 let systems = [];
-let abilities = { feedback: false, reports: [], limits: { k: 10, turns: 1, query_characters: 1000 } };
+let abilities = { feedback: false, reports: [], images: [], limits: { k: 10, turns: 1, query_characters: 1000 } };
 let running = null;
 let waiting = 0;
 let lastMs = 0;
@@ -54,9 +55,10 @@ function show(shown, gone = false) {
   showFields(system.fields);
   showConditions(shown.filter, system.fields, (field, comparison) => set({ filter: removed(state().filter, field, comparison) }));
   showSaid(shown);
+  showImage(shown.image, takesImages(shown));
   reportLink(abilities.reports.includes(system.index) ? system.index : null);
   if (gone) byId("query").value = shown.talking ? "" : shown.query;
-  document.title = [asked(shown, abilities.limits).query, "retriever"].filter(Boolean).join(" \u2013 ");
+  document.title = [asked(shown, abilities.limits).query || shown.image?.name, "retriever"].filter(Boolean).join(" \u2013 ");
   search(shown);
 }
 
@@ -66,7 +68,7 @@ async function search(shown) {
   running = new AbortController();
   const { signal } = running;
   const columns = columnsOf(systems, shown, abilities.limits);
-  if (!columns[0].query) {
+  if (!columns[0].query && !shown.image) {
     nothingAsked(shown, columns.at(-1).system);
     return;
   }
@@ -75,7 +77,7 @@ async function search(shown) {
   if (signal.aborted) return;
   byId("columns").removeAttribute("aria-busy");
   const moves = draw(columns, found, page(shown));
-  tellFound(columns, found, moves);
+  tellFound(found, moves, shown.image);
   const lists = found.map((one) => one.results ?? []);
   byId("more").hidden = shown.depth >= abilities.limits.k || lists.every((list) => list.length < shown.depth);
   offerValues(lists.flat());
@@ -84,8 +86,8 @@ async function search(shown) {
 }
 
 /** What one column found, or why it found nothing. */
-async function searched({ system, query, turns }, shown, signal) {
-  const body = { query, turns, index: system.index, k: shown.depth, filter: shown.filter, text: system.kind === "engine" };
+async function searched({ system, query, turns, image }, shown, signal) {
+  const body = { ...(image ? { image: image.data } : { query, turns }), index: system.index, k: shown.depth, filter: shown.filter, text: system.kind === "engine" };
   try {
     return await ask("v1/search", { body: system.stages ? { ...body, stages: system.stages } : body, signal });
   } catch (error) {
@@ -103,6 +105,16 @@ const page = (shown) => ({
 
 function take(result) {
   changeAndAsk({ said: [...state().said, { speaker: "agent", text: result.snippet.text || result.title || result.id }] });
+}
+
+/** Whether one of the columns can be searched with an image; a conversation cannot. */
+const takesImages = (shown) => !shown.talking && columnsOf(systems, shown, abilities.limits).some(({ system }) => abilities.images.includes(system.index));
+
+/** Searches with an image in the place of a text, or takes it away. */
+function useImage(image) {
+  if (!image) return changeAndAsk({ image });
+  byId("query").value = "";
+  set({ image });
 }
 
 /** Where what was pressed may be gone afterwards: the focus goes to the query. */
@@ -126,12 +138,13 @@ function nothingAsked(shown, system) {
   tell(`${count(system.documents, "document")} in ${system.label}${version}. ${next}`);
 }
 
-function tellFound(columns, found, moves) {
-  if (moves) return tell(`${movesInWords(moves)}; ${found.map((answer) => ms(answer)).join(" and ")}`);
+function tellFound(found, moves, image) {
+  const whose = image ? ` for the image ${image.name}` : "";
+  if (moves) return tell(`${movesInWords(moves)}${whose}; ${found.map((answer) => ms(answer)).join(" and ")}`);
   const one = found.findLast((answer) => answer.results);
   if (!one) return tell("No results.");
   const version = one.version === null ? "" : `, version ${one.version}`;
-  tell(`${count(one.results.length, "result")} in ${ms(one)}${version}`);
+  tell(`${count(one.results.length, "result")}${whose} in ${ms(one)}${version}`);
 }
 
 const ms = ({ timings_ms: { total } }) => `${total.toFixed(total < 10 ? 1 : 0)} ms`;
@@ -164,6 +177,12 @@ function prepareControls() {
   byId("conversation").addEventListener("click", toggled);
   byId("undo").addEventListener("click", () => changeAndAsk({ said: state().said.slice(0, -1) }));
   byId("anew").addEventListener("click", () => changeAndAsk({ said: [] }));
+  prepareImages(
+    () => systems.length > 0 && takesImages(state()),
+    () => abilities.limits,
+    useImage,
+    (error) => tell(error.message, true),
+  );
   prepareFilters(
     () => systemOf(systems, state().index).fields,
     (field, comparison, value) => set({ filter: added(state().filter, field, comparison, value) }),

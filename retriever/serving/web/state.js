@@ -1,7 +1,13 @@
 // What the page shows, as a value that the address holds behind #: it can be shared and gone back to, and no server or proxy logs it.
 
 /** A page without a query. */
-export const START = Object.freeze({ query: "", index: "", beside: "", depth: 10, filter: {}, talking: false, said: [] });
+export const START = Object.freeze({ query: "", index: "", beside: "", depth: 10, filter: {}, talking: false, said: [], image: null });
+
+/** Images that are remembered, so that the way back to them is open. */
+const MOST_IMAGES = 20;
+
+/** By what history.state says of an entry: an image stands in no address, and a page that is opened anew has none. */
+const images = new Map();
 
 let current = START;
 let drafting = false;
@@ -15,23 +21,41 @@ export function begin(show) {
   told = show;
   addEventListener("popstate", () => {
     drafting = false;
-    current = fromAddress(location.hash);
+    current = shownThere();
     told(current, true);
   });
-  current = fromAddress(location.hash);
+  current = shownThere();
 }
 
 /** Changes what is shown. A draft (a query that is being typed) takes the place of the draft before it, so that "back" passes over them. */
 export function change(part, draft = false) {
-  const next = { ...current, ...part };
+  const next = asOne({ ...current, ...part });
   const address = location.pathname + location.search + toAddress(next);
-  if (toAddress(next) !== toAddress(current)) {
-    if (drafting) history.replaceState(null, "", address);
-    else history.pushState(null, "", address);
+  if (toAddress(next) !== toAddress(current) || next.image !== current.image) {
+    const mark = next.image && keep(next.image);
+    if (drafting) history.replaceState(mark, "", address);
+    else history.pushState(mark, "", address);
   }
   drafting = draft;
   current = next;
   told(current);
+}
+
+const shownThere = () => asOne({ ...fromAddress(location.hash), image: images.get(history.state) ?? null });
+
+/** A text takes the place of an image, and so does a conversation. */
+const asOne = (shown) => (shown.query || shown.talking ? { ...shown, image: null } : shown);
+
+/** Remembers an image, and gives what names it; the oldest one is forgotten where there are too many. */
+function keep(image) {
+  image.mark ??= Math.random(); // a number that counted would mean another image after a reload
+  images.set(image.mark, image);
+  if (images.size > MOST_IMAGES) {
+    const [mark, { address }] = images.entries().next().value;
+    images.delete(mark);
+    URL.revokeObjectURL(address);
+  }
+  return image.mark;
 }
 
 /** The part of the address behind #, "#" with nothing behind it for the start. */
@@ -59,6 +83,7 @@ export function fromAddress(hash) {
     filter: filterOf(parts.get("filter")),
     talking: parts.has("talk"),
     said,
+    image: null,
   };
 }
 

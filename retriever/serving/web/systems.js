@@ -27,11 +27,11 @@ export function besides(systems, shown) {
   return [["", "nothing"], ...(shown.talking ? [[ALONE, "the last turn alone"]] : []), ...others];
 }
 
-/** One or two columns: { system, label, query, turns }. The last one is what is searched; before it stands what it is held against. */
+/** One or two columns: { system, label, query, turns, image }. The last one is what is searched; before it stands what it is held against. */
 export function columnsOf(systems, shown, limits) {
   const system = systemOf(systems, shown.index);
   const { query, turns } = asked(shown, limits);
-  const own = { system, label: system.label, query, turns };
+  const own = { system, label: system.label, query, turns, image: shown.image };
   if (shown.beside === ALONE && shown.talking) return [{ ...own, label: "the last turn alone", turns: [] }, { ...own, label: "with the history" }];
   const other = systems.find((one) => one.key === shown.beside && one !== system);
   return other ? [{ ...own, system: other, label: other.label }, own] : [own];
