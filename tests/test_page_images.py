@@ -211,8 +211,9 @@ def test_an_image_is_pasted_into_the_box_or_dropped_on_the_page(visit: Callable[
 
 def test_everything_can_be_done_by_keyboard(visit: Callable[..., Visit], red: Path) -> None:
     page = visit().open(SQUARES)
-    page.keyboard.press("Escape")
     with page.expect_file_chooser() as opened:
+        page.keyboard.press("Escape")
+        until(page, "document.activeElement === document.body")  # the window is waited for by now, which a key alone is too quick for
         page.keyboard.press("i")
     opened.value.set_files(red)
     told(page, "10 results for the image red.png")
