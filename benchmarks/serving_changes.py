@@ -21,20 +21,20 @@ import itertools
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from index_changes import SEED, built, document
 from load_driver import Answers, bodies, closed_loop
 from record import MACHINE, keep
+from server_process import serving
 
 from retriever.client import Client, ServiceError
 from retriever.errors import LockedError
@@ -72,7 +72,7 @@ def main() -> None:
 def changed(index: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Searches and changes side by side."""
     queries = [document(number, edition=1).text for number in range(500)]
-    with serving(index, arguments.workers) as (url, _):
+    with written_to(index, arguments.workers) as (url, _):
         writer, other = _Writer(url, arguments.seconds), _Elsewhere(index, arguments.seconds)
         answers: Answers = asyncio.run(_searched(url, queries, arguments.seconds, (writer, other)))
         late = [doc_id for doc_id in writer.deleted if doc_id in found_by(Client(url), doc_id)]
@@ -169,7 +169,7 @@ def killed(index: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Documents that were acknowledged before a kill, and are not there after it."""
     chance, written, lost, unsound = random.Random(SEED), list[str](), 0, 0
     for kill in range(arguments.kills):
-        with serving(index, arguments.workers) as (url, process):
+        with written_to(index, arguments.workers) as (url, process):
             timer = threading.Timer(chance.uniform(0.1, 3.0), os.killpg, (process.pid, signal.SIGKILL))
             timer.start()
             written += written_until_the_end(url, kill)
@@ -192,25 +192,9 @@ def written_until_the_end(url: str, kill: int) -> list[str]:
     return done
 
 
-@contextlib.contextmanager
-def serving(index: Path, workers: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """`retriever serve --write` in a process group of its own, and its address."""
-    command = [sys.executable, "-m", "retriever", "serve", f"notes={index}", "--port", "0", "--write", "--workers", str(workers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
-        try:
-            yield address(process), process
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    """What a server prints when it listens."""
-    if process.stdout is None:
-        raise OSError("no pipe")
-    for line in process.stdout:
-        if found := re.search(r"http://\S+", line):
-            return found[0].rstrip("/")
-    sys.exit(f"the server ended with status {process.wait()} before it listened")
+def written_to(index: Path, workers: int) -> contextlib.AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
+    """A server of an index whose documents may be changed."""
+    return serving(f"notes={index}", "--port", "0", "--write", "--workers", str(workers))
 
 
 def show(found: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from index_changes import built
 from record import MACHINE, keep
 from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.specs.openapi import checks
-from serving_changes import serving
+from serving_changes import written_to
 
 from retriever.index_settings import INDEX_KINDS
 from retriever.progress import silence_libraries
@@ -41,7 +41,7 @@ def main() -> None:
     load_all_checks()
     with tempfile.TemporaryDirectory() as name:
         index = built(Path(name), range(DOCUMENTS), INDEX_KINDS["flat"](kind="flat"))
-        with serving(index, 1) as (url, _):
+        with written_to(index, 1) as (url, _):
             found = asked(url, arguments.examples)
     if not arguments.no_results:
         keep("serving_fuzz", {f"{arguments.examples} examples": found})

@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gzip
 import json
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +29,7 @@ from typing import Any
 import numpy as np
 from load_driver import bodies, closed_loop, open_loop
 from record import MACHINE, keep
+from server_process import serving
 from tables import markdown
 
 from retriever.collection import write_collection
@@ -127,14 +125,14 @@ def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"documents": len(index), "queries": len(queries), "backend": arguments.backend, "in_process_per_second": here}
     found |= {"connections": arguments.connections, "seconds": arguments.seconds, "machine": MACHINE}
     del index
-    with serving(folder, arguments.backend) as (url, process):
+    with serving(f"sentences={folder / 'index'}", "--port", "0", "--limit", "cache_bytes=0", "--backend", arguments.backend) as (url, process):
         asyncio.run(closed_loop(url, "/v1/search", work, arguments.connections, 3.0))  # the first batches grow buffers
         full = asyncio.run(closed_loop(url, "/v1/search", work, arguments.connections, arguments.seconds))
         found["served"] = full.told()
         found["half"] = asyncio.run(open_loop(url, "/v1/search", work, full.per_second / 2, arguments.seconds)).told()
         if not arguments.no_memory:
-            found["memory"] = asyncio.run(memory(url, process, work, arguments))
-    with plain_server(folder, arguments) as url:
+            found["memory"] = asyncio.run(memory(url, process.pid, work, arguments))
+    with serving("--documents", str(arguments.documents), "--work", str(arguments.work), program=(__file__, "--plain")) as (url, _):
         found["plain"] = asyncio.run(closed_loop(url, "/search", work, arguments.connections, arguments.seconds)).told()
     found["in_process_per_second_after"] = in_process(open_index(folder / "index"), queries, min(arguments.seconds, 20.0))
     return found
@@ -151,38 +149,6 @@ def in_process(index: SearchIndex, queries: list[str], seconds: float) -> float:
             snapshot.documents_by_row(own)
         place, done = place + BATCH, done + BATCH
     return done / (time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def serving(folder: Path, backend: str) -> Iterator[tuple[str, int]]:
-    """`retriever serve` in a process of its own: its address and its number."""
-    command = [sys.executable, "-m", "retriever", "serve", f"sentences={folder / 'index'}", "--port", "0", "--limit", "cache_bytes=0", "--backend", backend]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            yield address(process), process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def plain_server(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
-    """`serve_plainly` in a process of its own."""
-    command = [sys.executable, __file__, "--plain", "--documents", str(arguments.documents), "--work", str(arguments.work)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            yield address(process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    """What a server prints when it listens."""
-    if process.stdout is None:
-        raise OSError("no pipe")
-    for line in process.stdout:
-        if found := re.search(r"http://\S+", line):
-            return found[0].rstrip("/")
-    sys.exit(f"the server ended with status {process.wait()} before it listened")
 
 
 def serve_plainly(folder: Path) -> None:

@@ -10,8 +10,11 @@ from transformers import EfficientNetConfig, EfficientNetImageProcessorPil, Effi
 
 from retriever.collection import Collection, open_collection
 from retriever.collection_settings import CollectionSettings
+from retriever.encodings import encode_collection
+from retriever.index.changes import publish
+from retriever.index_settings import AutoSettings
 from retriever.student_settings import ImageTextSettings
-from retriever.students.image_text import ImageTextStudent, load
+from retriever.students.image_text import ImageTextStudent, load, load_folder
 
 COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan", "black", "white", "grey", "orange", "purple", "brown")
 SIDE = 16
@@ -67,3 +70,13 @@ def open_squares(folder: Path) -> Collection:
 def student_of(vision: Path, encoder: Path, **settings: object) -> ImageTextStudent:
     """A student of two towers."""
     return load(ImageTextSettings.model_validate({"image_model": str(vision), "text_model": str(encoder), "dimensions": 12, **settings}), 4)
+
+
+def index_squares(folder: Path, encoder: Path) -> Path:
+    """The folder, with the collection of `open_squares` and `index`, its index by a student of a tiny transformer of images."""
+    collection = open_squares(folder)
+    student_of(save_vit(folder / "vit"), encoder).save(folder / "student")
+    student = load_folder(folder / "student")
+    vectors = encode_collection(student, collection, folder / "encodings")
+    publish(folder / "index", AutoSettings(), "image_text", folder / "student", student, vectors, collection)
+    return folder

@@ -143,3 +143,17 @@ class Visit:
         self.context.close()
         assert self.complaints == []
         assert [url for url in self.asked if not url.startswith((f"{self.url}/", f"blob:{self.url}/"))] == []
+
+
+@contextmanager
+def visits(browser: Browser, url: str) -> Iterator[Callable[..., Visit]]:
+    """Begins visits, none of which may end with a complaint of the browser or a request to somebody else."""
+    begun: list[Visit] = []
+
+    def begin(**context: Any) -> Visit:
+        begun.append(Visit(browser, url, **context))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.end()

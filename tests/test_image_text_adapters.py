@@ -1,6 +1,5 @@
 """Low-rank adapters of image-text students: of both towers or of the one that learns, merged into stock towers at the end."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from retriever.errors import ConfigError
 from retriever.modalities import frozen_modules
 from retriever.students.image_text import ImageTextStudent, load_folder
 from retriever.training.lora import FILE, Adapters, linear_layers
-from retriever.training.trainer import train_student
-from retriever.training.watcher import Supervision, TrainingProgress
-from retriever.training_settings import LoraSettings, TrainingSettings
+from retriever.training_settings import LoraSettings
 from retriever.types import Query
+from tests import test_momentum
 from tests.image_text_material import open_squares, save_efficientnet, save_vit, student_of
-from tests.test_momentum import SETTINGS, lessons_of
+from tests.test_momentum import SETTINGS
 from tests.training_material import Stopped, weights
 
 pytest.importorskip("peft", reason='needs the extra "lora"')
@@ -40,17 +38,8 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 
 def trained(student: ImageTextStudent, squares: Collection, folder: Path, stop_at: int | None = None, **settings: Any) -> dict[str, Tensor]:
-    """The weights after training; validation counts up, so that the last model is kept."""
-    training = TrainingSettings.model_validate({**SETTINGS, "queue": None, "lora": LORA, **settings})
-    steps = itertools.count(100 if (folder / "curve.json").exists() else 0)
-
-    def progress(at: TrainingProgress) -> None:
-        if at.step == stop_at:
-            raise Stopped
-
-    supervision = Supervision(lambda: {"validation": float(next(steps))}, progress)
-    train_student(student.model, lessons_of(squares, training), squares, training, folder, 1, supervision)
-    return weights(student.model)
+    """The weights after training with adapters, and without a queue."""
+    return test_momentum.trained(student, squares, folder, stop_at, **{"queue": None, "lora": LORA, **settings})
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:

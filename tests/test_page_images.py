@@ -13,13 +13,9 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 
-from retriever.encodings import encode_collection
-from retriever.index.changes import publish
-from retriever.index_settings import AutoSettings
-from retriever.students.image_text import load_folder
 from retriever.types import Document
-from tests.image_text_material import COLOURS, open_squares, save_vit, student_of
-from tests.page_material import Visit, chromium, until
+from tests.image_text_material import COLOURS, index_squares
+from tests.page_material import Visit, chromium, until, visits
 from tests.serving_material import Running, running
 from tests.test_images import encoded, noise
 from tests.test_index import built
@@ -34,12 +30,7 @@ SQUARES, BESIDE = "#in=squares", "#in=squares&beside=texts"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Path:
     """Of a dozen coloured squares and their captions: `squares/images`, and `index`."""
-    folder = tmp_path_factory.mktemp("squares")
-    collection = open_squares(folder)
-    student_of(save_vit(folder / "vit"), encoder_folder).save(folder / "student")
-    student = load_folder(folder / "student")
-    publish(folder / "index", AutoSettings(), student.kind, folder / "student", student, encode_collection(student, collection, folder / "made"), collection)
-    return folder
+    return index_squares(tmp_path_factory.mktemp("squares"), encoder_folder)
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +49,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Running) -> Iterator[Callable[..., Visit]]:
-    """Begins visits, none of which may end with a complaint of the browser or a request to somebody else."""
-    begun: list[Visit] = []
-
-    def begin(**context: Any) -> Visit:
-        begun.append(Visit(browser, server.url, **context))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        one.end()
+    with visits(browser, server.url) as begin:
+        yield begin
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from PIL import Image
 from retriever.commands.serve import offer_page
 from retriever.serving.keys import new_key
 from retriever.serving.web_routes import FOLDER
-from tests.page_material import HOSTILE, REPORT, Visit, chromium, indexes, until
+from tests.page_material import HOSTILE, REPORT, Visit, chromium, indexes, until, visits
 from tests.serving_material import Running, running
 
 if TYPE_CHECKING:
@@ -45,16 +45,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Running) -> Iterator[Callable[..., Visit]]:
-    """Begins visits, none of which may end with a complaint of the browser or a request to somebody else."""
-    begun: list[Visit] = []
-
-    def begin(**context: Any) -> Visit:
-        begun.append(Visit(browser, server.url, **context))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        one.end()
+    with visits(browser, server.url) as begin:
+        yield begin
 
 
 @pytest.fixture

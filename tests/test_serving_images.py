@@ -16,17 +16,13 @@ from hypothesis import strategies as st
 
 from retriever import images
 from retriever.client import ServiceError
-from retriever.encodings import encode_collection
 from retriever.errors import DataError
 from retriever.images import decoded, held, read_image
-from retriever.index.changes import publish
-from retriever.index_settings import AutoSettings
 from retriever.search import open_index
 from retriever.serving.faults import RequestError
 from retriever.serving.uploads import bytes_of
-from retriever.students.image_text import load_folder
 from retriever.types import Document, Query
-from tests.image_text_material import open_squares, save_vit, student_of
+from tests.image_text_material import index_squares
 from tests.serving_material import Reply, Running, running
 from tests.test_images import encoded, noise, png_that_claims
 from tests.test_index import built
@@ -36,13 +32,7 @@ from tests.tiny_experiment import command
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Path:
     """Of a dozen coloured squares and their captions: `squares/images`, and `index`."""
-    folder = tmp_path_factory.mktemp("squares")
-    collection = open_squares(folder)
-    student_of(save_vit(folder / "vit"), encoder_folder).save(folder / "student")
-    student = load_folder(folder / "student")
-    vectors = encode_collection(student, collection, folder / "encodings")
-    publish(folder / "index", AutoSettings(), "image_text", folder / "student", student, vectors, collection)
-    return folder
+    return index_squares(tmp_path_factory.mktemp("squares"), encoder_folder)
 
 
 @pytest.fixture(scope="module")

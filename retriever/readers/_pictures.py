@@ -84,7 +84,7 @@ def with_directions(splits: Iterable[str]) -> tuple[str, ...]:
     return (*once, *(f"{split}.{direction}" for split in once for direction in DIRECTIONS))
 
 
-def split_of(name: str) -> tuple[str, tuple[str, ...]]:
+def _split_of(name: str) -> tuple[str, tuple[str, ...]]:
     """The split of pictures that a split of qrels is made of, and its directions."""
     for direction in DIRECTIONS:
         if name.endswith(f".{direction}"):
@@ -92,10 +92,11 @@ def split_of(name: str) -> tuple[str, tuple[str, ...]]:
     return name, DIRECTIONS
 
 
-def qrels(pictures: Iterable[Picture], directions: tuple[str, ...]) -> Iterator[Judgement]:
-    """Grade 1 for a caption with its image, and for an image with each of its captions."""
+def qrels(pictures: Iterable[Picture], split: str) -> Iterator[Judgement]:
+    """The judgements of a split, of both directions or of one: grade 1 for a caption with its image, and for an image with each of its captions."""
+    own, directions = _split_of(split)
     for picture in pictures:
-        for caption_id in picture.caption_ids:
+        for caption_id in picture.caption_ids if picture.split == own else ():
             if "text_to_image" in directions:
                 yield Judgement(picture.where, caption_id, picture.doc_id, 1)
             if "image_to_text" in directions:

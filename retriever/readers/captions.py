@@ -46,8 +46,7 @@ def splits(source: Source) -> tuple[str, ...]:
 
 def qrels(source: Source, split: str) -> Iterator[Judgement]:
     """The judgements of a split, of both directions or of one."""
-    own, directions = _pictures.split_of(split)
-    return _pictures.qrels((picture for picture in _listed(source) if picture.split == own), directions)
+    return _pictures.qrels(_listed(source), split)
 
 
 def _listed(source: Source) -> Iterator[Picture]:

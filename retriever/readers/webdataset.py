@@ -65,8 +65,7 @@ def splits(source: Source) -> tuple[str, ...]:
 
 def qrels(source: Source, split: str) -> Iterator[Judgement]:
     """The judgements of a split, of both directions or of one."""
-    own, directions = _pictures.split_of(split)
-    return _pictures.qrels((picture for picture in _all(source) if picture.split == own), directions)
+    return _pictures.qrels(_all(source), split)
 
 
 def _all(source: Source) -> Iterator[Picture]:
