@@ -171,13 +171,15 @@ class FusionModel(nn.Module):
 
     Attributes:
         shape: its sizes.
+        similarity: the share of the scaled cosine in a score; the rest is what matching says.
         log_scale: the logarithm of what a cosine is multiplied by.
     """
 
-    def __init__(self, image_tower: ImageTower, text_tower: TextTower, shape: FusionShape) -> None:
+    def __init__(self, image_tower: ImageTower, text_tower: TextTower, shape: FusionShape, similarity: float = 0.0) -> None:
         super().__init__()
         width = shape.width
         self.shape = shape
+        self.similarity = similarity
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.project_image = nn.Sequential(nn.Linear(image_tower.channels, width), nn.LayerNorm(width))
@@ -234,6 +236,15 @@ class FusionModel(nn.Module):
         logits: Tensor = self.head(torch.cat([read, product], dim=1))
         return logits
 
+    def scores(self, images: Tensor, texts: Tensor, mask: Tensor) -> Tensor:
+        """[n], float32, log-odds of the pairs at the same places; the arguments are those of `match`."""
+        logits = self.match(images, texts, mask).float()
+        odds = logits[:, 1] - logits[:, 0]
+        if not self.similarity:
+            return odds
+        cosines = (self.image_vectors(images) * self.text_vectors(texts, mask)).float().sum(dim=1)
+        return (1 - self.similarity) * odds + self.similarity * self.scale.float() * cosines
+
     def image_vectors(self, images: Tensor) -> Tensor:
         """[n, D], unit vectors of [n, T, W]."""
         return functional.normalize(self.image_vector(images.mean(dim=1)), dim=-1)
@@ -250,7 +261,7 @@ class FusionModel(nn.Module):
         save_file(own, folder / "model.safetensors")
         self.image_tower.save(folder / "image")
         self.text_tower.save(folder / "text")
-        write_json(folder / "config.json", {"model_type": FAMILY, **dataclasses.asdict(self.shape)})
+        write_json(folder / "config.json", {"model_type": FAMILY, "similarity": self.similarity, **dataclasses.asdict(self.shape)})
 
 
 def load_fusion_model(folder: Path, where: str) -> FusionModel:
@@ -262,11 +273,12 @@ def load_fusion_model(folder: Path, where: str) -> FusionModel:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shape = FusionShape(**{field.name: config[field.name] for field in dataclasses.fields(FusionShape)})
+        similarity = float(config["similarity"])
         own = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{where}: {folder} is no whole fusion model ({error!r}). Teach it again") from error
     image_tower = ImageTower.open(folder / "image", None, where)
-    model = FusionModel(image_tower, TextTower.open(folder / "text", shape.max_length, where), shape)
+    model = FusionModel(image_tower, TextTower.open(folder / "text", shape.max_length, where), shape, similarity)
     try:
         found = model.load_state_dict(own, strict=False)
     except RuntimeError as error:

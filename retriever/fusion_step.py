@@ -38,10 +38,10 @@ def taught_fusion(pipeline: Pipeline, settings: FusionSettings, teaching: Fusion
     def work(folder: Path) -> dict[str, Any]:
         refuse_several(f"teaching {settings.label}", "retriever teach")
         lessons, held = pipeline.held_out
-        pairs = matched_pairs(queries, lessons, held, pipeline.qrels("train"), pipeline.collection)
+        pairs, others = matched_pairs(queries, lessons, held, pipeline.qrels("train"), pipeline.collection)
         model = new_fusion_model(image, text, teaching, pipeline.experiment.seed, where)
         with bar_of_steps(pipeline.reporter, f"teaching {settings.label}") as progress:
-            curve = teach_fusion(model, pairs, teaching, folder, pipeline.experiment.seed, progress)
+            curve = teach_fusion(model, pairs, others, teaching, folder, pipeline.experiment.seed, progress)
         write_json(folder / "curve.json", curve)
         return {"pairs": len(pairs.pairs), "images": len(pairs.images), "texts": len(pairs.texts)}
 

@@ -84,7 +84,7 @@ class OwnReader:
 
     def scores(self, images: Sequence[Tensor], texts: Sequence[Tensor]) -> Tensor:
         """[n], log-odds."""
-        return _log_odds(self.model.match(torch.stack(list(images)), *padded(texts, self.model.device)))
+        return self.model.scores(torch.stack(list(images)), *padded(texts, self.model.device))
 
 
 class _Stock:

@@ -31,6 +31,7 @@ from retriever.teachers import fusion
 from retriever.teachers.fusion import FusionTeacher
 from retriever.tensor_cache import TensorCache
 from retriever.training import fusion as teaching
+from retriever.training import fusion_held_out
 from retriever.training.fusion import MatchedPairs, compare_loss, draw_negatives, matched_pairs, teach_fusion
 from retriever.types import Document, Query
 from tests.fusion_material import (
@@ -99,8 +100,7 @@ def lessons(squares: dict[str, Path]) -> MatchedPairs:
     """Each square with two captions."""
     images = list(squares.values())
     texts = [caption for colour in squares for caption in captions_of(colour)]
-    pairs = np.array([(place // 2, place) for place in range(len(texts))])
-    return MatchedPairs(images, texts, pairs, np.sort(pairs[:, 0] * len(texts) + pairs[:, 1]))
+    return MatchedPairs.of([(images[place // 2], text) for place, text in enumerate(texts)])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def make(towers: dict[str, Path]) -> Callable[..., FusionModel]:
 def taught(make: Callable[..., FusionModel], lessons: MatchedPairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A taught model."""
     folder = tmp_path_factory.mktemp("taught")
-    teach_fusion(make(), lessons, TEACHING, folder, 7)
+    teach_fusion(make(), lessons, None, TEACHING, folder, 7)
     return folder / "model"
 
 
@@ -347,7 +347,7 @@ def test_a_taught_models_towers_are_stock_folders(taught: Path) -> None:
 def test_teaching_again_gives_the_same_weights_and_another_seed_others(make: Callable[..., FusionModel], lessons: MatchedPairs, tmp_path: Path) -> None:
     short = TEACHING.model_copy(update={"epochs": 2, "dropout": 0.2})
     for name, seed in (("one", 7), ("same", 7), ("other", 8)):
-        teach_fusion(make(short), lessons, short, tmp_path / name, seed)
+        teach_fusion(make(short), lessons, None, short, tmp_path / name, seed)
     one, same, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "same", "other"))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
@@ -357,7 +357,8 @@ def test_a_stopped_teaching_goes_on_and_ends_with_the_same_model(
     make: Callable[..., FusionModel], lessons: MatchedPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = TEACHING.model_copy(update={"epochs": 3, "batch_size": 8, "dropout": 0.2})
-    whole = teach_fusion(make(short), lessons, short, tmp_path / "whole", 7)
+    held = reversed_pairs(lessons)
+    whole = teach_fusion(make(short), lessons, held, short, tmp_path / "whole", 7)
     told: list[tuple[int, int]] = []
 
     def stop_at_5(step: int, steps: int) -> None:
@@ -366,14 +367,45 @@ def test_a_stopped_teaching_goes_on_and_ends_with_the_same_model(
 
     monkeypatch.setattr(teaching, "SAVE_STEPS", 2)
     with pytest.raises(KeyboardInterrupt):
-        teach_fusion(make(short), lessons, short, tmp_path / "stopped", 7, stop_at_5)
+        teach_fusion(make(short), lessons, held, short, tmp_path / "stopped", 7, stop_at_5)
     assert (tmp_path / "stopped" / "checkpoint.pt").exists()
-    curve = teach_fusion(make(short), lessons, short, tmp_path / "stopped", 7, lambda step, steps: told.append((step, steps)))
+    curve = teach_fusion(make(short), lessons, held, short, tmp_path / "stopped", 7, lambda step, steps: told.append((step, steps)))
     assert told == [(step, 9) for step in range(5, 10)]
-    assert not (tmp_path / "stopped" / "checkpoint.pt").exists()
+    assert {path.name for path in (tmp_path / "stopped").iterdir()} == {"model"}
     assert curve == whole
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+    assert load_fusion_model(tmp_path / "stopped" / "model", "t").similarity == load_fusion_model(tmp_path / "whole" / "model", "t").similarity
+
+
+def reversed_pairs(lessons: MatchedPairs) -> MatchedPairs:
+    """Half of the lessons, in another order; as if they were held out."""
+    return MatchedPairs.of([(lessons.images[image], lessons.texts[text]) for image, text in lessons.pairs[:2:-1].tolist()])
+
+
+def test_the_epoch_that_orders_held_out_pairs_best_is_kept(
+    make: Callable[..., FusionModel], lessons: MatchedPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four epochs whose held-out ranks are told beforehand, the second is what a teaching stopped there would have; training itself is not disturbed."""
+    found = iter(np.eye(11)[[0, 7, 3, 5]] * np.array([[0.5], [0.9], [0.4], [0.9]]))
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def ranks(model: FusionModel, *arguments: Any) -> Any:
+        assert not model.training
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(found)
+
+    monkeypatch.setattr(teaching, "reciprocal_ranks", ranks)
+    four = TEACHING.model_copy(update={"epochs": 4, "dropout": 0.2, "frozen_text": True})
+    curve = teach_fusion(make(four), lessons, reversed_pairs(lessons), four, tmp_path / "held", 7)
+    assert [(point["reciprocal_rank"], point["similarity"]) for point in curve] == [(0.5, 0.0), (0.9, 0.7), (0.4, 0.3), (0.9, 0.5)]
+    kept = load_fusion_model(tmp_path / "held" / "model", "t")
+    assert kept.similarity == 0.7
+    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in seen[1].items())
+    teach_fusion(make(four), lessons, None, four, tmp_path / "last", 7)
+    last = load_fusion_model(tmp_path / "last" / "model", "t")
+    assert last.similarity == 0.0
+    assert all(torch.equal(value, last.state_dict()[name]) for name, value in seen[3].items())
 
 
 @pytest.mark.parametrize("image", ["vit", "efficientnet"])
@@ -385,19 +417,19 @@ def test_a_frozen_tower_stays_as_it_is_and_sees_each_image_once(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     read: list[Path] = []
     monkeypatch.setattr(teaching, "read_image", lambda path: read.append(path) or read_image(path))
-    teach_fusion(model, lessons, frozen, tmp_path, 7)
+    teach_fusion(model, lessons, lessons, frozen, tmp_path, 7)
     after = model.state_dict()
     towers = [name for name in after if name.split(".")[0] in ("image_tower", "text_tower")]
     assert towers
     assert all(torch.equal(before[name], after[name]) for name in towers)
     assert not torch.equal(before["head.weight"], after["head.weight"])
-    assert sorted(read) == sorted(lessons.images)
+    assert sorted(read) == sorted([*lessons.images, *lessons.images])  # once to teach and once as what is held out, in both epochs together
 
 
 def test_towers_that_are_not_frozen_learn(make: Callable[..., FusionModel], lessons: MatchedPairs, tmp_path: Path) -> None:
     model = make(TEACHING, "efficientnet")
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
-    teach_fusion(model, lessons, TEACHING.model_copy(update={"epochs": 1}), tmp_path, 7)
+    teach_fusion(model, lessons, None, TEACHING.model_copy(update={"epochs": 1}), tmp_path, 7)
     moved = {name.split(".")[0] for name, tensor in model.named_parameters() if not torch.equal(before[name], tensor)}
     assert {"image_tower", "text_tower", "head", "fusion", "log_scale"} <= moved
 
@@ -406,7 +438,7 @@ def test_a_loss_that_is_not_finite_is_told_with_the_way_out(make: Callable[..., 
     model = make()
     model.head.bias.data.fill_(math.nan)
     with pytest.raises(DataError, match=r"teach: the losses are .*nan.* at step 0\. Lower learning_rate, which is 0.003"):
-        teach_fusion(model, lessons, TEACHING, tmp_path, 7)
+        teach_fusion(model, lessons, None, TEACHING, tmp_path, 7)
 
 
 def test_an_image_size_that_a_tower_cannot_read_is_refused(towers: dict[str, Path]) -> None:
@@ -449,7 +481,11 @@ def test_pairs_of_a_held_out_query_are_taught_from_neither_side(squares: dict[st
     qrels = {name: {f"{name.split('#')[0]}.png": 1} for name in captions}
     qrels |= {colour: {f"{colour}#{n}": 1 for n in (0, 1)} for colour in ("red", "green", "blue")}
     lessons = [name for name in queries if name != "red#1"]
-    found = matched_pairs(queries, lessons, ["red#1"], qrels, documents)  # type: ignore[arg-type]
+    found, held = matched_pairs(queries, lessons, ["red#1"], qrels, documents)  # type: ignore[arg-type]
+    assert held is None  # one pair has nothing to be told from
+    _, held = matched_pairs(queries, lessons, ["red#1", "red"], qrels, documents)  # type: ignore[arg-type]
+    assert held is not None
+    assert {(held.images[image].stem, held.texts[text]) for image, text in held.pairs.tolist()} == {("red", text) for text in captions_of("red")}
     named = {(found.images[image].stem, found.texts[text]) for image, text in found.pairs.tolist()}
     assert named == {(colour, text) for colour in ("green", "blue") for text in captions_of(colour)}
     both = found.together(np.array([0, 1]), np.arange(len(found.texts)))
@@ -487,6 +523,49 @@ def test_negatives_are_drawn_as_often_as_the_softmax_says_and_never_belong() -> 
     assert counts[0] == 0
     assert counts[1].item() / 4000 == pytest.approx(math.e / (math.e + 1), abs=0.03)
     assert counts[3] < 5
+
+
+@pytest.mark.parametrize("candidates", [3, 16])
+def test_reciprocal_ranks_are_those_of_a_slow_loop(
+    make: Callable[..., FusionModel], squares: dict[str, Path], lessons: MatchedPairs, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion_held_out, "CANDIDATES", candidates)
+    monkeypatch.setattr(fusion_held_out, "TOGETHER", 5)
+    model = make().eval()
+    with torch.inference_mode():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(3))  # what it says has nothing to do with the cosine
+        images = model.of_images(model.image_tower(model.image_tower.pixels([read_image(path) for path in squares.values()])))
+        states, mask = model.text_tower(lessons.texts, torch.device("cpu"))
+        texts = model.of_texts(states)
+        together = lessons.together(np.arange(len(images)), np.arange(len(texts)))
+        found = fusion_held_out.reciprocal_ranks(model, images, texts, mask, together)
+        for place, share in enumerate(fusion_held_out.SHARES):
+            model.similarity = share
+            every = torch.stack([model.scores(image.expand(len(texts), -1, -1), texts, mask) for image in images])
+            cosines = model.image_vectors(images) @ model.text_vectors(texts, mask).T
+            ranks = []
+            for scores, asked, fits in [*zip(every, cosines, together, strict=True), *zip(every.T, cosines.T, together.T, strict=True)]:
+                shown = sorted(range(len(asked)), key=lambda one: -float(asked[one]))[:candidates]
+                ordered = sorted(shown, key=lambda one: -float(scores[one]))
+                ranks.append(next((1 / (rank + 1) for rank, one in enumerate(ordered) if fits[one]), 0.0))
+            assert found[place] == pytest.approx(np.mean(ranks), abs=1e-6)
+    assert len(set(found.tolist())) > 2
+
+
+def test_a_score_has_the_share_of_the_cosine_that_its_file_says(taught: Path, squares: dict[str, Path], tmp_path: Path) -> None:
+    pairs = all_pairs(list(squares.values())[:3])
+    scores = []
+    for share in (0.0, 0.25, 1.0):
+        model = load_fusion_model(taught, "t")
+        model.similarity = share
+        model.save(tmp_path / str(share))
+        teacher = load(tmp_path / str(share))
+        scores.append(teacher.score(pairs).scores)
+    np.testing.assert_allclose(scores[1], 0.75 * scores[0] + 0.25 * scores[2], rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        image = model.image_vectors(model.of_images(model.image_tower(model.image_tower.pixels([read_image(squares["red"])]))))
+        states, mask = model.text_tower([TEXTS[0]], torch.device("cpu"))
+        assert scores[2][0] == pytest.approx(float(model.scale * (image * model.text_vectors(model.of_texts(states), mask)).sum()), rel=1e-4)
 
 
 def test_a_row_to_which_everything_belongs_gets_no_negative() -> None:

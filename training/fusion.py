@@ -2,12 +2,12 @@
 
 After ALBEF (Li et al. 2021, arXiv:2107.07651): every pair of a step gets a text and an image that do not belong to it, drawn from the step
 by how similar the compared vectors are. Deviations: no momentum towers and no soft targets of theirs, no masked words; what the qrels say
-belongs together counts as such everywhere in a step, in several captions of an image too.
+belongs together counts as such everywhere in a step, in several captions of an image too. The epoch that orders held-out pairs best is
+kept, with the share of its cosine in the score that does so (`retriever.training.fusion_held_out`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +30,7 @@ from retriever.fusion_model import IMAGE, TEXT, FusionModel, padded
 from retriever.images import read_image
 from retriever.teacher_settings import FusionTeachingSettings
 from retriever.tensor_cache import TensorCache
+from retriever.training.fusion_held_out import SHARES, reciprocal_ranks
 from retriever.types import Qrels, Query
 
 SAVE_STEPS = 100
@@ -48,7 +50,7 @@ class MatchedPairs:
     Attributes:
         images: distinct.
         texts: distinct.
-        pairs: int64 [n, 2], numbers of an image and a text: those that are taught.
+        pairs: int64 [n, 2], numbers of an image and a text.
         known: int64, sorted, image times the number of texts plus text, of all that belong together: none of them is a negative.
     """
 
@@ -57,6 +59,14 @@ class MatchedPairs:
     pairs: NDArray[np.int64]
     known: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, named: Sequence[tuple[Path, str]]) -> MatchedPairs:
+        """Of distinct pairs of an image's file and a text."""
+        images, texts = (list(dict.fromkeys(column)) for column in zip(*named, strict=True))
+        image_of, text_of = ({name: number for number, name in enumerate(names)} for names in (images, texts))
+        pairs = np.array([(image_of[image], text_of[text]) for image, text in named], dtype=np.int64)
+        return cls(images, texts, pairs, np.sort(pairs[:, 0] * len(texts) + pairs[:, 1]))
+
     def together(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> Tensor:
         """Whether each image belongs to each text, bool [n, m]."""
         keys = images[:, None] * len(self.texts) + texts[None, :]
@@ -64,8 +74,10 @@ class MatchedPairs:
         return torch.from_numpy(self.known[places] == keys)
 
 
-def matched_pairs(queries: Mapping[str, Query], lessons: Sequence[str], held: Sequence[str], qrels: Qrels, collection: Collection) -> MatchedPairs:
-    """The images and texts that the qrels of train queries bring together, in either direction.
+def matched_pairs(
+    queries: Mapping[str, Query], lessons: Sequence[str], held: Sequence[str], qrels: Qrels, collection: Collection
+) -> tuple[MatchedPairs, MatchedPairs | None]:
+    """The images and texts that the qrels of train queries bring together, in either direction: those that are taught, and those held out, if any.
 
     A caption that teaches as a query stands among the documents of its image too. So that nothing of a held-out query is taught from its other
     side, every pair of an image or a text of a held-out query's pairs is left out.
@@ -80,16 +92,13 @@ def matched_pairs(queries: Mapping[str, Query], lessons: Sequence[str], held: Se
     Raises:
         DataError: fewer than two pairs are left.
     """
-    taught, hidden = (list(_pairs_of({one: queries[one] for one in ids}, qrels, collection)) for ids in (lessons, held))
+    taught, hidden = (sorted(set(_pairs_of({one: queries[one] for one in ids}, qrels, collection))) for ids in (lessons, held))
     seen_images, seen_texts = {image for image, _ in hidden}, {text for _, text in hidden}
-    kept = sorted({(image, text) for image, text in taught if image not in seen_images and text not in seen_texts})
+    kept = [(image, text) for image, text in taught if image not in seen_images and text not in seen_texts]
     if len(kept) < 2:
         found = f"{len(taught)} pairs of an image and a text in the train qrels, {len(kept)} of them without an image or a text of held-out queries"
         raise DataError(f"teach: {found}; at least 2 are needed. Check the train qrels with: retriever check")
-    images, texts = (list(dict.fromkeys(column)) for column in zip(*kept, strict=True))
-    image_of, text_of = ({name: number for number, name in enumerate(names)} for names in (images, texts))
-    pairs = np.array([(image_of[image], text_of[text]) for image, text in kept], dtype=np.int64)
-    return MatchedPairs(images, texts, pairs, np.sort(pairs[:, 0] * len(texts) + pairs[:, 1]))
+    return MatchedPairs.of(kept), MatchedPairs.of(hidden) if len(hidden) > 1 else None
 
 
 def _pairs_of(queries: Mapping[str, Query], qrels: Qrels, collection: Collection) -> Iterator[tuple[Path, str]]:
@@ -201,20 +210,28 @@ def step_loss(inputs: _Inputs, found: Mapping[int, Tensor], batch: NDArray[np.in
 
 
 def teach_fusion(
-    model: FusionModel, pairs: MatchedPairs, settings: FusionTeachingSettings, folder: Path, seed: int, progress: Callable[[int, int], None] | None = None
+    model: FusionModel,
+    pairs: MatchedPairs,
+    held: MatchedPairs | None,
+    settings: FusionTeachingSettings,
+    folder: Path,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, float]]:
     """Teaches the model and saves it in `folder`/model; a stop loses at most the last `SAVE_STEPS` steps.
 
     Args:
         model: of two towers; it is changed in place.
         pairs: what belongs together.
+        held: pairs that choose the epoch and the share of the cosine; without them the last one is kept, and matching alone.
         settings: of the teacher's `train` table.
         folder: for the checkpoint and the model.
         seed: of the order of pairs, the negatives and dropout.
         progress: called after every step with its number and the number of all.
 
     Returns:
-        For each epoch the means of its losses: epoch, match, compare.
+        For each epoch the means of its losses: epoch, match, compare; and of what is held out how well the model orders it, with the share that
+        does so best: reciprocal_rank, similarity.
 
     Raises:
         DataError: a loss is no longer finite, or an image cannot be read.
@@ -225,8 +242,9 @@ def teach_fusion(
     for name in frozen:
         getattr(model, name).requires_grad_(False)
     per_epoch = -(-len(pairs.pairs) // settings.batch_size)
-    run = _Run(model, frozen, settings, settings.epochs * per_epoch, folder / "checkpoint.pt")
+    run = _Run(model, frozen, settings, settings.epochs * per_epoch, folder)
     inputs = _Inputs(model, pairs, settings)
+    others = None if held is None else _Inputs(model, held, settings)
     batches = partial(_batch, pairs.pairs, per_epoch, seed)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []), ThreadPoolExecutor(1) as ahead:
         first = run.resume()
@@ -239,26 +257,51 @@ def teach_fusion(
                 following = batches(step + 1)
                 reading = ahead.submit(inputs.read, np.unique(following[:, 0]))
             run.step(step, step_loss(inputs, found, batch, torch.Generator().manual_seed(_seed_of(seed, step))))
+            if others and (step + 1) % per_epoch == 0:
+                run.keep_best(_held_out(others))
+            run.save()
             if progress:
                 progress(step + 1, run.steps)
+    run.load_best()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.cpu().eval().save(folder / "model")
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "checkpoint.pt").unlink()
+    for leftover in (run.checkpoint, run.best):
+        leftover.unlink(missing_ok=True)
     return run.curve(per_epoch)
+
+
+def _held_out(inputs: _Inputs) -> NDArray[np.float64]:
+    """The mean reciprocal rank for each share; the model's parts are in the mode of training again afterwards."""
+    model, pairs = inputs.model, inputs.pairs
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    with torch.no_grad():
+        numbers = np.arange(len(pairs.images)), np.arange(len(pairs.texts))
+        images = torch.cat([inputs.image_tokens(inputs.read(part), part) for part in _parts(numbers[0])])
+        texts, mask = inputs.text_tokens(numbers[1])
+        found = reciprocal_ranks(model, images, texts, mask, pairs.together(*numbers))
+    for module in training:
+        module.training = True
+    return found
+
+
+def _parts(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.array_split(numbers, -(-len(numbers) // TOGETHER))
 
 
 class _Run:
     """The optimiser's side of a teaching, with its checkpoint."""
 
-    def __init__(self, model: FusionModel, frozen: Sequence[str], settings: FusionTeachingSettings, steps: int, checkpoint: Path) -> None:
+    def __init__(self, model: FusionModel, frozen: Sequence[str], settings: FusionTeachingSettings, steps: int, folder: Path) -> None:
         self.model = model
         self.frozen = frozen
         self.settings = settings
         self.steps = steps
-        self.checkpoint = checkpoint
+        self.checkpoint = folder / "checkpoint.pt"
+        self.best = folder / "best.safetensors"
         self.losses: list[list[float]] = []
+        self.held: list[list[float]] = []
         towers = [parameter for name in (IMAGE, TEXT) if name not in frozen for parameter in getattr(model, name).parameters()]
         new = [parameter for name, parameter in model.named_parameters() if name.split(".")[0] not in (IMAGE, TEXT)]
         groups = [{"params": new, "lr": settings.learning_rate}, {"params": towers, "lr": settings.tower_learning_rate}]
@@ -279,7 +322,7 @@ class _Run:
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.losses = state["losses"]
+        self.losses, self.held = state["losses"], state["held"]
         return len(self.losses)
 
     def step(self, number: int, loss: StepLoss) -> None:
@@ -292,17 +335,38 @@ class _Run:
         self.optimizer.step()
         self.schedule.step()
         self.losses.append(values)
-        if (number + 1) % SAVE_STEPS == 0 and number + 1 < self.steps:
+
+    def save(self) -> None:
+        """Writes the checkpoint, where it is time to."""
+        if len(self.losses) % SAVE_STEPS == 0 and len(self.losses) < self.steps:
             write_atomic(self.checkpoint, lambda path: torch.save(self._state(), path))
 
+    def keep_best(self, found: NDArray[np.float64]) -> None:
+        """Notes an epoch's mean reciprocal ranks, and keeps the weights where they are the best so far."""
+        share = int(found.argmax())
+        if not self.held or found[share] > max(rank for rank, _ in self.held):
+            write_atomic(self.best, lambda path: save_file({name: value.contiguous() for name, value in self._weights().items()}, path))
+        self.held.append([float(found[share]), SHARES[share]])
+
+    def load_best(self) -> None:
+        """Goes back to the best epoch, and to the share of the cosine that was best there."""
+        if self.held:
+            self.model.load_state_dict(load_file(self.best, device=str(self.model.device)), strict=False)
+            self.model.similarity = max(self.held, key=lambda one: one[0])[1]
+
     def curve(self, per_epoch: int) -> list[dict[str, float]]:
-        """The means of the losses of each epoch."""
+        """The means of the losses of each epoch, and what is held out."""
         means = [np.mean(self.losses[start : start + per_epoch], axis=0) for start in range(0, len(self.losses), per_epoch)]
-        return [{"epoch": epoch + 1, "match": round(float(match), 4), "compare": round(float(compare), 4)} for epoch, (match, compare) in enumerate(means)]
+        names = ("match", "compare", "reciprocal_rank", "similarity")
+        values = [[*loss.tolist(), *held] for loss, held in zip(means, self.held or [[]] * len(means), strict=True)]
+        return [{"epoch": epoch + 1, **{name: round(value, 4) for name, value in zip(names, row, strict=False)}} for epoch, row in enumerate(values)]
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.model.state_dict().items() if name.split(".")[0] not in self.frozen}
 
     def _state(self) -> dict[str, Any]:
-        weights = {name: value for name, value in self.model.state_dict().items() if name.split(".")[0] not in self.frozen}
-        return {"model": weights, "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "losses": self.losses}
+        states = {"model": self._weights(), "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+        return {**states, "losses": self.losses, "held": self.held}
 
 
 def _batch(pairs: NDArray[np.int64], per_epoch: int, seed: int, step: int) -> NDArray[np.int64]:
