@@ -144,6 +144,27 @@ def test_a_table_of_many_row_groups_and_batches_keeps_each_image_with_its_captio
             assert collection.document(f"{name}/{number}.png#0").text == f"colour {number}"
 
 
+@pytest.mark.parametrize("name", ["train.parquet", "train.arrow"])
+def test_rows_that_repeat_an_image_are_one_image_with_all_their_captions(tmp_path: Path, name: str) -> None:
+    paths = ["red.png"] * 9 + ["blue.png", None, None, "green.png", "green.png"]  # more than are in memory together; an image without a path is its own
+    colours = [RED] * 9 + [BLUE, GREEN, GREEN, GREEN, GREEN]
+    images = [{"bytes": encoded(colour), "path": path} for colour, path in zip(colours, paths, strict=True)]
+    captions = [*(f"red {number}" for number in range(8)), "red 0", "blue", "green", "grass", "moss", "leaf"]
+    splits = ["train"] * 13 + ["test"]
+    write(tmp_path / "set" / name, table_of(images[:13], caption=captions[:13], split=splits[:13], row=[str(number) for number in range(13)]))
+    collection = opened(tmp_path / "set", tmp_path / "work", fields=("row",))
+    found = [(document.doc_id, document.text, document.fields["row"]) for document in collection.documents()]
+    red = [(f"{name}/red.png", "", "0"), *((f"{name}/red.png#{number}", f"red {number}", "0") for number in range(8))]
+    single = [(f"{name}/blue.png", "blue", "9"), (f"{name}/11", "green", "10"), (f"{name}/12", "grass", "11"), (f"{name}/green.png", "moss", "12")]
+    assert found == [*red, *(one for doc_id, text, row in single for one in ((doc_id, "", row), (f"{doc_id}#0", text, row)))]
+    assert [read_image(document.image).getpixel((0, 0)) for document in collection.documents() if document.image] == [RED, BLUE, GREEN, GREEN, GREEN]
+    (tar,) = (tmp_path / "work" / "collection-images").iterdir()
+    assert [int(member.partition(".")[0]) for member in tar_members(tar)] == [1, 10, 11, 12, 13]
+    write(tmp_path / "other" / name, table_of(images, caption=captions, split=splits))
+    with pytest.raises(DataError, match=r'row 14: is of the split "test", and the same image in row 13 of "train"\. Keep an image in one'):
+        opened(tmp_path / "other", tmp_path / "work-2")
+
+
 @pytest.mark.parametrize(
     ("columns", "captions"),
     [
@@ -176,9 +197,9 @@ def test_a_column_may_name_the_split_and_one_file_may_be_named_with_its_format(t
         ([{"bytes": b"x", "path": None}], {"caption": [7]}, r"train\.parquet: row 1: caption 0 must be a text, found 7"),
         ([{"bytes": b"x", "path": None}], {"words": ["a"]}, r"row 1: there is no column of captions; known are captions, caption, .* found words\. Rename it"),
         (
-            [{"bytes": b"x", "path": "a.png"}, {"bytes": b"x", "path": "a.png"}],
-            {"caption": ["a", "b"]},
-            r"row 2: the image train\.parquet/a\.png stands already at .*train\.parquet: row 1\. Give each image one entry with all its captions",
+            [{"bytes": b"x", "path": "a.png"}, {"bytes": b"x", "path": None}, {"bytes": b"x", "path": "a.png"}],
+            {"caption": ["a", "b", "c"]},
+            r"row 3: the image train\.parquet/a\.png stands already at .*train\.parquet: row 1\. Give each image one entry with all its captions",
         ),
     ],
 )

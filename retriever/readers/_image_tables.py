@@ -74,6 +74,8 @@ def rows_of(file: Path, image: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def unpacked(file: Path, image: str, folder: Path) -> Path:
     """The tar file in `folder` that holds a file's images, each named by the number of its row (00000001.jpg); made unless it is there.
 
+    Of rows with the same path that follow each other it has the first one's image.
+
     Raises:
         DataError: the file is cut off, or a row has no image in it.
     """
@@ -90,11 +92,13 @@ def unpacked(file: Path, image: str, folder: Path) -> Path:
 
 
 def _write_tar(tar: Path, file: Path, image: str) -> None:
-    number = 0
+    number, before = 0, None
     with tarfile.open(tar, "w") as archive:
         for batch in _batches(file, [image], _IMAGES):
-            for encoded in _child(batch.column(image), "bytes"):
-                number += 1
+            for encoded, path in zip(_child(batch.column(image), "bytes"), _child(batch.column(image), "path").to_pylist(), strict=True):
+                number, before, repeated = number + 1, path, bool(path) and path == before
+                if repeated:  # of a data set with a row for each caption
+                    continue
                 data = encoded.as_py()
                 if data is None:
                     raise DataError(f"{file}: row {number}: holds no bytes of an image, only its path or nothing. Save the data set with its images inside")

@@ -1,10 +1,13 @@
 """Hugging Face data sets of images with captions, as Parquet or saved to disk, without the library datasets.
 
-The texts are read where they stand. Images are copied once into tar files beside the prepared collection: see `_image_tables`.
+The texts are read where they stand. Images are copied once into tar files beside the prepared collection: see `_image_tables`. Where
+rows that follow each other have the same image, by its path, each with a caption of it, they are one image with all these captions.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -92,11 +95,27 @@ def _with_images(source: Source) -> Iterator[Picture]:
         tar = _image_tables.unpacked(file, image, source.kept)
         members = {int(name.partition(".")[0]): tar / name for name in tar_members(tar)}
         for picture, number in _rows(file, home):
-            yield Picture(picture.where, picture.name, members[number], picture.captions, picture.split, picture.record)
+            yield dataclasses.replace(picture, image=members[number])
 
 
 def _rows(file: Path, home: Path) -> Iterator[tuple[Picture, int]]:
-    """Each row of a file, with its number."""
+    """Each image of a file with the number of its first row, of which it has the facts.
+
+    Raises:
+        DataError: rows of one image are in different splits.
+    """
+    for _, ((picture, number), *others) in itertools.groupby(_single_rows(file, home), key=lambda row: row[0].name):
+        for other, _ in others:
+            if other.split != picture.split:
+                raise DataError(
+                    f'{other.where}: is of the split "{other.split}", and the same image in row {number} of "{picture.split}". Keep an image in one'
+                )
+        captions = dict.fromkeys(caption for one in (picture, *(other for other, _ in others)) for caption in one.captions)
+        yield dataclasses.replace(picture, captions=tuple(captions)) if others else picture, number
+
+
+def _single_rows(file: Path, home: Path) -> Iterator[tuple[Picture, int]]:
+    """Each row of a file, with its number, which names an image that has no path."""
     image, split = _image_column(file), _split_of(file, home)
     below = file.relative_to(home).as_posix()
     for number, record in _image_tables.rows_of(file, image):
