@@ -13,17 +13,15 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retriever.errors import ConfigError
-from retriever.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
+    from retriever.orders import Order
     from retriever.pipeline import Pipeline
-    from retriever.training.samples import TrainingSamples
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for another: for as long as the first one validates. One that died is noticed at once, by its closed connection."""
@@ -36,25 +34,6 @@ SECONDS_TO_LEAVE = 10.0
 
 TRAIN, END, LEFT = "train", "end", "left"
 """What stands in the store."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """What the other processes must know to train along.
-
-    Attributes:
-        samples: in training order, without a teacher's vectors.
-        settings: of this training.
-        folder: of the step; every process reads its checkpoints.
-        seed: of dropout.
-        active: wanted active dimensions of a sparse student.
-    """
-
-    samples: TrainingSamples
-    settings: TrainingSettings
-    folder: Path
-    seed: int
-    active: tuple[float | None, float | None] | None
 
 
 class _Orders:
@@ -162,30 +141,29 @@ def trained_along(order: Order) -> Iterator[None]:
     if not _joined:
         yield
         return
-    from retriever.training.parallel import check_batch_size, shared
+    from retriever.orders import to_bytes
+    from retriever.training.parallel import check_batch_size, shared_bytes
 
     check_batch_size(order.settings.batch_size, _joined[0].count)
     _joined[0].call()
     with _joined[0].group():
-        shared(order)
+        shared_bytes(to_bytes(order))
         yield
 
 
 def follow(pipeline: Pipeline, orders: _Orders) -> None:
     """Trains along at every order, until there are no more."""
+    from retriever.orders import from_bytes
     from retriever.rounds import teacher_vectors
-    from retriever.training.parallel import shared
+    from retriever.training.parallel import shared_bytes
     from retriever.training.sparsity import SparsityController
     from retriever.training.trainer import train_student
     from retriever.training.watcher import Supervision
 
-    placeholder: Order | None = None
     while orders.wait():
         student = pipeline.load_student(pipeline.experiment.student)  # of the same shape; its weights come from the first process
         with orders.group():
-            order = shared(placeholder)
-            if order is None:
-                raise RuntimeError("the first process called and sent no order")
+            order = from_bytes(shared_bytes(b""))
             samples = dataclasses.replace(order.samples, vectors=teacher_vectors(pipeline, order.settings))
             sparsity = SparsityController(*order.active) if order.active else None
             train_student(student.model, samples, pipeline.collection, order.settings, order.folder, order.seed, Supervision(dict, sparsity=sparsity))

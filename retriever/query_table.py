@@ -47,16 +47,7 @@ def write_query_table(path: Path, queries: Iterator[tuple[str, Query]]) -> Writt
             images += query.image is not None and not query.text.strip()
             if query.among:
                 among.setdefault(_json(query.among), where)
-            yield {
-                "query_id": query.query_id,
-                "text": query.text,
-                "turns": _turns_json(query),
-                "image": None if query.image is None else str(query.image),
-                "conversation": query.conversation,
-                "rewrites": _json(query.rewrites),
-                "fields": _json(query.fields),
-                "among": _json(query.among),
-            }
+            yield row_of_query(query)
 
     remaining = rows()
     with pq.ParquetWriter(path, _QUERIES) as writer:
@@ -78,7 +69,28 @@ def read_query_table(path: Path, wanted: Container[str] | None = None) -> Iterat
     """The queries of a file in their order: those whose ids are wanted, or all."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            yield from (_query(row) for row in batch.to_pylist() if wanted is None or row["query_id"] in wanted)
+            yield from (query_of_row(row) for row in batch.to_pylist() if wanted is None or row["query_id"] in wanted)
+
+
+def row_of_query(query: Query) -> dict[str, str | None]:
+    """A query as a row of texts, which `query_of_row` takes."""
+    return {
+        "query_id": query.query_id,
+        "text": query.text,
+        "turns": _turns_json(query),
+        "image": None if query.image is None else str(query.image),
+        "conversation": query.conversation,
+        "rewrites": _json(query.rewrites),
+        "fields": _json(query.fields),
+        "among": _json(query.among),
+    }
+
+
+def query_of_row(row: Mapping[str, Any]) -> Query:
+    """The query of a row."""
+    turns, rewrites, fields, among = (_from_json(row[name]) for name in ("turns", "rewrites", "fields", "among"))
+    said = tuple(Turn(**turn) for turn in turns)
+    return Query(row["query_id"], row["text"], said, None if row["image"] is None else Path(row["image"]), row["conversation"], rewrites, fields, among)
 
 
 def query_bytes(query: Query) -> bytes:
@@ -96,13 +108,6 @@ def _check_query(where: str, query: Query) -> None:
     framed(where, id=query.query_id, text=query.text, image=image_hash(where, query.image), conversation=query.conversation, **turns, **rewrites)
     if not query.text.strip() and query.image is None:
         raise DataError(f"{where}: the query {query.query_id} is empty. Give it a text, or leave it out together with its qrels")
-
-
-def _query(row: Mapping[str, Any]) -> Query:
-    """The query of a row of queries.parquet."""
-    turns, rewrites, fields, among = (_from_json(row[name]) for name in ("turns", "rewrites", "fields", "among"))
-    said = tuple(Turn(**turn) for turn in turns)
-    return Query(row["query_id"], row["text"], said, None if row["image"] is None else Path(row["image"]), row["conversation"], rewrites, fields, among)
 
 
 def _from_json(text: str) -> Any:

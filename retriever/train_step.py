@@ -21,7 +21,8 @@ from retriever.encodings import DocumentEncodings, document_identity
 from retriever.errors import ConfigError
 from retriever.eval.measures import evaluate
 from retriever.files import write_json
-from retriever.processes import Order, refuse_several, trained_along
+from retriever.orders import Order
+from retriever.processes import trained_along
 from retriever.progress import Reporter
 from retriever.reinforced_shards import ReinforcedDataset
 from retriever.runs import Run
@@ -97,7 +98,7 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         _check_encodings(stored, student)
         lesson = dataclasses.replace(lesson, active=lesson.active and (lesson.active[0], None))  # documents keep those that they have
     before = None if stored is None else document_fingerprint(student.model)
-    samples, together = _reinforced(lesson, lesson.reinforced, reporter, name) if lesson.reinforced else _lists(lesson, folder, reporter, name)
+    samples, together = _reinforced(lesson, lesson.reinforced, folder, reporter, name) if lesson.reinforced else _lists(lesson, folder, reporter, name)
     steps = -(-len(samples) // lesson.settings.batch_size)
     sparsity = SparsityController(*lesson.active, warmup=steps // 3) if lesson.active else None
     with together, reporter.bar(f"training ({name})", steps) as advance:
@@ -129,14 +130,13 @@ def _lists(lesson: Lesson, folder: Path, reporter: Reporter, name: str) -> tuple
     return dataclasses.replace(samples, vectors=lesson.vectors), trained_along(order)
 
 
-def _reinforced(lesson: Lesson, dataset: ReinforcedDataset, reporter: Reporter, name: str) -> tuple[Any, contextlib.AbstractContextManager[None]]:
-    """Augmented images with captions in training order."""
-    refuse_several("training.losses: reinforced", "retriever train, as one process")
+def _reinforced(lesson: Lesson, dataset: ReinforcedDataset, folder: Path, reporter: Reporter, name: str) -> tuple[Any, contextlib.AbstractContextManager[None]]:
+    """Augmented images with captions in training order, and the block within which other processes train along."""
     generator = np.random.default_rng(lesson.seed)
-    samples = make_reinforced_samples(dataset, lesson.queries, lesson.qrels, lesson.held, lesson.collection, lesson.settings.epochs, generator)
+    samples: Any = make_reinforced_samples(dataset, lesson.queries, lesson.qrels, lesson.held, lesson.collection, lesson.settings.epochs, generator)
     images = len(samples) // lesson.settings.epochs
     reporter.say(f"{name}: {images:,} images, {len(samples):,} draws of an augmented one with its captions")
-    return samples, contextlib.nullcontext()
+    return samples, trained_along(Order(samples, lesson.settings, folder, lesson.seed, lesson.active))
 
 
 def _check_encodings(encodings: DocumentEncodings, student: Any) -> None:

@@ -120,7 +120,7 @@ def is_dangerous_call(node: ast.Call) -> bool:
     true_arguments = {word.arg for word in node.keywords if isinstance(word.value, ast.Constant) and word.value.value is True}
     return (
         name in ("eval", "exec", "os.system", "os.popen")
-        or name.endswith("read_pickle")
+        or name.endswith(("read_pickle", "_object", "_object_list"))  # torch.distributed pickles what it calls objects
         or (name == "torch.load" and "weights_only" not in true_arguments)
         or bool(true_arguments & {"shell", "allow_pickle", "trust_remote_code"})
     )
@@ -168,6 +168,8 @@ def test_nothing_in_the_package_runs_a_strangers_text_as_code() -> None:
         ("import os\nos.system('ls')", True),
         ("subprocess.run('ls', shell=True)", True),
         ("torch.load(path)", True),
+        ("distributed.broadcast_object_list(box)", True),
+        ("distributed.all_gather_object(box, 1)", True),
         ("torch.load(path, weights_only=False)", True),
         ("numpy.load(path, allow_pickle=True)", True),
         ("torch.load(path, weights_only=True)", False),

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from retriever import reinforce_step
@@ -21,66 +20,21 @@ from retriever.errors import ConfigError, DataError
 from retriever.images import read_image
 from retriever.pipeline import Pipeline
 from retriever.reinforce_step import reinforce
-from retriever.reinforce_teachers import TeacherModels
-from retriever.reinforced_shards import ReinforcedDataset, ReinforcedTeacher, list_shards
+from retriever.reinforced_shards import ReinforcedDataset, list_shards
 from retriever.students.image_text import ImageTextStudent
 from retriever.training.ahead import ReadAhead
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
-from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedLoss, ReinforcedSamples, is_reinforced, make_reinforced_samples
+from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedSamples, is_reinforced, make_reinforced_samples
 from retriever.training.reinforced_loss import both_ways, paired_contrastive, reinforced
+from retriever.training.reinforced_terms import ReinforcedLoss, known_to_fit
 from retriever.training.towers import FrozenTowers
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
 from retriever.training_settings import TrainingSettings
 from tests.image_text_material import save_efficientnet, save_vit, student_of
+from tests.reinforced_material import COLOURS, TEACHERS, samples_from, save_material
 from tests.training_material import Stopped, weights
-
-COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "cyan": (0, 255, 255), "black": (0, 0, 0)}
-TEST = {"white": (255, 255, 255)}
-
-
-class ColourTeacher:
-    """Knows the nearest colour of an image and the colour that a text names: a dimension for each; the rest says how sure it is."""
-
-    def images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        means = np.stack([np.asarray(image).reshape(-1, 3).mean(axis=0) for image in images])
-        known = np.array([*COLOURS.values(), *TEST.values()])
-        return self._vectors(np.abs(means[:, None] - known[None]).sum(axis=2).argmin(axis=1))
-
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return self._vectors(np.array([next(number for number, name in enumerate([*COLOURS, *TEST]) if name in text) for text in texts]))
-
-    @staticmethod
-    def _vectors(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.eye(8, dtype=np.float32)[numbers] + np.float32(0.1)
-
-
-def save_squares(folder: Path) -> Path:
-    """Coloured squares with a darker edge, three captions each; the white one is for the test split."""
-    folder.mkdir()
-    lines = []
-    for number, (colour, rgb) in enumerate((COLOURS | TEST).items()):
-        image = Image.new("RGB", (24, 20 + number), rgb)
-        image.paste(tuple(value // 2 for value in rgb), (0, 0, 4, 20))
-        image.save(folder / f"{colour}.png")
-        told = {"captions": [colour, f"all in {colour}"], "split": "test"} if colour in TEST else {"captions": [colour, f"all in {colour}", "a square"]}
-        lines.append(json.dumps({"image": f"{colour}.png", **told}))
-    (folder / "captions.jsonl").write_text("\n".join(lines))
-    return folder
-
-
-def values_of(folder: Path, vision: Path, encoder: Path, **training: Any) -> dict[str, Any]:
-    return {
-        "name": "squares",
-        "collection": {"path": str(folder / "squares")},
-        "candidates": {"sources": ["student"], "depth": 5},
-        "teacher": [{"kind": "embedding"}],
-        "student": {"kind": "image_text", "image_model": str(vision), "text_model": str(encoder), "dimensions": 12, "image_size": 16},
-        "reinforce": {"augmentations": 3, "crop_scale": [0.3, 1.0], "operations": ["Sharpness"], "synthetic_captions": str(folder / "written.jsonl")},
-        "training": {"documents_per_query": 2, "batch_size": 6, "precision": "fp32", "max_length": 16, **training},
-        "evaluation": {"latency_queries": 2},
-    }
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +44,8 @@ def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def values(tmp_path: Path, vision: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    save_squares(tmp_path / "squares")
-    (tmp_path / "written.jsonl").write_text(
-        '{"image": "red.png", "captions": ["something red"]}\n{"image": "blue.png", "captions": ["so blue", "blue, blue"]}\n'
-    )
-    teachers = TeacherModels((ReinforcedTeacher("one", 8, 30.0, "1"), ReinforcedTeacher("two", 8, 10.0, "2")), (ColourTeacher(), ColourTeacher()))
-    monkeypatch.setattr(reinforce_step, "load_teachers", lambda pipeline, _=None: teachers)
-    monkeypatch.setattr(ColourTeacher, "texts", _plain_square(ColourTeacher.texts))
-    return values_of(tmp_path, vision, encoder_folder)
-
-
-def _plain_square(texts: Any) -> Any:
-    """A caption without a colour fits every image alike."""
-
-    def read(self: ColourTeacher, given: Sequence[str]) -> NDArray[np.float32]:
-        vectors = texts(self, [text if text != "a square" else "red" for text in given])
-        vectors[[text == "a square" for text in given]] = 1.0
-        return np.asarray(vectors)
-
-    return read
+    monkeypatch.setattr(reinforce_step, "load_teachers", lambda pipeline, _=None: TEACHERS)
+    return save_material(tmp_path, vision, encoder_folder)
 
 
 @pytest.fixture
@@ -122,9 +59,7 @@ def student(vision: Path, encoder_folder: Path) -> ImageTextStudent:
 
 
 def samples_of(pipeline: Pipeline, held: Sequence[str] = (), epochs: int = 1, seed: int = 1) -> ReinforcedSamples:
-    dataset = ReinforcedDataset(reinforce(pipeline).folder)
-    queries, qrels = pipeline.queries("train"), pipeline.qrels("train")
-    return make_reinforced_samples(dataset, queries, qrels, held, pipeline.collection, epochs, np.random.default_rng(seed))
+    return samples_from(reinforce(pipeline).folder, pipeline, held, epochs, seed)
 
 
 # What teaches
@@ -171,7 +106,9 @@ def test_a_batch_holds_the_images_that_the_teachers_saw_and_what_they_made_of_th
     label = made["label"]
     assert made["query_input_ids"].shape[0] == 6 + 2
     assert made["document_0_pixel_values"].shape == (6, 3, 16, 16)
-    assert [samples.doc_ids[place] for place in label["written"].tolist()] == [one for one in samples.doc_ids if one in ("red.png", "blue.png")]
+    assert label["samples"].tolist() == list(range(6))
+    assert label["written"].tolist() == 6 * [0] + 2 * [1]
+    assert [samples.doc_ids[place] for place in label["of"].tolist()] == [*samples.doc_ids, *(one for one in samples.doc_ids if one in ("red.png", "blue.png"))]
     for place, doc_id in enumerate(samples.doc_ids):
         item = samples.dataset.of_document(doc_id)
         number = int(samples.augmentations[place])
@@ -181,10 +118,10 @@ def test_a_batch_holds_the_images_that_the_teachers_saw_and_what_they_made_of_th
         torch.testing.assert_close(made["document_0_pixel_values"][place], own)
         torch.testing.assert_close(label["images"][place], torch.from_numpy(item.images[number]))
         torch.testing.assert_close(label["texts"][place], torch.from_numpy(item.texts[int(samples.captions[place])]))
-    texts = [samples.dataset.of_document(one).captions[int(row)] for one, row in zip(samples.doc_ids, samples.captions, strict=True)]
-    for place, doc_id in enumerate(samples.doc_ids):
-        known = samples.dataset.of_document(doc_id)
-        assert label["same"][place, :6].tolist() == [text in known.captions for text in texts]
+    items = [samples.dataset.of_document(doc_id) for doc_id in samples.doc_ids]
+    texts = [item.captions[row] for item, row in zip(items, samples.captions.tolist(), strict=True)]
+    texts += [item.synthetic[row] for item, row in zip(items, samples.synthetic.tolist(), strict=True) if row >= 0]
+    assert known_to_fit(label).tolist() == [[text in (*item.captions, *item.synthetic) for text in texts] for item in items]
 
 
 def test_an_image_that_has_changed_is_no_longer_what_the_teachers_saw(values: dict[str, Any], tmp_path: Path, student: ImageTextStudent) -> None:
@@ -246,15 +183,15 @@ def test_both_losses_are_summed_over_real_and_synthetic_captions(pipeline: Pipel
     label, generator = made["label"], torch.Generator().manual_seed(1)
     texts, images = (torch.nn.functional.normalize(torch.randn(count, 12, generator=generator), dim=1) for count in (8, 6))
     terms = loss.terms((texts,), (images,), label)
-    scores, places = 7 * images @ texts.T, label["written"]
+    scores, places, same = 7 * images @ texts.T, label["of"][6:], known_to_fit(label)
     pairs = [
         both_ways(scores[:, :6], label["images"].split(8, 1), label["texts"][:6].split(8, 1), [30.0, 10.0]),
         both_ways(scores[places][:, 6:], label["images"][places].split(8, 1), label["texts"][6:].split(8, 1), [30.0, 10.0]),
     ]
     real, written = (reinforced(own, wanted, torch.ones_like(own, dtype=torch.bool)) for own, wanted in pairs)
     assert float(terms["reinforced"]) == pytest.approx(0.75 * float(real + written), rel=1e-5)
-    real = paired_contrastive(scores[:, :6], label["same"][:, :6])
-    written = paired_contrastive(scores[places][:, 6:], label["same"][places][:, 6:])
+    real = paired_contrastive(scores[:, :6], same[:, :6])
+    written = paired_contrastive(scores[places][:, 6:], same[places][:, 6:])
     assert float(terms["contrastive"]) == pytest.approx(0.25 * float(real + written), rel=1e-5)
 
 

@@ -6,7 +6,8 @@ the gradient is that of one process with the whole batch, for losses whose mean 
 quite the same for
 
 - in-batch terms: a query sees the documents of its own part only (contrastive, in_batch_similarity, gram and the like), and the cost of
-  sparse vectors is that of a part;
+  sparse vectors is that of a part. Reinforced training is the exception: its processes gather their vectors (`gather_rows`);
+- norms over batches, of a convolutional tower that learns: they see the images of a part, and the first process's statistics are kept;
 - lists of fewer than K documents, where a loss takes its mean over pairs and not over queries;
 - dropout, which every process draws for itself.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -61,13 +63,27 @@ def processes() -> Processes:
 
 
 def shared(value: T) -> T:
-    """The first process's value, in every process; all must call this."""
+    """The first process's value, in every process; all must call this.
+
+    Args:
+        value: what JSON can say: texts, numbers, None, lists and tables of them.
+    """
     if processes().count == 1:
         return value
-    box = [value]
+    found: T = json.loads(shared_bytes(json.dumps(value).encode()))
+    return found
+
+
+def shared_bytes(data: bytes) -> bytes:
+    """The first process's bytes, in every process; all must call this. Torch's own way for objects would unpickle what comes over the connection."""
+    if processes().count == 1:
+        return data
     with _explain_lost_process():
-        distributed.broadcast_object_list(box, src=0)
-    return box[0]
+        size = torch.tensor(len(data))
+        distributed.broadcast(size, src=0)
+        buffer = torch.frombuffer(bytearray(data or b"0"), dtype=torch.uint8) if processes().first else torch.empty(max(1, int(size)), dtype=torch.uint8)
+        distributed.broadcast(buffer, src=0)
+    return buffer[: int(size)].numpy().tobytes()
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
@@ -133,6 +149,46 @@ class PartLoss(nn.Module):
         """What a model card says of the loss."""
         config: Mapping[str, Any] = self.loss.get_config_dict()  # type: ignore[operator]
         return config
+
+
+def gather_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of all processes, those of the first process first: [n, ...] in, [the sum of n, ...] out, for each tensor; all must call this.
+
+    The gradient is right where every process computes the same from all rows: each passes on its own rows' part of it times the number
+    of processes, by which `average_gradients` divides. Weights that see all rows, such as a scale that learns, need no factor.
+
+    Args:
+        tensors: in every process the same kinds; n may differ from process to process and be 0.
+    """
+    if processes().count == 1:
+        return list(tensors)
+    with _explain_lost_process():
+        own = torch.tensor([len(rows) for rows in tensors], device=tensors[0].device)
+        counts = [torch.empty_like(own) for _ in range(processes().count)]
+        distributed.all_gather(counts, own)
+        lengths = torch.stack(counts, dim=1).tolist()
+        return [_Gathered.apply(rows, of_each) for rows, of_each in zip(tensors, lengths, strict=True)]  # type: ignore[no-untyped-call]
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes. What torch has for this takes as many rows from each, and adds up gradients that are equal here."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        """[the sum of counts, ...] of [n, ...], filled up to the largest count on the way."""
+        ctx.counts = counts
+        sent = rows.new_zeros(max(counts), *rows.shape[1:])
+        sent[: len(rows)] = rows
+        received = [torch.empty_like(sent) for _ in counts]
+        if max(counts):
+            distributed.all_gather(received, sent)
+        return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of this process's rows."""
+        group = processes()
+        return torch.split(gradient, ctx.counts)[group.rank] * group.count, None
 
 
 def with_averaged_gradients(trainer: type[Any]) -> type[Any]:

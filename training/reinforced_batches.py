@@ -7,6 +7,7 @@ teachers make of them is on the disk (`retriever.reinforced`), so no teacher is 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from retriever.augmentation import apply, pixels_fingerprint
 from retriever.collection import Collection
@@ -23,10 +23,7 @@ from retriever.errors import ConfigError, DataError
 from retriever.images import read_image
 from retriever.reinforced import Reinforced, as_line
 from retriever.reinforced_shards import ReinforcedDataset
-from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
-from retriever.training.families import Encoded
-from retriever.training.reinforced_loss import both_ways, paired_contrastive, reinforced
 from retriever.training_settings import TrainingSettings
 from retriever.types import Qrels, Query, Unit
 
@@ -35,6 +32,9 @@ KEPT = 4096
 
 TOGETHER = ("reinforced", "contrastive")
 """The losses of such a batch; both take its images and captions."""
+
+LABELS = ("images", "texts", "samples", "of", "written", "words", "known")
+"""What the label of such a batch holds, each with rows that can be put after another batch's."""
 
 
 def is_reinforced(settings: TrainingSettings) -> bool:
@@ -140,8 +140,13 @@ def _teaching(
 class ReinforcedBatcher(Batcher):
     """The data collator: sample numbers in, features of B captions and M synthetic ones, and of B augmented images, out.
 
-    The label is a mapping: "images" [B, D] and "texts" [B + M, D], the teachers' vectors; "written" int64 [M], to which images the
-    synthetic captions belong; "same" bool [B, B + M], whether a caption is known to fit an image.
+    The label is a mapping, in the order of the texts and of the images:
+
+    - "images" [B, D] and "texts" [B + M, D], the teachers' vectors;
+    - "samples" int64 [B], the samples' numbers, ascending; "of" int64 [B + M], to which of them a text belongs;
+    - "written" int64 [B + M], 1 for a synthetic caption and else 0;
+    - "words" int64 [B + M], equal for texts of the same words; "known" int64 [C, 2], a sample's number and the words of each of its
+      image's captions, whether or not they stand in the batch.
     """
 
     samples: Any
@@ -177,15 +182,18 @@ class ReinforcedBatcher(Batcher):
         written = [place for place, number in enumerate(numbers) if samples.synthetic[number] >= 0]
         theirs = [len(items[place].captions) + int(samples.synthetic[numbers[place]]) for place in written]
         told = [*zip(items, rows, strict=True), *((items[place], row) for place, row in zip(written, theirs, strict=True))]
-        texts = [(*item.captions, *item.synthetic)[row] for item, row in told]
+        texts = [_all_captions(item)[row] for item, row in told]
         features = {f"query_{key}": value for key, value in self.read(texts, "query").items()}
         for group, images in enumerate(groups):
             features |= {f"document_{group}_{key}": value for key, value in images.items()}
         label = {
             "images": torch.from_numpy(np.stack([item.images[number] for item, number in zip(items, drawn, strict=True)])),
             "texts": torch.from_numpy(np.stack([item.texts[row] for item, row in told])),
-            "written": torch.tensor(written, dtype=torch.int64),
-            "same": torch.tensor([[text in (*item.captions, *item.synthetic) for text in texts] for item in items]),
+            "samples": torch.from_numpy(numbers),
+            "of": torch.from_numpy(np.concatenate([numbers, numbers[written]])),
+            "written": torch.tensor([0] * len(items) + [1] * len(written)),
+            "words": torch.tensor([words_number(text) for text in texts]),
+            "known": torch.tensor([(number, words_number(text)) for number, item in zip(numbers, items, strict=True) for text in _all_captions(item)]),
         }
         return features | {"label": label}
 
@@ -235,27 +243,11 @@ class ReinforcedBatcher(Batcher):
         return made
 
 
-class ReinforcedLoss(DistillationLoss):
-    """The losses `reinforced` and `contrastive` on a batch of augmented images and captions, each summed over real and synthetic captions."""
+def words_number(text: str) -> int:
+    """A number of 64 bits that stands for a text in every process; two texts of a batch of a million have the same one with a chance of 3 in 100 million."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
-    def terms(self, queries: Encoded, documents: Encoded, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One scalar for each loss of the file, from what the model made of the batch's captions and images."""
-        sizes = self.settings.matryoshka or (self.size or queries[0].shape[-1],)
-        values = [self._values(self.scores((queries[0][:, :size],), (documents[0][:, :size],)).T, labels) for size in sizes]
-        return {name: self.settings.losses[name] * torch.stack([one[name] for one in values]).mean() for name in self.losses}
 
-    def _values(self, scores: Tensor, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss -> its value for the student's scores [B, B + M] of images and captions."""
-        dataset: ReinforcedDataset = self.samples.dataset  # type: ignore[attr-defined]
-        count, written = len(scores), labels["written"]
-        sides = [(torch.arange(count, device=scores.device), slice(0, count)), *([(written, slice(count, None))] if len(written) else [])]
-        sums = {name: scores.new_zeros(()) for name in self.losses}
-        for images, texts in sides:
-            of_images, of_texts = (torch.split(part, list(dataset.dimensions), dim=1) for part in (labels["images"][images], labels["texts"][texts]))
-            own = scores[images][:, texts]  # [B, B], or [M, M] of the images that have a synthetic caption
-            if "reinforced" in sums:
-                student, teacher = both_ways(own, of_images, of_texts, dataset.logit_scales)
-                sums["reinforced"] = sums["reinforced"] + reinforced(student, teacher, torch.ones_like(student, dtype=torch.bool))
-            if "contrastive" in sums:
-                sums["contrastive"] = sums["contrastive"] + paired_contrastive(own, labels["same"][images][:, texts])
-        return sums
+def _all_captions(item: Reinforced) -> tuple[str, ...]:
+    """What people and captioners wrote of an image, in the order of the teachers' vectors."""
+    return (*item.captions, *item.synthetic)

@@ -37,7 +37,8 @@ from retriever.training.lora import Adapters, with_adapters
 from retriever.training.memory import explain_memory, training_advice
 from retriever.training.momentum import MomentumQueue, check_queue, with_queue
 from retriever.training.pairs import PairBatcher, PairLoss
-from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedLoss, ReinforcedSamples
+from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedSamples
+from retriever.training.reinforced_terms import ReinforcedLoss
 from retriever.training.samples import TrainingSamples
 from retriever.training.scale import LearnedScale
 from retriever.training.states import FrozenTexts
@@ -130,7 +131,8 @@ def _train(
     scale = LearnedScale(settings.student_scale) if settings.learn_scale else None
     watcher = Watcher(folder, supervision, _validation_steps(settings, len(samples)), settings.patience, adapters, scale)
     towers = FrozenTowers(model)
-    last = parallel.shared(last_whole_checkpoint(folder / "checkpoints") if group.first else None)
+    newest = last_whole_checkpoint(folder / "checkpoints") if group.first else None
+    last = Path(name) if (name := parallel.shared(newest and str(newest))) else None
     with (
         contextlib.closing(watcher),
         towers.attached(),
@@ -227,7 +229,8 @@ def _trainer(
     callbacks: list[TrainerCallback] = [watcher]
     if (group := parallel.processes()).count > 1:
         batcher = parallel.PartBatcher(batcher, len(samples), settings.batch_size, group)
-        kind, loss, dataset = parallel.with_averaged_gradients(kind), parallel.PartLoss(loss), batcher.dataset()
+        kind, dataset = parallel.with_averaged_gradients(kind), batcher.dataset()
+        loss = loss if isinstance(loss, ReinforcedLoss) else parallel.PartLoss(loss)  # its terms are those of the whole batch in every process
         given |= {"per_device_train_batch_size": 1, "dataloader_drop_last": True}  # a row of this data set is a part of a batch; none is left over
         callbacks = [watcher if group.first else parallel.Companion(watcher.steps), *([parallel.SharedSparsity(watcher.sparsity)] if watcher.sparsity else [])]
     trainer = kind(model=model, args=arguments(**given), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
