@@ -20,7 +20,6 @@ from retriever.training.reinforced_batches import ReinforcedSamples
 from retriever.training.samples import TrainingSamples
 from retriever.training_settings import TrainingSettings
 
-ENCODINGS: Mapping[str, type[Vectors | RaggedVectors]] = {"vectors": Vectors, "ragged": RaggedVectors}
 HEADER = "header"
 DRAWN = ("augmentations", "captions", "synthetic")
 """The arrays of reinforced samples."""
@@ -101,7 +100,7 @@ def _packed_reinforced(samples: ReinforcedSamples) -> tuple[dict[str, Any], dict
 
 
 def _reinforced(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ReinforcedSamples:
-    return ReinforcedSamples(ReinforcedDataset(Path(header["dataset"])), header["doc_ids"], **arrays)
+    return ReinforcedSamples(ReinforcedDataset(Path(header["dataset"])), header["doc_ids"], arrays["augmentations"], arrays["captions"], arrays["synthetic"])
 
 
 def _encodings_header(encodings: DocumentEncodings | None) -> dict[str, Any] | None:
@@ -110,12 +109,13 @@ def _encodings_header(encodings: DocumentEncodings | None) -> dict[str, Any] | N
         return None
     if not isinstance(encodings, Vectors | RaggedVectors):
         raise TypeError(f"encodings of the kind {type(encodings).__name__} cannot be sent")
-    kind = next(name for name, one in ENCODINGS.items() if isinstance(encodings, one))
-    return {"kind": kind, **dataclasses.asdict(encodings), "folder": str(encodings.folder)}
+    return {"kind": "vectors" if isinstance(encodings, Vectors) else "ragged", **dataclasses.asdict(encodings), "folder": str(encodings.folder)}
 
 
-def _encodings_of(header: Mapping[str, Any] | None) -> DocumentEncodings | None:
+def _encodings_of(header: dict[str, Any] | None) -> DocumentEncodings | None:
     if header is None:
         return None
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in header.items() if name != "kind"}
-    return ENCODINGS[header["kind"]](**{**known, "folder": Path(known["folder"])})
+    where, encoder = Path(header["folder"]), header["encoder"]
+    if header["kind"] == "vectors":
+        return Vectors(where, header["n_documents"], header["dimensions"], encoder)
+    return RaggedVectors(where, header["n_documents"], tuple(header["names"]), encoder, header["dimensions"])

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retriever.errors import ConfigError
 
@@ -164,7 +164,9 @@ def follow(pipeline: Pipeline, orders: _Orders) -> None:
         student = pipeline.load_student(pipeline.experiment.student)  # of the same shape; its weights come from the first process
         with orders.group():
             order = from_bytes(shared_bytes(b""))
-            samples = dataclasses.replace(order.samples, vectors=teacher_vectors(pipeline, order.settings))
+            samples: Any = order.samples
+            if (vectors := teacher_vectors(pipeline, order.settings)) is not None:
+                samples = dataclasses.replace(samples, vectors=vectors)
             sparsity = SparsityController(*order.active) if order.active else None
             train_student(student.model, samples, pipeline.collection, order.settings, order.folder, order.seed, Supervision(dict, sparsity=sparsity))
     orders.store.add(LEFT, 1)

@@ -46,7 +46,9 @@ def _one_way(model: FusionModel, images: Tensor, texts: Tensor, mask: Tensor, co
     found = asked.topk(min(CANDIDATES, asked.shape[1]), dim=1).indices  # [n, C]
     own = torch.arange(len(found), device=found.device).repeat_interleave(found.shape[1])
     pairs = (own, found.flatten()) if of_images else (found.flatten(), own)
-    odds = torch.cat([_log_odds(model, images, texts, mask, rows, columns) for rows, columns in zip(*(one.split(TOGETHER) for one in pairs), strict=True)])
+    odds = torch.cat(
+        [_log_odds(model, images, texts, mask, rows, columns) for rows, columns in zip(*(torch.split(one, TOGETHER) for one in pairs), strict=True)]
+    )
     similarity = model.scale * cosines[pairs]
     fits = belongs.gather(1, found)
     ranks = []
