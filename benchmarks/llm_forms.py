@@ -5,8 +5,8 @@
     python benchmarks/llm_forms.py --model Qwen/Qwen3-Reranker-0.6B --prompt qwen3_reranker
 
 The lists are BM25's best 20 for the first train queries that have a relevant document among them (without one every order
-has the same value). SmolLM2-135M needs about 100 minutes for 200 lists on 2 quiet cores: 4,000 prompts of 430 tokens for each
-form. Stored scores are kept: a stopped run continues. Prints nDCG@10 with a 95 % interval for both forms and for the
+has the same value). SmolLM2-135M needs about 100 minutes for 200 lists on 2 quiet cores, 4,000 prompts of 430 tokens for each
+form; with --max-length 256 half as long. Stored scores are kept: a stopped run continues. Prints nDCG@10 with a 95 % interval for both forms and for the
 candidates' own order, and the paired difference of the forms; keeps them in benchmarks/results/llm_forms.json.
 """
 
