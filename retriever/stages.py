@@ -164,15 +164,23 @@ class Stage:
 
     def retrieve(self, queries: Queries) -> Run:
         """The documents that any of its retrievers has among its best, each scored by all of them."""
-        found = [ranker.search(queries, self.keep) for ranker in self.rankers]
-        return found[0] if len(found) == 1 else self.rerank(queries, union(found))
+        found = self.found(queries)
+        return found if len(self.rankers) == 1 else self.rerank(queries, found)
 
     def rerank(self, queries: Queries, run: Run) -> Run:
         """A run's documents in the order of this stage, the best that are kept."""
-        scores = self.table(queries, run)
+        return self.ranked(run, self.table(queries, run)).top(self.keep)
+
+    def found(self, queries: Queries) -> Run:
+        """The documents that any of its retrievers has among its best: of one with its scores, of several with scores that mean nothing."""
+        found = [ranker.search(queries, self.keep) for ranker in self.rankers]
+        return found[0] if len(found) == 1 else union(found)
+
+    def ranked(self, run: Run, scores: NDArray[np.float32]) -> Run:
+        """A run's documents in the order of this stage, without those that a ranker does not have; `scores` as `table` gives them."""
         known = np.asarray(~np.isnan(scores).any(axis=0))
         kept = run.keep(known)
-        return kept.with_scores(self.name, fused(self.fusion, scores[:, known], kept.offsets, self.weights)).top(self.keep)
+        return kept.with_scores(self.name, fused(self.fusion, scores[:, known], kept.offsets, self.weights))
 
     def table(self, queries: Queries, run: Run) -> NDArray[np.float32]:
         """[rankers, n], each ranker's scores of a run's pairs."""
@@ -187,6 +195,58 @@ def search(stages: Sequence[Stage], queries: Queries, done: Callable[[str], None
         run = stage.rerank(queries, run)
         done(stage.name)
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A ranker's own score of a document, before those of a stage are fused; None for a document that the ranker does not have."""
+
+    ranker: str
+    score: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What a stage gave a document.
+
+    Attributes:
+        name: of the stage.
+        candidates: how many documents it ranked.
+        rank: of the document among them, from 1; None where it is none of them: it fell out before, was not found, or a ranker does not have it.
+        score: by which it has this rank; None without one.
+        kept: whether the stage hands it on.
+        parts: of each ranker; empty where the document did not come to this stage.
+    """
+
+    name: str
+    candidates: int
+    rank: int | None
+    score: float | None
+    kept: bool
+    parts: tuple[Part, ...]
+
+
+def standings(stages: Sequence[Stage], query: Query, doc_id: str) -> tuple[Standing, ...]:
+    """What each stage gives a document, the whole list searched as `search` does it: a score may depend on what else is ranked."""
+    queries = {query.query_id: query}
+    run = stages[0].found(queries)
+    found = []
+    for number, stage in enumerate(stages):
+        retrieves_alone = number == 0 and len(stage.rankers) == 1
+        scores = run.scores[np.newaxis] if retrieves_alone else stage.table(queries, run)
+        ranked = stage.ranked(run, scores)
+        found.append(_standing(stage, ranked, doc_id, scores[:, np.asarray(run.doc_ids == doc_id)]))
+        run = ranked.top(stage.keep)
+    return tuple(found)
+
+
+def _standing(stage: Stage, ranked: Run, doc_id: str, own: NDArray[np.float32]) -> Standing:
+    """Of a document with each ranker's score, `own` [rankers, 1]; [rankers, 0] where it did not come to the stage."""
+    parts = tuple(Part(ranker.name, None if np.isnan(score) else float(score)) for ranker, scores in zip(stage.rankers, own, strict=True) for score in scores)
+    place = next(iter(np.flatnonzero(ranked.doc_ids == doc_id).tolist()), None)
+    if place is None:
+        return Standing(stage.name, ranked.n_pairs, None, None, False, parts)
+    return Standing(stage.name, ranked.n_pairs, place + 1, float(ranked.scores[place]), place < stage.keep, parts)
 
 
 @dataclasses.dataclass(frozen=True)

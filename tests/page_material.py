@@ -54,7 +54,7 @@ def indexes(folder: Path, encoder: Path) -> list[str]:
     return [
         f"notes={_texts(folder / 'notes', 'dense', encoder)}",
         f"words={_texts(folder / 'words', 'sparse', encoder)}",
-        f"squares={_squares(folder / 'squares')}",
+        f"squares={squares_index(folder / 'squares')}",
     ]
 
 
@@ -67,7 +67,8 @@ def _texts(folder: Path, kind: str, encoder: Path) -> Path:
     return _published(folder, students.load_folder(folder / "student"), DOCUMENTS)
 
 
-def _squares(folder: Path) -> Path:
+def squares_index(folder: Path) -> Path:
+    """Of coloured squares and their captions; its student reads conversations in its own way, the last turn alone."""
     files = save_squares(folder / "images")
     images = [Document(f"{colour}.png", "", image=files[colour], fields={"kind": "image"}) for colour in COLOURS]
     captions = [Document(f"caption/{colour}", f"a {colour} square", fields={"kind": "caption"}) for colour in COLOURS]

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,10 @@ from retriever.client import Client
 from retriever.serving.app import application, open_service
 from retriever.serving.server import _config, address_of, listening
 from retriever.serving.service import Service
-from retriever.serving.settings import Limits, ServeSettings, place_of
+from retriever.serving.settings import Limits, ServeSettings, places_of
+
+STAGES = '\n[[stage]]\nby = ["bm25", "student"]\nkeep = 6\nfusion = "z_score"\n\n[[stage]]\nby = ["student"]\nkeep = 4\n'
+"""Two stages, for the end of an experiment file."""
 
 
 class Reply(NamedTuple):
@@ -74,11 +77,12 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(state: Path, *indexes: Path | str, **settings: Any) -> Iterator[Running]:
-    """A server of index folders for as long as the block runs."""
+def running(state: Path, *indexes: Path | str, reads: Sequence[str] = (), **settings: Any) -> Iterator[Running]:
+    """A server of index folders for as long as the block runs; `reads` are the values of --reads."""
     state.mkdir(exist_ok=True)
     limits = Limits(**settings.pop("limits", {}))
-    wanted = ServeSettings(places=tuple(place_of(str(index)) for index in indexes), state=state, keep=True, limits=limits, **settings)
+    places = places_of([str(index) for index in indexes], reads)
+    wanted = ServeSettings(places=places, state=state, keep=True, limits=limits, **settings)
     service = open_service(wanted)
     with listening("127.0.0.1", 0) as own:
         server = uvicorn.Server(_config(application(wanted, service), 1))

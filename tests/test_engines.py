@@ -367,6 +367,35 @@ def test_what_a_server_lacks_is_named(server: ModelServer, ask: Any, answer: Any
         ask(connect(server))
 
 
+@pytest.mark.parametrize(
+    ("method", "choice", "shown"),
+    [
+        ("generate", {"message": "yes"}, '{"message": "yes"}'),
+        ("generate", {"message": {"content": [{"type": "text"}]}}, '{"message": {"content": [{"type": "text"}]}}'),
+        ("generate", {"text": 7}, '{"text": 7}'),
+        ("next_token_logits", {"logprobs": "none"}, '{"logprobs": "none"}'),
+        ("next_token_logits", {"logprobs": {"content": [{"top_logprobs": [{"token": "a"}]}]}}, '{"logprobs": {"content": '),
+        ("next_token_logits", {"logprobs": {"top_logprobs": [{"a": "likely"}]}}, '{"logprobs": {"top_logprobs": '),
+        ("log_likelihood", {"logprobs": [1]}, '{"logprobs": [1]}'),
+        ("log_likelihood", {"logprobs": {"token_logprobs": ["a", "b"], "text_offset": [0, 1]}}, '{"logprobs": {"token_logprobs": '),
+    ],
+)
+def test_a_choice_in_another_shape_than_the_protocols_is_shown_in_one_line(server: ModelServer, method: str, choice: Any, shown: str) -> None:
+    server.faults = [lambda handler: handler.send(200, {"choices": [choice]})]
+    with pytest.raises(ConfigError) as caught:
+        getattr(connect(server), method)(["x"], 1 if method == "generate" else ["y"])
+    assert str(caught.value).startswith(f"teacher x: {server.url} answered what OpenAI's protocol does not have: {shown}")
+    assert str(caught.value).endswith(". Check url, endpoint and model")
+
+
+def test_counts_of_tokens_that_are_none_are_shown_in_one_line(server: ModelServer) -> None:
+    server.faults = [lambda handler: handler.send(200, {"choices": [{"text": "a\nb"}], "usage": {"prompt_tokens": "many"}})]
+    with pytest.raises(ConfigError) as caught:
+        connect(server).generate(["x"], 1)
+    shown = r'{"choices": [{"text": "a\nb"}], "usage": {"prompt_tokens": "many"}}'
+    assert str(caught.value) == f"teacher x: {server.url} answered what OpenAI's protocol does not have: {shown}. Check url, endpoint and model"
+
+
 def test_further_fields_go_into_each_request(server: ModelServer) -> None:
     connect(server, request={"chat_template_kwargs": {"enable_thinking": False}}).generate(["x"], 1, stop=["."], seed=4)
     assert server.seen == [

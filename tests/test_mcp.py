@@ -44,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def server(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("state"), f"notes={whole}", reads="all") as found:
+    with running(tmp_path_factory.mktemp("state"), f"notes={whole}", reads=["all"]) as found:
         yield found
 
 

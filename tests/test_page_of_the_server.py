@@ -18,7 +18,7 @@ from retriever.commands.serve import offer_page
 from retriever.serving.keys import new_key
 from retriever.serving.web_routes import FOLDER
 from tests.page_material import HOSTILE, REPORT, Visit, chromium, indexes, until, visits
-from tests.serving_material import Running, running
+from tests.serving_material import STAGES, Running, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -330,6 +330,44 @@ def test_on_a_small_screen_one_side_is_shown_at_a_time(visit: Callable[..., Visi
     page.locator("#sides button").first.click()
     assert (page.locator("[data-side='0']").is_visible(), page.locator("[data-side='1']").is_visible()) == (True, False)
     one.shoot(shots, "phone")
+
+
+def test_on_a_small_screen_what_is_searched_is_shown_first_also_where_nothing_was_asked_yet(visit: Callable[..., Visit]) -> None:
+    one = visit(viewport={"width": 360, "height": 740})
+    page = one.open(address(beside="words"))
+    page.fill("#query", QUERY)
+    page.wait_for_selector("[data-side='1'] .card")
+    assert (page.locator("[data-side='0']").is_visible(), page.locator("[data-side='1']").is_visible()) == (False, True)
+    page.locator("#sides button").first.click()
+    page.fill("#query", "")
+    page.wait_for_selector(".card", state="detached")
+    page.fill("#query", QUERY)
+    page.wait_for_selector("[data-side='0'] .card")
+    assert (page.locator("[data-side='0']").is_visible(), page.locator("[data-side='1']").is_visible()) == (True, False)  # the reader's own choice
+
+
+def test_an_explanation_in_stages_says_what_each_gave(finished_experiment: Path, browser: Browser, tmp_path: Path, shots: Path) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text((finished_experiment / "tiny.toml").read_text() + STAGES)
+    with running(tmp_path / "state", file, work=finished_experiment / "work") as server, visits(browser, server.url) as visit:
+        one = visit(viewport={"width": 360, "height": 740})
+        page = one.open(address(q=QUERY, **{"in": "tiny/1"}))
+        found, kept = server.ids(QUERY, 10, stages=1), server.ids(QUERY, 10)
+        gone = next(doc_id for doc_id in found if doc_id not in kept)
+        card = page.locator(f".card[data-id='{gone}']")
+        card.get_by_role("button", name="Why?").click()
+        card.locator("table").first.wait_for()
+        first, second = server.post("/v1/explain", {"query": QUERY, "id": gone}).json["stages"]
+        lines = [line.locator("th, td").all_text_contents() for line in card.locator("table").first.locator("tbody tr").all()]
+        made_of = [", ".join(f"{part['ranker']} {part['score']:.3f}" for part in stage["parts"]) for stage in (first, second)]
+        ranks = [f"{found.index(gone) + 1} of {first['candidates']}", f"{second['rank']} of 6, not kept"]
+        assert lines == [
+            ["bm25 + student, best 6", ranks[0], "", f"{first['score']:.3f}", made_of[0]],
+            ["student, best 4", ranks[1], "", f"{second['score']:.3f}", made_of[1]],
+        ]
+        assert card.locator("table").count() == 2  # the student's own explanation stands below
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        one.shoot(shots, "stages")
 
 
 def test_what_goes_wrong_is_one_line(visit: Callable[..., Visit]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import threading
 import time
@@ -18,12 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retriever.client import Client, ServiceError
+from retriever.errors import ConfigError
 from retriever.index.changes import add, delete
 from retriever.index.layout import read_version
 from retriever.index_settings import AutoSettings
 from retriever.search import open_index
 from retriever.serving.keys import new_key
 from retriever.types import Document, Query, Turn
+from tests.page_material import squares_index
 from tests.serving_material import Running, running
 from tests.test_index import NEW, built, listed
 from tests.tiny_experiment import command
@@ -46,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Pat
 @pytest.fixture(scope="module")
 def server(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that reads."""
-    with running(tmp_path_factory.mktemp("state"), f"notes={whole}", f"again={whole}", reads="all", limits={"timeout_seconds": 20.0}) as found:
+    with running(tmp_path_factory.mktemp("state"), f"notes={whole}", f"again={whole}", reads=["all"], limits={"timeout_seconds": 20.0}) as found:
         yield found
 
 
@@ -166,6 +169,18 @@ def test_turns_are_read_with_what_was_said_before(server: Running) -> None:
     assert found["results"][0]["id"] == "beaver"
     why = server.post("/v1/explain", {"query": "and", "turns": turns}).json
     assert (why["explanation"], why["history"]["kind"], why["history"]["rows"][0]["text"]) == (None, "turns", turns[0]["text"])
+
+
+def test_what_a_student_reads_is_set_for_each_index(whole: Path, tmp_path: Path) -> None:
+    turns = [{"speaker": "user", "text": "a rodent"}, {"speaker": "agent", "text": "which one?"}]
+    places = [f"notes={whole}", f"again={whole}", f"squares={squares_index(tmp_path / 'squares')}"]
+    with running(tmp_path / "state", *places, reads=["notes=all", "again=user"]) as server:
+        read = {name: server.post("/v1/search", {"query": "and", "turns": turns, "index": name}).json["read"]["text"] for name in server.service.served}
+    assert read == {"notes": "a rodent which one? and", "again": "a rodent and", "squares": "and"}
+    message = "--reads: the student of squares reads conversations in its own way. Leave it out there: --reads NAME=READING is for one index"
+    for reads in (["all"], ["squares=all"]):
+        with pytest.raises(ConfigError, match=re.escape(message)), running(tmp_path / "state", *places, reads=reads):
+            pass
 
 
 def test_a_conversation_goes_on_and_is_forgotten_on_demand(server: Running) -> None:

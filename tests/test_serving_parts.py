@@ -23,7 +23,7 @@ from retriever.serving.encoder_thread import Asked, EncoderThread, Found
 from retriever.serving.faults import FullError, RequestError, fault_of
 from retriever.serving.feedback import append, to_qrels, write_training
 from retriever.serving.keys import Keys, new_key
-from retriever.serving.settings import limits_of, place_of
+from retriever.serving.settings import limits_of, place_of, places_of
 from retriever.serving.snippets import marked_snippet
 from retriever.types import Document, Query
 from tests.tiny_experiment import command
@@ -260,6 +260,32 @@ def test_sentences_end_at_full_stops_and_lines() -> None:
 )
 def test_an_index_has_the_name_of_its_folder_or_the_one_that_is_given(text: str, name: str, where: str) -> None:
     assert (place_of(text).name, place_of(text).where) == (name, where)
+
+
+def test_a_reading_is_for_the_index_that_it_names_or_for_those_that_none_names() -> None:
+    places = ["work/notes", "old=work/a", "work/b"]
+    assert [place.reads for place in places_of(places)] == [None, None, None]
+    assert [place.reads for place in places_of(places, ["old=user"])] == [None, "user", None]
+    assert [place.reads for place in places_of(places, ["old=user", "all"])] == ["all", "user", "all"]
+    assert [place.reads for place in places_of(places, ["b=rewrite:a=b"])] == [None, None, "rewrite:a=b"]
+
+
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        (["everything"], '--reads everything: unknown reading "everything"; it is one of last, user, all'),
+        (["old=everything"], '--reads old=everything: unknown reading "everything"; it is one of last, user, all'),
+        (["old="], '--reads old=: unknown reading ""; it is one of last, user, all'),
+        (["note=all"], '--reads note=all: there is no index "note", did you mean "notes"?'),
+        (["x=all"], '--reads x=all: there is no index "x"; known are notes, old'),
+        (["all", "user"], '--reads user: the second reading, after "all", of all indexes; name one: --reads NAME=READING'),
+        (["old=all", "old=user"], '--reads old=user: the second reading, after "all", of the index "old"'),
+    ],
+)
+def test_a_reading_that_no_index_can_have_is_refused(reads: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        places_of(["work/notes", "old=work/a"], reads)
+    assert str(caught.value).startswith(said)
 
 
 def test_limits_are_set_by_name() -> None:

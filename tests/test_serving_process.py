@@ -139,6 +139,7 @@ def test_several_processes_answer_as_one(commands: ForkedCommands, folder: Path,
         (["a/notes", "b/notes"], 'serve: two indexes have the name "notes". Give one another: NAME=b/notes'),
         (["notes", "--write", "--host", "0.0.0.0"], "serve: --write on 0.0.0.0 without keys would let everybody change documents. "),
         (["notes", "--keys", "none"], "none: there is no file of keys. Make one with: retriever serve --new-key admin --keys none"),
+        (["notes", "--reads", "all", "--reads", "note=all"], '--reads note=all: there is no index "note", did you mean "notes"?'),
         (["notes", "--limit", "speed=3"], '--limit speed=3: there is no limit "speed"'),
     ],
 )

@@ -19,7 +19,7 @@ from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.search import open_index
 from retriever.stage_step import fit_weights, stages_of
-from retriever.stages import ByFunction, Indexed, Lexical, Stage, fused, search, union
+from retriever.stages import ByFunction, Indexed, Lexical, Part, Stage, Standing, fused, search, standings, union
 from retriever.types import Document, Query
 from tests.tiny_experiment import command, write_experiment
 
@@ -72,6 +72,28 @@ def test_documents_that_a_ranker_does_not_have_are_left_out() -> None:
     half = Fixed("half", {"q1": {"a": 1.0}, "q2": {}})
     run = Stage((half,), 5).rerank(QUERIES, ONE.search(QUERIES, 3))
     assert run.to_dict() == {"q1": {"a": 1.0}, "q2": {}}
+
+
+def test_a_document_is_followed_through_the_stages_to_where_it_falls_out() -> None:
+    half = Fixed("half", {"q1": {"a": 1.0}, "q2": {}})
+    stages = [Stage((ONE, OTHER), 2, "reciprocal_rank"), Stage((half,), 1)]
+    a, b, c, absent = (standings(stages, QUERIES["q1"], doc_id) for doc_id in "abcd")
+    first, second = (stage.name for stage in stages)
+    # ranks 1 and 3 are worth more than 2 and 2; of equal ones, c stands before a
+    worth = pytest.approx((1 / 61 + 1 / 63) / 2)
+    assert a == (Standing(first, 3, 2, worth, True, (Part("one", 9.0), Part("other", 0.0))), Standing(second, 1, 1, 1.0, True, (Part("half", 1.0),)))
+    assert b == (Standing(first, 3, 3, pytest.approx(1 / 62), False, (Part("one", 5.0), Part("other", 2.0))), Standing(second, 1, None, None, False, ()))
+    assert c == (Standing(first, 3, 1, worth, True, (Part("one", 1.0), Part("other", 4.0))), Standing(second, 1, None, None, False, (Part("half", None),)))
+    assert absent == (Standing(first, 3, None, None, False, ()), Standing(second, 1, None, None, False, ()))
+
+
+def test_a_stage_that_scores_whole_lists_is_asked_for_the_whole_list() -> None:
+    stages = [Stage((ONE,), 3), Stage((ByFunction("places", lambda queries, run: np.arange(run.n_pairs, dtype=np.float32)),), 1)]
+    assert standings(stages, QUERIES["q1"], "c") == (
+        Standing("one, best 3", 3, 3, 1.0, True, (Part("one", 1.0),)),
+        Standing("places, best 1", 3, 1, 2.0, True, (Part("places", 2.0),)),
+    )
+    assert [one.rank for one in standings([Stage((ONE,), 2)], QUERIES["q1"], "c")] == [None]  # it was not found
 
 
 def test_weights_are_fitted_where_they_are_clearly_worth_it() -> None:

@@ -6,54 +6,72 @@ import importlib.util
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from retriever.commands.console import WORK, Json, Set, Work, tell
 from retriever.errors import ConfigError, MissingExtraError
 
+if TYPE_CHECKING:
+    from retriever.serving.settings import ServeSettings
+
+
+Indexes = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Index folders or their experiments', experiment files for their stages, or engines' addresses (with --student); NAME=INDEX names one.",
+        metavar="INDEX...",
+    ),
+]
+Host = Annotated[str, typer.Option("--host", help="Interface to listen on; this machine alone when left out.", metavar="HOST")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="Where to listen; 0 takes a free port and prints it.", metavar="NUMBER")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes, which share the index's files in memory.", metavar="NUMBER")]
+Write = Annotated[bool, typer.Option("--write", help="Let documents be added and deleted: by keys of that role, or on this machine.")]
+Keys = Annotated[Path | None, typer.Option("--keys", help="File of keys; without it nobody is asked for one.", metavar="FILE")]
+NewKey = Annotated[str | None, typer.Option("--new-key", help="Print a new key of a role (search, write, admin), add it to --keys, and stop.", metavar="ROLE")]
+Student = Annotated[Path | None, typer.Option("--student", help="Another student that encodes the queries, as of retriever search.", metavar="FOLDER")]
+Reads = Annotated[
+    list[str] | None,
+    typer.Option("--reads", help="What the students read of a conversation, such as all; NAME=READING is for one index.", metavar="READING"),
+]
+Backend = Annotated[
+    Literal["torch", "onnx", "openvino"],
+    typer.Option("--backend", help="What computes the students: torch, or onnx or openvino (extra export), checked against torch.", metavar="NAME"),
+]
+State = Annotated[Path | None, typer.Option("--state", help="Folder that keeps conversations and feedback; without it nothing is kept.", metavar="FOLDER")]
+LimitChanges = Annotated[list[str] | None, typer.Option("--limit", help="Change a limit, for example --limit k=100.", metavar="NAME=VALUE")]
+AllowedHosts = Annotated[
+    list[str] | None, typer.Option("--allow-host", help="Another name by which this server may be called, where there are no keys.", metavar="NAME")
+]
+LogQueries = Annotated[bool, typer.Option("--log-queries", help="Let the log hold what was asked.")]
+Mcp = Annotated[
+    bool, typer.Option("--mcp", help="Give an assistant tools to search with, by the Model Context Protocol on standard input and output, instead of HTTP.")
+]
+McpUrl = Annotated[
+    str | None, typer.Option("--url", help="With --mcp: ask this server, in the place of indexes opened here; its key is in RETRIEVER_KEY.", metavar="URL")
+]
+
 
 def serve(  # noqa: PLR0913, PLR0917 (a command's options)
-    indexes: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Index folders or their experiments', experiment files for their stages, or engines' addresses (with --student); NAME=INDEX names one.",
-            metavar="INDEX...",
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option("--host", help="Interface to listen on; this machine alone when left out.", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="Where to listen; 0 takes a free port and prints it.", metavar="NUMBER")] = 8_080,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes, which share the index's files in memory.", metavar="NUMBER")] = 1,
-    write: Annotated[bool, typer.Option("--write", help="Let documents be added and deleted: by keys of that role, or on this machine.")] = False,
-    keys: Annotated[Path | None, typer.Option("--keys", help="File of keys; without it nobody is asked for one.", metavar="FILE")] = None,
-    new_key: Annotated[
-        str | None, typer.Option("--new-key", help="Print a new key of a role (search, write, admin), add it to --keys, and stop.", metavar="ROLE")
-    ] = None,
-    student: Annotated[
-        Path | None, typer.Option("--student", help="Another student that encodes the queries, as of retriever search.", metavar="FOLDER")
-    ] = None,
-    reads: Annotated[str | None, typer.Option("--reads", help="What the student reads of a conversation, such as all.", metavar="READING")] = None,
-    backend: Annotated[
-        Literal["torch", "onnx", "openvino"],
-        typer.Option("--backend", help="What computes the students: torch, or onnx or openvino (extra export), checked against torch.", metavar="NAME"),
-    ] = "torch",
-    state: Annotated[
-        Path | None, typer.Option("--state", help="Folder that keeps conversations and feedback; without it nothing is kept.", metavar="FOLDER")
-    ] = None,
-    limits: Annotated[list[str] | None, typer.Option("--limit", help="Change a limit, for example --limit k=100.", metavar="NAME=VALUE")] = None,
-    allowed_hosts: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="Another name by which this server may be called, where there are no keys.", metavar="NAME")
-    ] = None,
-    log_queries: Annotated[bool, typer.Option("--log-queries", help="Let the log hold what was asked.")] = False,
-    mcp: Annotated[
-        bool, typer.Option("--mcp", help="Give an assistant tools to search with, by the Model Context Protocol on standard input and output, instead of HTTP.")
-    ] = False,
-    url: Annotated[
-        str | None, typer.Option("--url", help="With --mcp: ask this server, in the place of indexes opened here; its key is in RETRIEVER_KEY.", metavar="URL")
-    ] = None,
+    indexes: Indexes = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8_080,
+    workers: Workers = 1,
+    write: Write = False,
+    keys: Keys = None,
+    new_key: NewKey = None,
+    student: Student = None,
+    reads: Reads = None,
+    backend: Backend = "torch",
+    state: State = None,
+    limits: LimitChanges = None,
+    allowed_hosts: AllowedHosts = None,
+    log_queries: LogQueries = False,
+    mcp: Mcp = False,
+    url: McpUrl = None,
     set_: Set = None,
     work: Work = WORK,
 ) -> None:
@@ -67,45 +85,23 @@ def serve(  # noqa: PLR0913, PLR0917 (a command's options)
     if url is not None:
         _serve_mcp_of(url, indexes)
         return
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "serve")
-    if not indexes:
-        raise ConfigError("serve: names no index. Give one or several: retriever serve work/notes")
-    from retriever.serving.server import is_loopback, serve, state_folder
-    from retriever.serving.settings import LOOPBACK, checked, limits_of, place_of
+    named = _named(indexes)
+    own_names = _check_reach(host, write, keys is not None, allowed_hosts or ())
+    from retriever.serving.server import state_folder
+    from retriever.serving.settings import checked, limits_of, places_of
 
-    local = is_loopback(host)
-    if write and keys is None and not local:
-        raise ConfigError(
-            f"serve: --write on {host} without keys would let everybody change documents. Make a key: retriever serve --new-key write --keys FILE"
-        )
-    if not local:
-        _warn(host, keys is not None)
+    given: dict[str, object] = {
+        "student": student,
+        "backend": backend,
+        "overrides": tuple(set_ or ()),
+        "work": work,
+        "write": write,
+        "keys": keys,
+        "log_queries": log_queries,
+    }
+    given |= {"places": places_of(named, reads or ()), "hosts": own_names, "limits": limits_of(limits or ())}
     with state_folder(state) as folder:
-        settings = checked(
-            {
-                "places": tuple(place_of(text) for text in indexes),
-                "student": student,
-                "reads": reads,
-                "backend": backend,
-                "overrides": tuple(set_ or ()),
-                "work": work,
-                "write": write,
-                "keys": keys,
-                "state": folder,
-                "keep": state is not None,
-                "hosts": (*LOOPBACK, host, *(allowed_hosts or ())) if local and keys is None else (),
-                "log_queries": log_queries,
-                "limits": limits_of(limits or ()),
-            }
-        )
-        if mcp:
-            from retriever.serving.mcp_server import serve_here
-
-            serve_here(settings)
-        else:
-            serve(settings, host, port, workers, _tell_address)
+        _answer(checked({**given, "state": folder, "keep": state is not None}), mcp, host, port, workers)
     typer.echo("stopped", err=True)
 
 
@@ -129,6 +125,52 @@ def feedback(
     left = [f"{count:,} {what}" for count, what in ((done.damaged, "damaged lines"), (done.absent, "judgements of documents that are gone")) if count]
     tell(as_json, value, f"{out}: {len(done.queries):,} queries, {pairs:,} judgements" + (f"; left out: {', '.join(left)}" if left else ""))
     typer.echo(f'next: in the experiment file, [collection] path = "{out}"', err=True)
+
+
+def _named(indexes: list[str] | None) -> list[str]:
+    """What is to be served, where a server can be started at all.
+
+    Raises:
+        MissingExtraError: a package is missing.
+        ConfigError: nothing is named.
+    """
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "serve")
+    if not indexes:
+        raise ConfigError("serve: names no index. Give one or several: retriever serve work/notes")
+    return indexes
+
+
+def _check_reach(host: str, write: bool, has_keys: bool, allowed: Sequence[str]) -> tuple[str, ...]:
+    """The names by which the server may be called; none for any name. Warns where other machines reach it.
+
+    Raises:
+        ConfigError: everybody could change documents.
+    """
+    from retriever.serving.server import is_loopback
+    from retriever.serving.settings import LOOPBACK
+
+    if is_loopback(host):
+        return () if has_keys else (*LOOPBACK, host, *allowed)
+    if write and not has_keys:
+        raise ConfigError(
+            f"serve: --write on {host} without keys would let everybody change documents. Make a key: retriever serve --new-key write --keys FILE"
+        )
+    _warn(host, has_keys)
+    return ()
+
+
+def _answer(settings: ServeSettings, mcp: bool, host: str, port: int, workers: int) -> None:
+    """Answers until it is told to stop: one assistant, or whoever asks over HTTP."""
+    if mcp:
+        from retriever.serving.mcp_server import serve_here
+
+        serve_here(settings)
+        return
+    from retriever.serving.server import serve
+
+    serve(settings, host, port, workers, _tell_address)
 
 
 def _print_new_key(keys: Path | None, role: str) -> None:

@@ -6,9 +6,11 @@ answers and the likeliest first tokens of an answer.
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from retriever.engines.settings import EngineSettings, ServerSettings
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
 from retriever.types import Usage
+
+Value = TypeVar("Value")
 
 CHARACTERS_PER_TOKEN = 3
 """What a token is taken for where the model's tokenizer is not at hand: English has 4 to 5, so a prompt rather is too short."""
@@ -101,7 +105,7 @@ class ServerEngine:
         """
         listed = {"logprobs": True, "top_logprobs": self.server.top_logprobs} if self.server.endpoint == "chat" else {"logprobs": self.server.top_logprobs}
         answers = self._ask(prompts, [{"max_tokens": 1, "temperature": 0.0, **listed}] * len(prompts))
-        found = [_first_tokens(choice) for choice in answers]
+        found = [self._read(_first_tokens, choice) for choice in answers]
         if not all(found):
             raise self._lacks("log-probabilities of the answer's first token", "Start it with them allowed, or choose another endpoint")
         return np.array([_listed_or_share(one, tokens) for one in found], dtype=np.float32).reshape(len(prompts), len(tokens))
@@ -113,7 +117,8 @@ class ServerEngine:
         texts = [prompt_text(prompt) + continuation for prompt, continuation in zip(prompts, continuations, strict=True)]
         # One token is written because not every server takes 0; its place says where the given text ends.
         answers = self._ask(texts, [{"max_tokens": 1, "temperature": 0.0, "logprobs": 1, "echo": True}] * len(texts))
-        parts = [_likelihood(choice.get("logprobs"), len(continuation)) for choice, continuation in zip(answers, continuations, strict=True)]
+        readers = [functools.partial(_likelihood, len(continuation)) for continuation in continuations]
+        parts = [self._read(likelihood, choice) for likelihood, choice in zip(readers, answers, strict=True)]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             raise self._lacks("log-probabilities of the prompt (echo)", 'vLLM gives them; with another server use form = "yes_no"')
@@ -126,22 +131,33 @@ class ServerEngine:
 
     def answers(self, prompts: Sequence[Prompt], fields: Sequence[Mapping[str, Any]]) -> list[str]:
         """The texts that the model writes when each prompt is asked with fields of its own, such as its seed."""
-        return [str((choice.get("message") or {}).get("content") or choice.get("text") or "") for choice in self._ask(prompts, fields)]
+        return [self._read(_written, choice) for choice in self._ask(prompts, fields)]
 
     def _ask(self, prompts: Sequence[Prompt], fields: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The first choice of the answer to each prompt."""
         chat = self.server.endpoint == "chat"
         bodies = [{"model": self.model, **_as_field(prompt, chat=chat), **own, **self.server.request} for prompt, own in zip(prompts, fields, strict=True)]
         answers = self.connection.post_all("/chat/completions" if chat else "/completions", bodies)
-        self.usage += sum((self._usage(answer.get("usage") or {}) for answer in answers), Usage())
+        self.usage += sum((self._read(self._usage, answer) for answer in answers), Usage())
         choices = [answer.get("choices") for answer in answers]
         if not all(isinstance(one, list) and one and isinstance(one[0], dict) for one in choices):
             raise self._lacks("choices", "Is url the address of a server with OpenAI's protocol?")
         return [one[0] for one in choices if one]
 
-    def _usage(self, told: Mapping[str, Any]) -> Usage:
+    def _usage(self, answer: Mapping[str, Any]) -> Usage:
+        told = answer.get("usage") or {}
         read, written = int(told.get("prompt_tokens") or 0), int(told.get("completion_tokens") or 0)
         return Usage(1, read, written, (read * self.server.prompt_price + written * self.server.completion_price) / 1e6)
+
+    def _read(self, read: Callable[[Mapping[str, Any]], Value], told: Mapping[str, Any]) -> Value:
+        """What a function reads of an answer or a choice, in which a server may put anything."""
+        try:
+            return read(told)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            shown = json.dumps(told)[:200]
+            raise ConfigError(
+                f"{self.connection.where}: {self.server.url} answered what OpenAI's protocol does not have: {shown}. Check url, endpoint and model"
+            ) from error
 
     def _lacks(self, what: str, advice: str) -> ConfigError:
         return ConfigError(f"{self.connection.where}: {self.server.url} gave no {what}. {advice}")
@@ -151,6 +167,14 @@ def _as_field(prompt: Prompt, *, chat: bool) -> dict[str, Any]:
     if not chat:
         return {"prompt": prompt_text(prompt)}
     return {"messages": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]}
+
+
+def _written(choice: Mapping[str, Any]) -> str:
+    """The text of an answer, in either of the two forms that endpoints use; "" for one that says nothing."""
+    text = (choice.get("message") or {}).get("content") or choice.get("text") or ""
+    if not isinstance(text, str):
+        raise TypeError
+    return text
 
 
 def _first_tokens(choice: Mapping[str, Any]) -> dict[str, float]:
@@ -169,11 +193,12 @@ def _listed_or_share(listed: Mapping[str, float], tokens: Sequence[str]) -> list
     return [listed.get(token, share) for token in tokens]
 
 
-def _likelihood(told: Mapping[str, Any] | None, n_characters: int) -> tuple[float, int] | None:
+def _likelihood(n_characters: int, choice: Mapping[str, Any]) -> tuple[float, int] | None:
     """Sum and number of the log-probabilities of the last characters before the one written token; None where they are not told.
 
     Offsets are counted from where the given text ends, because some servers put a start token before it and count that too.
     """
+    told = choice.get("logprobs")
     if not told or not told.get("token_logprobs") or len(told.get("text_offset") or []) < 2:
         return None
     values, offsets = told["token_logprobs"], told["text_offset"]

@@ -117,18 +117,39 @@ class IndexesAnswer(Answer):
     indexes: list[IndexAnswer]
 
 
+class PartAnswer(Answer):
+    """What one ranker of a stage says of a document."""
+
+    ranker: str
+    score: float | None = Field(description="its own, before those of the stage are fused; null for a document that it does not have")
+
+
+class StageAnswer(Answer):
+    """What a stage gave a document."""
+
+    name: str = Field(description="who ranks, and how many are kept")
+    candidates: int = Field(description="documents that the stage ranked")
+    rank: int | None = Field(description="of the document among them, from 1; null where it fell out before, was not found, or a ranker does not have it")
+    score: float | None = Field(description="by which it has this rank; null without one")
+    kept: bool = Field(description="whether the stage hands it on; the last one: whether it is a result")
+    parts: list[PartAnswer] = Field(description="of each ranker; empty where the document did not come to this stage")
+
+
 class ExplainAnswer(Answer):
     """Why a document has its score, and what the history contributed.
 
     Attributes:
-        explanation: as `retriever.explanation.Explanation`; null where no document was named.
-        history: as `retriever.chat.Contributions`; null where there were no turns.
+        explanation: as `retriever.explanation.Explanation`, of the student alone; null where no document was named, and where the
+            student of an experiment's stages reads query and document together.
+        history: as `retriever.chat.Contributions`; null where there were no turns, and likewise.
+        stages: of an experiment, what each gave the document `id`; empty for other indexes, and for a text.
     """
 
     index: str
     version: int | None
     explanation: dict[str, Any] | None
     history: dict[str, Any] | None
+    stages: list[StageAnswer] = []
 
 
 class ConversationAnswer(Answer):

@@ -12,10 +12,11 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from retriever.chat import read_as
+from retriever.errors import ConfigError
 from retriever.filters import Condition
 from retriever.ragged import joined
 from retriever.serving.faults import FullError
-from retriever.serving.settings import ServeSettings
+from retriever.serving.settings import Place, ServeSettings
 from retriever.types import Document, Query
 
 Value = TypeVar("Value")
@@ -261,23 +262,27 @@ class SharedEncoder:
         raise AssertionError
 
 
-def shared_encoder(own: Any, thread: EncoderThread, settings: ServeSettings, name: str) -> SharedEncoder:
+def shared_encoder(own: Any, thread: EncoderThread, settings: ServeSettings, place: Place) -> SharedEncoder:
     """A student that reads and computes as the server was told.
 
     Args:
         own: the student, changed in place.
         thread: that does its work.
         settings: of the server.
-        name: of what it searches.
+        place: what it searches.
 
     Raises:
         MissingExtraError: the backend's packages are not installed.
         ConfigError: it cannot read or compute so.
     """
-    if settings.reads is not None:
-        read_as(own, settings.reads, name)
+    if place.reads is not None:
+        if not hasattr(own, "reader"):
+            raise ConfigError(
+                f"--reads: the student of {place.name} reads conversations in its own way. Leave it out there: --reads NAME=READING is for one index"
+            )
+        read_as(own, place.reads, place.name)
     if settings.backend != "torch":
         from retriever.encoder_runtime import compute_in
 
-        compute_in(settings.backend, own, f"serve: --backend {settings.backend}: the student of {name}")
+        compute_in(settings.backend, own, f"serve: --backend {settings.backend}: the student of {place.name}")
     return SharedEncoder(own, thread)

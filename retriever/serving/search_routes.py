@@ -39,13 +39,14 @@ async def search_documents(body: SearchRequest, request: Request, service: Here,
 
 @router.post("/explain", response_model=ExplainAnswer)
 async def explain_result(body: ExplainRequest, request: Request, service: Here, who: Searcher) -> Response:
-    """Say why a document has its score, and what earlier turns contributed."""
+    """Say why a document has its score, what each stage of an experiment gave it, and what earlier turns contributed."""
     served = service.named(body.index)
     note(request, index=served.name)
     note_query(request, service, [body.query])
     query = service.query(body.query, [turn.turn() for turn in body.turns])
     view = await service.view(served)
-    if not hasattr(view.encoder.own, "encode_queries"):
+    has_parts, in_stages = hasattr(view.encoder.own, "encode_queries"), bool(view.stages) and body.id is not None
+    if not (has_parts or in_stages):
         raise bad_request(f'"{served.name}" has a student that reads query and document together, whose scores have no parts')
     document = None
     if body.text is not None:
@@ -62,9 +63,11 @@ async def explain_result(body: ExplainRequest, request: Request, service: Here, 
         return [Hit(rank, score, one) for rank, (score, one) in enumerate(zip(found.scores, found.documents(), strict=True), 1)]
 
     def work() -> dict[str, Any]:
-        why = None if document is None else _in_turn(view, lambda encoder: explain(encoder, query, document, body.rows))
-        history = _in_turn(view, lambda encoder: contributions(encoder, query, hits, body.rows)) if body.turns else None
-        return {name: None if one is None else dataclasses.asdict(one) for name, one in {"explanation": why, "history": history}.items()}
+        why = _in_turn(view, lambda encoder: explain(encoder, query, document, body.rows)) if document is not None and has_parts else None
+        history = _in_turn(view, lambda encoder: contributions(encoder, query, hits, body.rows)) if body.turns and has_parts else None
+        stages = view.encoder.do(lambda: view.standings(query, document.doc_id)) if document is not None and in_stages else ()
+        told = {name: None if one is None else dataclasses.asdict(one) for name, one in {"explanation": why, "history": history}.items()}
+        return {**told, "stages": [dataclasses.asdict(one) for one in stages]}
 
     return answer({"index": served.name, "version": view.version, **await service.work(served, work)})
 

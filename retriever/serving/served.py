@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from retriever.document_fields import Kind
 from retriever.errors import ConfigError
@@ -12,7 +12,10 @@ from retriever.filters import Condition
 from retriever.remote.addresses import is_address
 from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder
 from retriever.serving.settings import Place, ServeSettings
-from retriever.types import Document
+from retriever.types import Document, Query
+
+if TYPE_CHECKING:
+    from retriever.stages import Standing
 
 
 class OpenView(Protocol):
@@ -57,6 +60,10 @@ class OpenView(Protocol):
 
     def answer(self, asked: Sequence[Asked]) -> list[Found]:
         """What is found for each query; called in the encoder thread alone."""
+        ...
+
+    def standings(self, query: Query, doc_id: str) -> Sequence[Standing]:
+        """What each stage gives a document; empty for a search in one go. Called in the encoder thread alone."""
         ...
 
     def document(self, doc_id: str) -> Document | None:

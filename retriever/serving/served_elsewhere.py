@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from retriever.remote.search import RemoteSearch, open_remote_search
 from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups, shared_encoder
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.timing import Stopwatch
-from retriever.types import Document
+from retriever.types import Document, Query
 
 if TYPE_CHECKING:
-    from retriever.stages import StagedSearch
+    from retriever.pipeline import Pipeline
+    from retriever.stages import StagedSearch, Standing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,10 @@ class EngineView:
         watch.lap("search")
         return [_of_points(own, watch.milliseconds) for own in points]
 
+    def standings(self, query: Query, doc_id: str) -> tuple[()]:
+        """None: it searches in one go."""
+        return ()
+
     def document(self, doc_id: str) -> Document | None:
         """None is found by its id."""
         raise ConfigError(f"the document {doc_id:.100} cannot be looked up: an engine finds documents by queries alone")
@@ -83,7 +88,7 @@ class ServedEngine:
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
         self.name = place.name
         found = open_remote_search(place.where, Path(settings.student or ""))
-        self._view = EngineView(found, shared_encoder(found.encoder, thread, settings, place.name))
+        self._view = EngineView(found, shared_encoder(found.encoder, thread, settings, place))
 
     def fresh(self) -> EngineView:
         """The collection."""
@@ -134,6 +139,12 @@ class StagesView:
         """Searches together what goes through the same stages."""
         return in_groups(asked, lambda one: one.stages, lambda places: self._searched([asked[place] for place in places]))
 
+    def standings(self, query: Query, doc_id: str) -> tuple[Standing, ...]:
+        """What each stage gives a document."""
+        from retriever.stages import standings
+
+        return standings(self.found.stages, query, doc_id)
+
     def document(self, doc_id: str) -> Document | None:
         """The document of an id."""
         row = int(self.found.documents.rows_of([doc_id])[0])
@@ -171,7 +182,8 @@ class ServedStages:
         self.name = place.name
         pipeline = Pipeline(read_experiment(Path(place.where), settings.overrides), settings.work)
         self.paths: Mapping[str, str] = {str(pipeline.folder): place.name}
-        self._view = StagesView(open_stages(pipeline), shared_encoder(pipeline.student, thread, settings, place.name))
+        found = open_stages(pipeline)
+        self._view = StagesView(found, shared_encoder(_student_of(pipeline), thread, settings, place))
 
     def fresh(self) -> StagesView:
         """The stages."""
@@ -183,3 +195,9 @@ class ServedStages:
 
     def close(self) -> None:
         """Nothing: files are only mapped."""
+
+
+def _student_of(pipeline: Pipeline) -> Any:
+    """The experiment's student, as the stages hold it where they name it: an index loads one of its own, and how that reads decides what is found."""
+    named = any("student" in stage.by for stage in pipeline.experiment.stage)
+    return pipeline.index.encoder if named and not pipeline.reranks else pipeline.student

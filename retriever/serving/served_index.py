@@ -92,6 +92,10 @@ class IndexView:
             self.answered.put(_key(one), (rows, scores), rows.nbytes + scores.nbytes + _size(one.query, one.conditions))
         return [self._found(rows, scores, watch.milliseconds) for rows, scores in found]
 
+    def standings(self, query: Query, doc_id: str) -> tuple[()]:
+        """None: it searches in one go."""
+        return ()
+
     def document(self, doc_id: str) -> Document | None:
         """The document of an id."""
         row = int(self.snapshot.rows_of([doc_id])[0])
@@ -126,6 +130,7 @@ class ServedIndex:
 
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
         self.name = place.name
+        self._place = place
         self._settings = settings
         self._thread = thread
         self._index = open_index(Path(place.where), settings.student)
@@ -172,7 +177,7 @@ class ServedIndex:
         if before is not None and before.encoder.own is own:
             encoder = before.encoder
         else:
-            encoder = shared_encoder(own, self._thread, self._settings, self.name)
+            encoder = shared_encoder(own, self._thread, self._settings, self._place)
             self._encoded.clear()
         shared: Encoder = encoder
         return IndexView(dataclasses.replace(snapshot, load_encoder=lambda: shared), encoder, self._encoded, RecentValues(self._cache_bytes))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 
 from retriever.backends import BackendName
+from retriever.conversations import Reading, check_reading
 from retriever.errors import ConfigError
 from retriever.remote.addresses import is_address, parse_address
 from retriever.settings import PositiveInt, Settings, nearest
@@ -52,10 +53,12 @@ class Place(Settings):
     Attributes:
         name: by which requests name it.
         where: a folder, an experiment file with stages, or an engine's address.
+        reads: what its student reads of a conversation; None for what it was taught.
     """
 
     name: str
     where: str
+    reads: Reading | None = None
 
     @field_validator("name")
     @classmethod
@@ -71,7 +74,6 @@ class ServeSettings(Settings):
     Attributes:
         places: what is served; the first one answers requests that name none.
         student: folder of another student that encodes the queries.
-        reads: what the students read of a conversation; None for what each was taught.
         backend: what computes the students' transformers.
         overrides: of experiment files, as --set gives them.
         work: folder of experiments.
@@ -85,7 +87,6 @@ class ServeSettings(Settings):
 
     places: tuple[Place, ...] = Field(min_length=1, strict=False)
     student: Path | None = Field(None, strict=False)
-    reads: str | None = None
     backend: BackendName = "torch"
     overrides: tuple[str, ...] = Field((), strict=False)
     work: Path = Field(Path("work"), strict=False)
@@ -121,6 +122,38 @@ def place_of(text: str) -> Place:
         return Place(name=name, where=where)
     except ValidationError as error:
         raise ConfigError(f"serve: {_said(error)}. Give one: NAME={where}") from error
+
+
+def places_of(texts: Sequence[str], reads: Sequence[str] = ()) -> tuple[Place, ...]:
+    """What INDEX or NAME=INDEX names, one after the other.
+
+    Args:
+        texts: of the places.
+        reads: NAME=READING for one of them, or READING for those that are not named so.
+
+    Raises:
+        ConfigError: a name is none, or a reading is unknown, of no place, or one of two.
+    """
+    places = tuple(place_of(text) for text in texts)
+    named: dict[str, str] = {}
+    for text in reads:
+        name, reading = _named_reading(text, [place.name for place in places])
+        if name in named:
+            whose = f'of the index "{name}"' if name else "of all indexes; name one: --reads NAME=READING"
+            raise ConfigError(f'--reads {text}: the second reading, after "{named[name]}", {whose}')
+        named[name] = reading
+    return tuple(place.model_copy(update={"reads": named.get(place.name, named.get(""))}) for place in places)
+
+
+def _named_reading(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """The index and the reading of NAME=READING; "" for the index of a READING alone."""
+    name, equals, reading = text.partition("=")
+    if equals and name not in names:
+        raise ConfigError(f'--reads {text}: there is no index "{name}"{nearest(name, names)}')
+    try:
+        return (name, check_reading(reading)) if equals else ("", check_reading(text))
+    except ValueError as error:
+        raise ConfigError(f"--reads {text}: {error}") from error
 
 
 def limits_of(texts: Sequence[str]) -> Limits:

@@ -32,15 +32,15 @@ function nothing(page) {
 function showSides(columns) {
   const place = byId("sides");
   place.hidden = columns.length < 2;
-  const shown = columns.length < 2 ? "0" : (byId("columns").dataset.shown ?? "1");
-  byId("columns").dataset.shown = shown;
+  if (place.hidden) return place.replaceChildren(); // no side is chosen by a page that has none
+  const shown = (byId("columns").dataset.shown ??= "1");
   const choose = (side) => {
     byId("columns").dataset.shown = String(side);
     for (const [own, button] of [...place.children].entries()) button.setAttribute("aria-pressed", String(own === side));
   };
   const attributes = (side) => ({ type: "button", "aria-pressed": String(shown === String(side)), onclick: () => choose(side) });
   const button = (column, side) => element("button", attributes(side), column.label);
-  place.replaceChildren(...(columns.length < 2 ? [] : columns.map(button)));
+  place.replaceChildren(...columns.map(button));
 }
 
 /** Shows on the other side the document that is looked at on this one. */

@@ -1,4 +1,4 @@
-// Why a document has its score: sentences, words with both weights, or pairs of tokens, by the kind of the student.
+// Why a document has its score: sentences, words with both weights, or pairs of tokens, by the kind of the student; and what stages gave it.
 
 import { ask } from "./api.js";
 import { bar, element, signed } from "./elements.js";
@@ -6,14 +6,26 @@ import { bar, element, signed } from "./elements.js";
 /** The rows of an explanation, asked for now. */
 export async function whyOf(result, column) {
   const body = { query: column.query, id: result.id, index: column.system.index, turns: column.turns };
-  const { explanation } = await ask("v1/explain", { body });
-  const staged = column.system.kind === "stages" ? " The student alone is explained; the stages mix it with others." : "";
-  return element(
-    "div",
-    {},
-    element("p", { class: "note" }, `${WORDS[explanation.kind]} The student\u2019s score of the whole document: ${explanation.score.toFixed(3)}.${staged}`),
+  const { explanation, stages } = await ask("v1/explain", { body });
+  return element("div", {}, stages.length ? ofStages(stages) : null, explanation ? ofStudent(explanation, stages.length > 0) : null);
+}
+
+function ofStudent(explanation, staged) {
+  const alone = staged ? " The student alone is explained here." : "";
+  return [
+    element("p", { class: "note" }, `${WORDS[explanation.kind]} The student\u2019s score of the whole document: ${explanation.score.toFixed(3)}.${alone}`),
     explanation.rows.length ? TABLES[explanation.kind](explanation.rows) : element("p", {}, "There is nothing in common that could be shown."),
-  );
+  ];
+}
+
+function ofStages(stages) {
+  const rankOf = ({ rank, candidates, kept }) => (rank === null ? "\u2013" : `${rank} of ${candidates}${kept ? "" : ", not kept"}`);
+  const barOf = ({ rank, candidates }) => bar(rank === null ? 0 : (candidates - rank + 1) / candidates);
+  const number = (score) => (score === null ? "\u2013" : score.toFixed(3));
+  const partsOf = ({ parts }) => parts.map(({ ranker, score }) => `${ranker} ${number(score)}`).join(", ") || "\u2013";
+  const lines = stages.map((stage) => [stage.name, rankOf(stage), barOf(stage), number(stage.score), partsOf(stage)]);
+  const note = "What each stage gave the document: its rank among those that the stage ranked, the score by which it has this rank, and what that is made of.";
+  return [element("p", { class: "note" }, note), table(["Stage", "Rank", "", "Score", "Made of"], lines)];
 }
 
 const WORDS = {
