@@ -267,7 +267,6 @@ def test_a_reading_is_for_the_index_that_it_names_or_for_those_that_none_names()
     assert [place.reads for place in places_of(places)] == [None, None, None]
     assert [place.reads for place in places_of(places, ["old=user"])] == [None, "user", None]
     assert [place.reads for place in places_of(places, ["old=user", "all"])] == ["all", "user", "all"]
-    assert [place.reads for place in places_of(places, ["b=rewrite:a=b"])] == [None, None, "rewrite:a=b"]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +278,8 @@ def test_a_reading_is_for_the_index_that_it_names_or_for_those_that_none_names()
         (["note=all"], '--reads note=all: there is no index "note", did you mean "notes"?'),
         (["x=all"], '--reads x=all: there is no index "x"; known are notes, old'),
         (["all", "user"], '--reads user: the second reading, after "all", of all indexes; name one: --reads NAME=READING'),
+        (["rewrite"], "--reads rewrite: nobody writes rewrites of what is asked here. Choose another reading, for example: all"),
+        (["old=rewrite:a=b"], "--reads old=rewrite:a=b: nobody writes rewrites"),
         (["old=all", "old=user"], '--reads old=user: the second reading, after "all", of the index "old"'),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError, field_validator
 
 from retriever.backends import BackendName
-from retriever.conversations import Reading, check_reading
+from retriever.conversations import Reading, check_reading, rewriter_of
 from retriever.errors import ConfigError
 from retriever.remote.addresses import is_address, parse_address
 from retriever.settings import PositiveInt, Settings, nearest
@@ -151,9 +151,12 @@ def _named_reading(text: str, names: Sequence[str]) -> tuple[str, str]:
     if equals and name not in names:
         raise ConfigError(f'--reads {text}: there is no index "{name}"{nearest(name, names)}')
     try:
-        return (name, check_reading(reading)) if equals else ("", check_reading(text))
+        found = (name, check_reading(reading)) if equals else ("", check_reading(text))
     except ValueError as error:
         raise ConfigError(f"--reads {text}: {error}") from error
+    if rewriter_of(found[1]) is not None:
+        raise ConfigError(f"--reads {text}: nobody writes rewrites of what is asked here. Choose another reading, for example: all")
+    return found
 
 
 def limits_of(texts: Sequence[str]) -> Limits:
