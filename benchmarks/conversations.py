@@ -5,12 +5,13 @@
     python benchmarks/conversations.py --only latency
     python benchmarks/conversations.py --set training.epochs=1 --no-results
 
-Runs examples/doc2dial-conversation.toml and examples/mtrag-conversation.toml: as dense and as sparse students, on MTRAG also with each
-teacher alone, and beside a student that learns the vectors of the rewrites (ConvDR). Experiments of one collection share candidates, teacher
-scores and encodings. Tests take conversations as wholes. Results are kept in benchmarks/results/conversations.json; one that was kept with the
-same settings is not made again. `index` shows that the index of the start serves the student: the same vectors, by hash. `latency` times
-encoding a turn against rewriting it with SmolLM2-135M and encoding that.
-Needs ../shared/data/doc2dial, mtrag-cloud and mtrag-fiqa; public runs of MTRAG lie in the latter two.
+Runs examples/doc2dial-conversation.toml and examples/mtrag-conversation.toml: as dense and as sparse students, each of them on the other
+collection too, which nothing is learned from or chosen on; on MTRAG also with each teacher alone, and beside a student that learns the
+vectors of the rewrites (ConvDR). Experiments of one collection share candidates, teacher scores and encodings. Tests take conversations as
+wholes. Results are kept in benchmarks/results/conversations.json; one that was kept with the same settings is not made again. `index` shows
+that the index of the start serves the student: the same vectors, by hash. `latency` times encoding a turn against rewriting it with
+SmolLM2-135M and encoding that.
+Needs ../shared/data/doc2dial and mtrag-cloud with its public runs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from students import EXAMPLES, settings_of, share_steps
 
 from retriever.config import Experiment, read_experiment
 from retriever.eval.report import ReportData, read_report
+from retriever.eval.significance import Comparison
 from retriever.evaluate_step import evaluate_experiment
 from retriever.files import sha256_folder
 from retriever.pipeline import Pipeline
@@ -95,7 +97,6 @@ def run_experiment(experiment: Experiment, work: Path) -> dict[str, Any]:
         "target": target,
         "held_out": held_out,
         **measured(report),
-        "transfer": {one.name: {"means": one.means, "tests": tests_of(one.comparisons)} for one in report.transfer},
         "settings": settings_of(experiment),
         "machine": MACHINE,
     }
@@ -109,34 +110,48 @@ def pipeline_of(experiment: Experiment, work: Path) -> Pipeline:
 
 
 def measured(report: ReportData) -> dict[str, Any]:
-    """Of every run the means and the interval of the first measure; of the student the tests against all others."""
+    """Of every run the means and the interval of the first measure; of the student the tests against all others in that measure, here and elsewhere."""
     measure = report.measures[0]
     return {
         "measure": measure,
         "means": {run.name: run.evaluation.means for run in report.runs},
         "intervals": {run.name: report.interval(run, measure) for run in report.runs},
-        "tests": tests_of([one for one in report.comparisons if one.measure == measure]),
+        "tests": tests_of(report.comparisons, measure),
+        "transfer": {
+            one.name: {
+                "means": one.means,
+                "intervals": {run: ends[measure] for run, ends in one.intervals.items()},
+                "tests": tests_of(one.comparisons, measure),
+            }
+            for one in report.transfer
+        },
     }
 
 
-def tests_of(comparisons: Sequence[Any]) -> dict[str, list[float]]:
-    """Of each `run > baseline`: difference, p-value, and p-value after Holm's correction."""
-    return {f"{one.run} > {one.baseline}": [one.difference, one.p_value, one.p_value_corrected] for one in comparisons}
+def tests_of(comparisons: Sequence[Comparison], measure: str) -> dict[str, list[float]]:
+    """Of each `run > baseline` in a measure: difference, p-value, and p-value after Holm's correction."""
+    return {f"{one.run} > {one.baseline}": [one.difference, one.p_value, one.p_value_corrected] for one in comparisons if one.measure == measure}
 
 
 def told(name: str, result: Mapping[str, Any]) -> str:
-    """A table of one experiment."""
-    measure = result["measure"]
+    """A table of one experiment, and one of each collection that it did not learn from."""
     lines = [f"{name}: {result['queries']:,} turns of {result['conversations']:,} conversations, distilled from {result['target']}"]
-    for run, means in result["means"].items():
-        low, high = result["intervals"][run]
-        difference = result["tests"].get(f"student > {run}")
-        against = f"student {difference[0]:+.3f}, p {difference[1]:.4f} ({difference[2]:.4f} corrected)" if difference else ""
-        lines.append(f"  {run:15} {measure} {means[measure]:.3f} [{low:.3f}, {high:.3f}]  {against}")
+    lines += rows(result, result["measure"])
     for there, found in result["transfer"].items():
-        means = ", ".join(f"{run} {values[measure]:.3f}" for run, values in found["means"].items())
-        lines.append(f"  on {there}: {means}")
+        lines += [f"{name}, tested on {there}:", *rows(found, result["measure"])]
     return "\n".join(lines)
+
+
+def rows(found: Mapping[str, Any], measure: str) -> list[str]:
+    """A line for each run: its mean, the interval where it was kept, and what the student gains on it."""
+    lines = []
+    for run, means in found["means"].items():
+        ends = found.get("intervals", {}).get(run)
+        interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
+        difference = found["tests"].get(f"student > {run}")
+        against = f"  student {difference[0]:+.3f}, p {difference[1]:.4f} ({difference[2]:.4f} corrected)" if difference else ""
+        lines.append(f"  {run:15} {measure} {means[measure]:.3f}{interval}{against}")
+    return lines
 
 
 def same_index(pipeline: Pipeline) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
     python benchmarks/serving_load.py                               # 100,000 documents, 64 connections: about 35 minutes on 2 quiet cores
     python benchmarks/serving_load.py --backend openvino --no-memory
+    python benchmarks/serving_load.py --no-memory --infinity ENVIRONMENT/bin/infinity_emb
     python benchmarks/serving_load.py --documents 2000 --seconds 5 --no-memory --no-results
 
 The documents are sentences of scifact and of MTRAG's passages, the queries are scifact's and what MTRAG's users said, the student is
 all-MiniLM-L6-v2 as it comes. The server remembers no query, so that each is encoded. Measured in this order: queries a second in this
 process, on full batches of 32, encoding and search and the documents; the server, as many connections as asked asking without a pause,
-and then at half of what it answered; its memory; the plain server, which encodes each request by itself. The load comes from this
-process, over loopback, and takes its part of the same cores.
+and then at half of what it answered; its memory; the plain server, which encodes each request by itself. infinity-emb searches nothing and
+needs an environment of its own (pip install "infinity-emb[server,torch]"); where it is named, both are asked for embeddings of the queries, one a
+request. The load comes from this process, over loopback, and takes its part of the same cores.
 
 Prints a table and the bars, and adds to benchmarks/results/serving_load.json.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import itertools
 import json
 import re
 import sys
@@ -29,13 +32,14 @@ from typing import Any
 import numpy as np
 from load_driver import bodies, closed_loop, open_loop
 from record import MACHINE, keep
-from server_process import serving
+from server_process import infinity, serving
 from tables import markdown
 
 from retriever.collection import write_collection
 from retriever.encodings import encode_collection
 from retriever.index.changes import publish
 from retriever.index_settings import INDEX_KINDS
+from retriever.models import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Terminal, silence_libraries
 from retriever.search import SearchIndex, open_index
@@ -56,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--minutes", type=float, default=10.0, help="for which memory is watched under load")
     parser.add_argument("--backend", choices=["torch", "onnx", "openvino"], default="torch")
+    parser.add_argument("--infinity", type=Path, help="the program infinity_emb, to ask it for embeddings beside us", metavar="PROGRAM")
     parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-serving"))
     parser.add_argument("--prepare", action="store_true", help="make the index and stop; a stop loses little")
@@ -132,10 +137,22 @@ def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         found["half"] = asyncio.run(open_loop(url, "/v1/search", work, full.per_second / 2, arguments.seconds)).told()
         if not arguments.no_memory:
             found["memory"] = asyncio.run(memory(url, process.pid, work, arguments))
+        if arguments.infinity:
+            found["embeddings"] = embeddings(url, "/v1/embeddings", "sentences", queries, arguments)
+    if arguments.infinity:
+        with infinity(arguments.infinity, find_model(MODEL).folder) as url:  # as it comes: older libraries do not read what this one saves
+            found["infinity"] = embeddings(url, "/embeddings", "model", queries, arguments)
     with serving("--documents", str(arguments.documents), "--work", str(arguments.work), program=(__file__, "--plain")) as (url, _):
         found["plain"] = asyncio.run(closed_loop(url, "/search", work, arguments.connections, arguments.seconds)).told()
     found["in_process_per_second_after"] = in_process(open_index(folder / "index"), queries, min(arguments.seconds, 20.0))
     return found
+
+
+def embeddings(url: str, path: str, model: str, queries: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """A server that is asked for the embedding of one query in each request, by OpenAI's interface."""
+    work = itertools.cycle([json.dumps({"model": model, "input": query}).encode() for query in queries])
+    asyncio.run(closed_loop(url, path, work, arguments.connections, 3.0))
+    return asyncio.run(closed_loop(url, path, work, arguments.connections, arguments.seconds)).told()
 
 
 def in_process(index: SearchIndex, queries: list[str], seconds: float) -> float:
@@ -206,7 +223,9 @@ def show(found: dict[str, Any]) -> None:
     here = (found["in_process_per_second"] + found["in_process_per_second_after"]) / 2
     served, half, plain = found["served"], found["half"], found["plain"]
     rows = [["the encoder and the index in process, batches of 32", f"{here:.0f}", "", "", ""]]
-    for name, one in (("retriever serve", served), ("  at half of that", half), ("sentence-transformers behind plain FastAPI", plain)):
+    told = [("retriever serve", served), ("  at half of that", half), ("sentence-transformers behind plain FastAPI", plain)]
+    told += [(name, found[key]) for name, key in (("embeddings of retriever serve", "embeddings"), ("embeddings of infinity-emb", "infinity")) if key in found]
+    for name, one in told:
         rows.append([name, f"{one['requests_per_second']:.0f}", f"{one['p50_ms']:.0f}", f"{one['p99_ms']:.0f}", str(one["failed"])])
     print(markdown([f"{found['documents']:,} documents, {found['connections']} connections", "queries/s", "p50 ms", "p99 ms", "failed"], rows))
     bars = {
@@ -216,6 +235,8 @@ def show(found: dict[str, Any]) -> None:
         "at least twice the plain server": (times := served["requests_per_second"] / plain["requests_per_second"]) >= 2,
     }
     print(f"\n{share:.0%} of the encoder in process, p99 {spread:.1f} times p50, {times:.1f} times the plain server")
+    if "infinity" in found:
+        print(f"{found['embeddings']['requests_per_second'] / found['infinity']['requests_per_second']:.2f} times the embeddings of infinity-emb")
     if memory_found := found.get("memory"):
         growth = memory_found["last_bytes"] / memory_found["first_bytes"] - 1
         bars["memory flat"] = growth < 0.02
