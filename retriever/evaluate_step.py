@@ -18,19 +18,19 @@ from retriever.eval.measures import Evaluation, evaluate, parse_measure
 from retriever.eval.ranks import with_first_ranks
 from retriever.eval.report import ReportData, RunResult, write_report
 from retriever.eval.significance import Clusters, compare
-from retriever.files import fingerprint
 from retriever.folds import fold_pipelines, joined
 from retriever.generation.step import generation_note
 from retriever.image_report import shows_images, wholes_of, with_images
 from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
+from retriever.rewriting import rewrites_fingerprint
 from retriever.runs import Run, read_run
 from retriever.stage_step import stages_fingerprint
 from retriever.steps import Done, versions
 from retriever.systems import System, systems, train_other
 from retriever.teachers.ensemble import AlignedScores
 from retriever.train_step import read_curve
-from retriever.transfer import collections_of, transfer_inputs, transfers_of
+from retriever.transfer import Elsewhere, asked_elsewhere, runs_on_rewrites, transfer_inputs, transfers_of
 from retriever.types import Query
 from retriever.zero_shot import zero_shot_names, zero_shot_of
 
@@ -52,9 +52,13 @@ COMPARED = (
 
 
 def _compared(names: Sequence[str], others: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
-    """The questions that can be asked of these runs, in each direction; of stages, whether each gains on the one before, and the last on the student alone."""
+    """The questions that can be asked of these runs, in each direction.
+
+    Of rewriters, whether the student gains on their rewrites; of stages, whether each gains on the one before, and the last on the student alone.
+    """
     stages = list(dict.fromkeys(system_of(name) for name in names if name.startswith("stage_")))
-    asked = [*COMPARED, *zip(stages[1:], stages, strict=False), *((last, "student") for last in stages[-1:])]
+    rewrites = [("student", name) for name in runs_on_rewrites(names)]
+    asked = [*COMPARED, *rewrites, *zip(stages[1:], stages, strict=False), *((last, "student") for last in stages[-1:])]
     return pairs_in_directions(names, [*asked, *others])
 
 
@@ -62,13 +66,13 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     """The finished evaluate step: report.html, report.json, per_query.json and the runs in TREC form."""
     settings = pipeline.experiment.evaluation
     _ = zero_shot_names(pipeline)  # a field that no image has is told before anything is trained
+    elsewhere = asked_elsewhere(pipeline)  # and so is a split that another collection lacks
     inputs = {"training": pipeline.trained.key, "student": pipeline.student.identity, "start": pipeline.start.identity}
     inputs |= {"target": pipeline.target_run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
     inputs |= {name: train_other(pipeline, name).key for name in settings.trainings}
     if pipeline.experiment.rewriter:
-        inputs["rewrites"] = fingerprint({query_id: dict(query.rewrites) for query_id, query in pipeline.conversations("test").items()})
-    elsewhere = collections_of(pipeline)
+        inputs["rewrites"] = rewrites_fingerprint(pipeline.conversations("test"))
     inputs |= transfer_inputs(elsewhere)
 
     def work(folder: Path) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     return pipeline.step("evaluate", inputs, kept, work)
 
 
-def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Pipeline]) -> ReportData:
+def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Elsewhere]) -> ReportData:
     """Runs, times and measures every system, and those that need no training on the collections `elsewhere`; `folder`/runs gets the runs in TREC form."""
     experiment, folds = pipeline.experiment, pipeline.experiment.collection.folds
     results = joined([evaluate_experiment(fold).folder for fold in fold_pipelines(pipeline)], folder / "runs") if folds else _results(pipeline, folder)

@@ -66,12 +66,8 @@ def fold_pipelines(pipeline: Pipeline) -> list[Pipeline]:
 
 
 def _fold(pipeline: Pipeline, folder: Path, number: int) -> Pipeline:
-    own = {"path": folder, "ir_datasets": None, "format": None, "fields": (), "train": "train", "test": "test", "folds": None}
-    collection = pipeline.experiment.collection.model_copy(update=own)
-    changed = {"name": f"fold-{number}", "collection": collection, "rewriter": (), "transfer": ()}
-    fold = type(pipeline)(pipeline.experiment.model_copy(update=changed), pipeline.folder, pipeline.reporter)
-    fold.encodings_folder = pipeline.encodings_folder
-    return fold
+    source = {"path": folder, "format": None, "train": "train", "test": "test"}
+    return pipeline.on(f"fold-{number}", source, {"rewriter": ()}, pipeline.folder)  # the queries in the folder have their rewrites
 
 
 def joined(folders: list[Path], runs: Path) -> list[RunResult]:

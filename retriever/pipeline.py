@@ -80,6 +80,7 @@ class Pipeline:
         folder: work folder / experiment's name.
         reporter: where progress is told.
         encodings_folder: where documents' encodings are kept; experiments on the same documents may share it.
+        rewritten_folder: where rewriters' answers are kept, by what was said; experiments may share it.
 
     Raises:
         ConfigError: a kind or a measure of the experiment does not exist; nothing was begun.
@@ -91,12 +92,44 @@ class Pipeline:
         self.folder = work / experiment.name
         self.reporter: Reporter = reporter or Quiet()
         self.encodings_folder = self.folder / "encodings"
+        self.rewritten_folder = self.folder / "rewritten"
         self._encodings: dict[str, DocumentEncodings] = {}
         self._loaders: dict[str, Loader] = {}
         self._reranked: dict[str, Run] = {}
         self._targets: dict[str, dict[str, Run]] = {}
         self._read: dict[tuple[str, Reading], dict[str, Query]] = {}
         self._read_by_student: dict[str, dict[str, Query]] = {}
+
+    # The same experiment on other queries or documents
+
+    def on(self, name: str, source: Mapping[str, Any], changes: Mapping[str, Any], parent: Path) -> Pipeline:
+        """The experiment on another collection, in the folder `parent` / `name`; it shares encodings and rewriters' answers with this one.
+
+        Args:
+            name: its own.
+            source: what is set in the section [collection].
+            changes: what is set in other sections.
+            parent: of its folder.
+        """
+        collection = self.experiment.collection.model_copy(update={"ir_datasets": None, "fields": (), "folds": None, **source})
+        changed = {"transfer": (), **changes, "name": name, "collection": collection}
+        other = type(self)(self.experiment.model_copy(update=changed), parent, self.reporter)
+        other.encodings_folder, other.rewritten_folder = self.encodings_folder, self.rewritten_folder
+        return other
+
+    @cached_property
+    def elsewhere(self) -> list[Pipeline]:
+        """The experiment on each of the other collections, for what needs no training; its rewriters that rewrite test turns do so there too."""
+        rewriters = tuple(one.model_copy(update={"splits": ("test",)}) for one in self.experiment.rewriter if "test" in one.splits)
+        return [
+            self.on(
+                there.label,
+                {**there.model_dump(include={"path", "format", "missing_documents", "test"}), "train": there.test},
+                {"generation": None, "rewriter": rewriters},
+                self.folder / "transfer",
+            )
+            for there in self.experiment.transfer
+        ]
 
     # What is searched
 

@@ -38,7 +38,9 @@ class RewriterSettings(EngineSettings):
     answer_tokens: PositiveInt = Field(64, description="of a rewrite at most")
     turn_tokens: PositiveInt | None = Field(64, description="of each earlier turn that are shown, the first ones; long answers lead small models astray")
     history_tokens: PositiveInt | None = Field(None, description="of the earlier turns that are shown, the latest ones; as many as fit when left out")
-    splits: tuple[Literal["train", "test"], ...] = Field(("train", "test"), strict=False, min_length=1, description="whose turns are rewritten")
+    splits: tuple[Literal["train", "test"], ...] = Field(
+        ("train", "test"), strict=False, min_length=1, description="whose turns are rewritten; with test those of [[transfer]] collections too"
+    )
 
     @field_validator("form")
     @classmethod

@@ -1,7 +1,7 @@
 """The rewrite step: rewrites.parquet with what each rewriter made of each turn, so that it stands alone.
 
 The answers lie outside the step, in <experiment>/rewritten/<fingerprint of the rewriter>, by what was said: a changed turn alone
-is asked about again, and turns that two splits share are asked about once.
+is asked about again, and turns that two splits, or the experiment's own and another collection, share are asked about once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Prospect:
-    """What one rewriter would do: turns, those that stand alone, rewrites in all, those that are written, and seconds for the others."""
+    """What one rewriter would do: turns, those that stand alone, rewrites in all, those that are written, and seconds for the others.
+
+    `rewriter` is its name, on another collection with that one's: "qwen, mtrag-cloud".
+    """
 
     rewriter: str
     turns: int
@@ -76,6 +79,11 @@ def rewritten(pipeline: Pipeline) -> dict[str, dict[str, str]]:
     for row in rows:
         found.setdefault(row["query_id"], {})[row["rewriter"]] = row["text"]
     return found
+
+
+def rewrites_fingerprint(queries: Mapping[str, Query]) -> str:
+    """Changes with any rewrite of the queries."""
+    return fingerprint({query_id: dict(query.rewrites) for query_id, query in queries.items()})
 
 
 def with_rewrites(queries: Mapping[str, Query], rewrites: Mapping[str, Mapping[str, str]]) -> dict[str, Query]:
@@ -140,17 +148,34 @@ def write_rewrite_files(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
 
 
 def estimate(pipeline: Pipeline, sample_turns: int = 4) -> list[Prospect]:
-    """What each rewriter would do, its speed measured on a few of the turns that are to be rewritten; nothing is stored."""
-    found = []
-    for one in _tables(pipeline):
-        turns, identity = _turns(pipeline, one), identity_of(one, pipeline.experiment.seed)
-        distinct = _asked(turns)
-        plan = plan_rewrites(distinct, one.samples, read_all(_folder(pipeline, identity), COLUMN))
-        rewrites = len(distinct) * one.samples
-        seconds = _seconds(open_rewriter(one, pipeline.experiment.seed), plan, sample_turns) if len(plan) else 0.0
-        alone = sum(not turn.turns for turn in turns.values())
-        found.append(Prospect(one.label, len(turns), alone, rewrites, rewrites - len(plan), seconds))
-    return found
+    """What each rewriter would do here and on the other collections, its speed measured on a few of the turns that are to be rewritten; nothing is stored."""
+    _ = _tables(pipeline)
+    return [_prospect(name, where, settings, sample_turns) for name, where, settings in _everywhere(pipeline)]
+
+
+def turns_to_rewrite(pipeline: Pipeline) -> dict[str, int]:
+    """How many turns each rewriter is asked about here and on the other collections, those included that it has rewritten; no model is looked for.
+
+    By its name, as in a `Prospect`.
+    """
+    return {name: len(_asked(_turns(where, settings))) for name, where, settings in _everywhere(pipeline)}
+
+
+def _everywhere(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline, RewriterSettings]]:
+    """Each rewriter on each collection: a name for the two, the experiment there, and the table."""
+    yield from ((one.label, pipeline, one) for one in pipeline.experiment.rewriter)
+    for there in pipeline.elsewhere:
+        yield from ((f"{one.label}, {there.experiment.name}", there, one) for one in there.experiment.rewriter)
+
+
+def _prospect(name: str, pipeline: Pipeline, settings: RewriterSettings, sample_turns: int) -> Prospect:
+    turns, identity = _turns(pipeline, settings), identity_of(settings, pipeline.experiment.seed)
+    distinct = _asked(turns)
+    plan = plan_rewrites(distinct, settings.samples, read_all(_folder(pipeline, identity), COLUMN))
+    rewrites = len(distinct) * settings.samples
+    seconds = _seconds(open_rewriter(settings, pipeline.experiment.seed), plan, sample_turns) if len(plan) else 0.0
+    alone = sum(not turn.turns for turn in turns.values())
+    return Prospect(name, len(turns), alone, rewrites, rewrites - len(plan), seconds)
 
 
 def _seconds(rewriter: Rewriter, plan: KeyedPlan[Query], sample_turns: int) -> float:
@@ -180,7 +205,7 @@ def _asked(turns: Mapping[str, Query]) -> dict[str, Query]:
 
 
 def _folder(pipeline: Pipeline, identity: WriterIdentity) -> Path:
-    return pipeline.folder / "rewritten" / identity.fingerprint
+    return pipeline.rewritten_folder / identity.fingerprint
 
 
 def _rewrite(

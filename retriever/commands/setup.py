@@ -76,6 +76,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     from retriever.check import check_collection
     from retriever.experiment_file import as_toml
     from retriever.queries import judged_queries
+    from retriever.rewriting import turns_to_rewrite
 
     pipeline = pipeline_of(file, set_, work)
     settings = pipeline.experiment.collection
@@ -83,8 +84,9 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     generation = pipeline.experiment.generation
     if generation is None:
         judged_queries(pipeline.documents, settings, pipeline.reporter.say)  # asking the pipeline would have turns rewritten
+    rewriters = {} if generation else turns_to_rewrite(pipeline)  # generated queries are no turns, and there are none yet
     if as_json:
-        print_json({"experiment": pipeline.experiment.model_dump(mode="json"), "collection": dataclasses.asdict(report)})
+        print_json({"experiment": pipeline.experiment.model_dump(mode="json"), "collection": dataclasses.asdict(report), "turns_to_rewrite": rewriters})
         return
     typer.echo(as_toml(pipeline.experiment))
     splits = ", ".join(f"{name}: {split.queries:,} queries with {split.judged_pairs:,} judged pairs" for name, split in report.splits.items())
@@ -93,6 +95,8 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
         typer.echo(_conversations_line(report.conversations), err=True)
     if generation:
         typer.echo(f"train queries are generated ({generation.method}): retriever generate {file} --dry-run", err=True)
+    for name, turns in rewriters.items():
+        typer.echo(f"rewriter {name}: {turns:,} turns with others before them", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     tell_next("distill", file, set_, work)
