@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from retriever.collection import open_collection
@@ -17,9 +19,10 @@ from retriever.commands.served import filter_of
 from retriever.errors import ConfigError, DataError
 from retriever.explanation import sentences_of
 from retriever.filters import Condition, conditions_from, parse_condition
+from retriever.ragged import Ragged
 from retriever.serving.cache import RecentValues
 from retriever.serving.conversation_store import ConversationStore
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found
+from retriever.serving.encoder_thread import PIECE, Asked, EncoderThread, Found
 from retriever.serving.faults import FullError, RequestError, fault_of
 from retriever.serving.feedback import append, to_qrels, write_training
 from retriever.serving.keys import Keys, new_key
@@ -105,6 +108,47 @@ def test_pieces_of_other_work_take_turns_with_batches(thread: EncoderThread) -> 
     for future in (*futures, *pieces):
         future.result(10)  # type: ignore[attr-defined]
     assert order[0] == (1, 1)  # between "first" and the next batch, not behind all of them
+
+
+def test_texts_of_several_requests_are_encoded_together_each_giving_its_own_result(thread: EncoderThread) -> None:
+    view, together = Slow(), list[list[str]]()
+
+    def lengths(texts: Sequence[str]) -> Any:
+        together.append(list(texts))
+        return np.array([[len(text)] for text in texts])
+
+    def ragged(texts: Sequence[str]) -> Any:
+        return Ragged(np.cumsum([0, *map(len, texts)]), {"letters": np.array([ord(letter) for letter in "".join(texts)])})
+
+    begun(thread, view)
+    long = ["long"] * (PIECE - 2)
+    futures = [thread.encode(lengths, texts) for texts in (["a"], ["bb", "ccc"], long)]
+    futures[2:2] = [thread.encode(ragged, ["xy"])]
+    futures.append(thread.encode(ragged, ["", "z"]))
+    with pytest.raises(FullError):
+        thread.encode(ragged, ["more"])
+    view.may.set()
+    assert [future.result(10).tolist() for future in (*futures[:2], futures[3])] == [[[1]], [[2], [3]], [[4]] * (PIECE - 2)]
+    assert together == [["a", "bb", "ccc"], long]  # the long ones have no room beside the others
+    assert [future.result(10).columns["letters"].tolist() for future in (futures[2], futures[4])] == [[ord("x"), ord("y")], [ord("z")]]
+    assert futures[4].result(10).offsets.tolist() == [0, 0, 1]
+
+
+def test_one_requests_mistake_is_its_own_where_texts_are_encoded_together(thread: EncoderThread) -> None:
+    view = Slow()
+
+    def encode(texts: Sequence[str]) -> Any:
+        if "wrong" in texts:
+            raise DataError("wrong")
+        return np.array([len(text) for text in texts])
+
+    begun(thread, view)
+    right, wrong, cancelled, other = (thread.encode(encode, [text]) for text in ("right", "wrong", "wrong", "other"))
+    cancelled.cancel()
+    view.may.set()
+    assert (right.result(10).tolist(), other.result(10).tolist()) == ([5], [5])
+    with pytest.raises(DataError, match="wrong"):
+        wrong.result(10)
 
 
 # The cache

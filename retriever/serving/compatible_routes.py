@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -33,7 +32,7 @@ async def embed(body: EmbeddingsRequest, request: Request, service: Here, who: S
         raise bad_request(f'model: the student of "{served.name}" is a {encoder.own.kind} one, which gives no vector for a text')
     if body.dimensions not in (None, encoder.own.dimensions):
         raise bad_request(f"dimensions: {body.dimensions}, and the student gives {encoder.own.dimensions}")
-    vectors, tokens = await service.work(served, lambda: (_vectors(encoder, texts, body.input_type), _tokens(encoder, texts)))
+    vectors, tokens = await service.work(served, lambda: (_vectors(encoder, texts, body.input_type), encoder.count_tokens(texts)))
     data = [{"object": "embedding", "index": number, "embedding": _written(vector, body.encoding_format)} for number, vector in enumerate(vectors)]
     return answer({"object": "list", "data": data, "model": served.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
@@ -76,19 +75,6 @@ def _scores(encoder: SharedEncoder, query: Query, texts: Sequence[str]) -> NDArr
         return np.asarray(encoder.apart(encoder.own.score_pairs, [(query, document) for document in documents]), dtype=np.float32)
     asked = encoder.encode_queries([query])
     return np.asarray(encoder.own.score(asked[np.zeros(len(texts), dtype=np.int64)], encoder.encode_documents(documents)), dtype=np.float32)
-
-
-def _tokens(encoder: SharedEncoder, texts: Sequence[str]) -> int:
-    """Tokens of texts as the student's tokenizer counts them, before any is cut; 0 for a tokenizer that does not."""
-    tokenizer = getattr(getattr(encoder.own, "model", None), "tokenizer", None)
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        return 0
-
-    def counts(some: Sequence[str]) -> NDArray[np.int64]:
-        found: Any = tokenizer(list(some), truncation=False, verbose=False)  # type: ignore[misc]
-        return np.array(list(map(len, found["input_ids"])))
-
-    return int(encoder.apart(counts, texts).sum())
 
 
 def _written(vector: NDArray[np.float32], form: str) -> list[float] | str:

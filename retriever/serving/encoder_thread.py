@@ -11,6 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from retriever.chat import read_as
 from retriever.errors import ConfigError
 from retriever.filters import Condition
@@ -21,8 +24,11 @@ from retriever.types import Document, Query
 
 Value = TypeVar("Value")
 
+ATTEMPTS = 50
+"""To find room for a piece, a tenth of a second apart."""
+
 PIECE = 16
-"""Documents encoded at a time, so that queries need not wait for long."""
+"""Texts of other work, of one request or of several, that are encoded at a time, so that queries need not wait for long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +96,15 @@ class _Waiting:
     future: Future[Found]
 
 
+@dataclasses.dataclass
+class _Piece:
+    """Work that waits; with texts, `work` is a function of them, and may be asked about those of several pieces together."""
+
+    work: Callable[..., Any]
+    texts: Sequence[Any] | None
+    future: Future[Any]
+
+
 class EncoderThread:
     """Encodes whatever waits. Batches of queries and pieces of other work take turns, so that neither waits for all of the other.
 
@@ -112,7 +127,7 @@ class EncoderThread:
         self._told = told
         self._changed = threading.Condition()
         self._queries: collections.deque[_Waiting] = collections.deque()
-        self._pieces: collections.deque[tuple[Callable[[], Any], Future[Any]]] = collections.deque()
+        self._pieces: collections.deque[_Piece] = collections.deque()
         self._closed = False
         self._seconds_each = 0.01
         self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
@@ -144,13 +159,15 @@ class EncoderThread:
         Raises:
             FullError: too many wait.
         """
-        future: Future[Value] = Future()
-        with self._changed:
-            if len(self._pieces) >= self.queue:
-                raise FullError(1.0)
-            self._pieces.append((work, future))
-            self._changed.notify()
-        return future
+        return self._put(_Piece(work, None, Future()))
+
+    def encode(self, encode: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Future[Any]:
+        """What a function makes of up to `PIECE` texts, together with those of others that wait for the same function.
+
+        Raises:
+            FullError: too many wait.
+        """
+        return self._put(_Piece(encode, texts, Future()))
 
     def here(self) -> bool:
         """Whether this is the thread itself."""
@@ -196,14 +213,54 @@ class EncoderThread:
             self._seconds_each += 0.1 * (seconds / len(items) - self._seconds_each)
             self._told(len(items), seconds)
 
+    def _put(self, piece: _Piece) -> Future[Any]:
+        with self._changed:
+            if len(self._pieces) >= self.queue:
+                raise FullError(1.0)
+            self._pieces.append(piece)
+            self._changed.notify()
+        return piece.future
+
     def _do_piece(self) -> None:
         with self._changed:
-            work, future = self._pieces.popleft()
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(work())
-            except Exception as error:  # noqa: BLE001 (whoever waits gets it)
-                future.set_exception(error)
+            taken = self._taken_pieces()
+        _do_together([piece for piece in taken if piece.future.set_running_or_notify_cancel()])
+
+    def _taken_pieces(self) -> list[_Piece]:
+        """The first piece, and what waits for the same function as far as there is room."""
+        first = self._pieces.popleft()
+        if first.texts is None:
+            return [first]
+        taken, left, room = [first], list[_Piece](), PIECE - len(first.texts)
+        for piece in self._pieces:
+            fits = piece.texts is not None and piece.work == first.work and len(piece.texts) <= room
+            (taken if fits else left).append(piece)
+            room -= len(piece.texts or ()) if fits else 0
+        self._pieces = collections.deque(left)
+        return taken
+
+
+def _do_together(pieces: Sequence[_Piece]) -> None:
+    """Gives each piece its result; where several fail, each is done alone, so that one request's mistake is its own."""
+    if not pieces:
+        return
+    try:
+        if len(pieces) == 1:
+            results = [pieces[0].work(*([] if pieces[0].texts is None else [pieces[0].texts]))]
+        else:
+            texts = [piece.texts or () for piece in pieces]
+            ends = np.cumsum([len(some) for some in texts])
+            made = pieces[0].work([text for some in texts for text in some])
+            results = [made[np.arange(end - len(some), end)] for some, end in zip(texts, ends, strict=True)]
+    except Exception as error:  # noqa: BLE001 (whoever waits gets it)
+        if len(pieces) == 1:
+            pieces[0].future.set_exception(error)
+        else:
+            for piece in pieces:
+                _do_together([piece])
+        return
+    for piece, result in zip(pieces, results, strict=True):
+        piece.future.set_result(result)
 
 
 def _answer_together(items: Sequence[_Waiting]) -> None:
@@ -243,23 +300,42 @@ class SharedEncoder:
         """As the student's."""
         return self.apart(self.own.encode_documents, documents)
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens of texts as the student's tokenizer counts them, before any is cut; 0 for a tokenizer that does not."""
+        tokenizer = getattr(getattr(self.own, "model", None), "tokenizer", None)
+        return int(self.apart(self._token_counts, texts).sum()) if hasattr(tokenizer, "backend_tokenizer") else 0
+
     def apart(self, encode: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Any:
-        """What a function of the student makes of `PIECE` texts at a time, put together."""
-        starts = range(0, max(len(texts), 1), PIECE)
-        return joined([self.do(functools.partial(encode, texts[start : start + PIECE])) for start in starts])
+        """What a function of the student makes of `PIECE` texts at a time, put together; those of several requests go through it together.
+
+        Args:
+            encode: a method, by which the texts of different requests are known to be for the same.
+            texts: what it reads, n of them; it gives an array or a ragged array of n.
+        """
+        if self._thread.here():
+            return encode(texts)
+        pieces = [texts[start : start + PIECE] for start in range(0, max(len(texts), 1), PIECE)]
+        return joined([_with_patience(functools.partial(self._thread.encode, encode, piece)) for piece in pieces])
 
     def do(self, work: Callable[[], Value]) -> Value:
-        """The result of a small piece of work that uses the student; a piece of something longer waits while there is no room."""
-        if self._thread.here():
-            return work()
-        for attempt in range(50):
-            try:
-                return self._thread.call(work).result()
-            except FullError:
-                if attempt == 49:
-                    raise
-                time.sleep(0.1)
-        raise AssertionError
+        """The result of a small piece of work that uses the student."""
+        return work() if self._thread.here() else _with_patience(lambda: self._thread.call(work))
+
+    def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        found: Any = self.own.model.tokenizer(list(texts), truncation=False, verbose=False)
+        return np.array([len(ids) for ids in found["input_ids"]], dtype=np.int64)
+
+
+def _with_patience(put: Callable[[], Future[Value]]) -> Value:
+    """The result of a piece; one of something longer waits while there is no room for it."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return put().result()
+        except FullError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(0.1)
+    raise AssertionError
 
 
 def shared_encoder(own: Any, thread: EncoderThread, settings: ServeSettings, place: Place) -> SharedEncoder:
