@@ -361,6 +361,13 @@ class Pipeline:
             work(done.folder)
             return self._stored_scores()
 
+    @cached_property
+    def held_out_scores(self) -> dict[str, Run]:
+        """Teacher -> the held-out train queries' pairs with its raw scores; only these are scored, where they are not stored."""
+        pairs = self.pairs("train").select(self.held_out[1])
+        score_pairs_of(self, {"train": pairs})
+        return stored_scores(self, "train", pairs)
+
     def _stored_scores(self) -> dict[str, dict[str, Run]]:
         return {split: stored_scores(self, split, self.pairs(split)) for split in ("train", "test")}
 
@@ -369,12 +376,15 @@ class Pipeline:
         """What decides each teacher's scores, by its name."""
         return {name: teacher.identity for name, teacher in self.teachers.items()}
 
-    @cached_property
-    def judged_lists(self) -> JudgedLists:
-        """The held-out train queries' lists with every teacher's scores: what targets are fitted on and measured by."""
+    def judged_lists(self, raw: Mapping[str, Run]) -> JudgedLists:
+        """The held-out train queries' lists with every teacher's scores: what targets are fitted on and measured by.
+
+        Args:
+            raw: teacher -> its scores of train pairs, those of the held-out queries among them.
+        """
         _, held = self.held_out
         queries = {query_id: self.queries("train")[query_id] for query_id in held}
-        return judged_lists(self.experiment, self.scores["train"], queries, self.qrels("train"), self.candidates["train"].select(held))
+        return judged_lists(self.experiment, raw, queries, self.qrels("train"), self.candidates["train"].select(held))
 
     @cached_property
     def _fitted(self) -> tuple[Done, Targets]:
@@ -386,7 +396,7 @@ class Pipeline:
         inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self.judgements}
 
         def work(folder: Path) -> dict[str, Any]:
-            targets, found = fit_targets(self.experiment, self.identities, self.judged_lists)
+            targets, found = fit_targets(self.experiment, self.identities, self.judged_lists(raw))
             targets.write(folder)
             return found
 

@@ -439,7 +439,7 @@ def material_of(runs: Mapping[str, Run], ways: Mapping[str, list[str]], clusters
     qrels = {query: {f"{query}-0": 1} for queries in ways.values() for query in queries}
     evaluations = {name: evaluate(run, qrels, ["RR"]) for name, run in runs.items()}
     none = cast(Any, None)
-    return Material(none, qrels, ("t",), {}, None, "start", runs, evaluations, ("RR",), 1, ways, clusters)
+    return Material(none, qrels, {}, ("t",), {}, None, "start", runs, evaluations, ("RR",), 1, ways, clusters)
 
 
 def test_each_direction_is_measured_and_tested_alone_beside_both_together() -> None:
@@ -540,6 +540,23 @@ def test_the_audit_is_not_repeated_and_never_reads_test_judgements(audited: tupl
     assert "teachers.html" in said.out
 
 
+def test_the_audit_scores_the_held_out_lists_alone_and_stands_when_the_others_are_scored(finished_experiment: Path, tmp_path: Path) -> None:
+    shutil.copy(finished_experiment / "tiny.toml", tmp_path / "tiny.toml")
+    pipeline = Pipeline(read_experiment(tmp_path / "tiny.toml"), tmp_path / "work")
+    said = command("teachers", tmp_path / "tiny.toml", "--work", tmp_path / "work", "--json")
+    _, held = pipeline.held_out
+    pairs = pipeline.pairs("train")
+    queries = pipeline.queries("train")
+    assert 0 < len(held) < len(pairs)
+    for identity in pipeline.identities.values():
+        assert pipeline.store.missing(identity, pairs, queries).n_pairs == pairs.n_pairs - pairs.select(held).n_pairs
+    assert command("score", tmp_path / "tiny.toml", "--work", tmp_path / "work").status == 0
+    manifest = tmp_path / "work" / "tiny" / "teachers" / "manifest.json"
+    made = manifest.read_bytes()
+    assert command("teachers", tmp_path / "tiny.toml", "--work", tmp_path / "work", "--json").out == said.out
+    assert manifest.read_bytes() == made
+
+
 def test_a_damaged_audit_is_made_again(audited: tuple[Path, Said], tmp_path: Path) -> None:
     folder = shutil.copytree(audited[0], tmp_path / "copy")
     (folder / "work" / "tiny" / "teachers" / "teachers.json").write_text("{", encoding="utf-8")
@@ -576,7 +593,7 @@ def test_a_fitted_ensemble_is_measured_by_fits_that_did_not_see_the_query(finish
     """The step `ensemble` measures it so, and the audit reports the same number."""
     folder = shutil.copytree(finished_experiment, tmp_path / "copy")
     said = command("teachers", folder / "tiny.toml", "--work", folder / "work", "--json", "--set", "ensemble.normalise=calibration")
-    measured = json.loads((folder / "work" / "tiny" / "ensemble" / "manifest.json").read_text(encoding="utf-8"))["result"]["held_out"]
+    _, measured = Pipeline(read_experiment(folder / "tiny.toml", ["ensemble.normalise=calibration"]), folder / "work").target
     found = json.loads(said.out)["teachers"]
     assert found["ensemble"]["unit"] == "log_odds"
     assert {name: one["mean"]["nDCG@10"] for name, one in found.items()} == pytest.approx(measured)

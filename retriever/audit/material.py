@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from retriever.audit.lists import ScoredLists
-from retriever.ensemble_step import ensemble_on_held_out
+from retriever.ensemble_step import choose_target, ensemble_on_held_out, fit_targets, target_units
 from retriever.eval.directions import directions_of, in_direction, pairs_in_directions
 from retriever.eval.measures import Evaluation, evaluate, parse_measure
 from retriever.eval.significance import Clusters, Comparison, compare, holm
@@ -20,6 +20,38 @@ from retriever.plugins import load_kind
 from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_pairs
 from retriever.teacher_settings import EmbeddingSettings, LexicalSettings, TeacherSettings
+from retriever.teachers._fitting import JudgedLists
+from retriever.types import Unit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOutTargets:
+    """What may be distilled, on the held-out queries alone: no other query need be scored before it is known which teacher is worth that.
+
+    Targets are fitted as they are for training, but for the view "standardised", which takes mean and deviation of these scores here.
+
+    Attributes:
+        runs: name -> its scores of their pairs.
+        units: of these.
+        lists: that the targets are fitted on.
+        chosen: what is distilled if nobody asks for another.
+    """
+
+    runs: Mapping[str, Run]
+    units: Mapping[str, Unit]
+    lists: JudgedLists
+    chosen: str
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> HeldOutTargets:
+        """Scored, as far as they are not, and fitted."""
+        experiment, identities = pipeline.experiment, pipeline.identities
+        target_units(experiment, identities)  # refuses units that do not mix before anything is scored
+        raw = pipeline.held_out_scores
+        lists = pipeline.judged_lists(raw)
+        targets, found = fit_targets(experiment, identities, lists)
+        chosen, _ = choose_target(experiment.ensemble.select, found["held_out"], experiment.evaluation.measures[0], len(lists.queries))
+        return cls(targets.runs(raw, lists.queries), targets.units, lists, chosen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +61,7 @@ class Material:
     Attributes:
         lists: the held-out queries' pairs with the scores of teachers, ensembles and the two baselines.
         qrels: of the held-out queries.
+        units: target -> the unit of its scores.
         teachers: names of the single teachers.
         members: ensemble -> its teachers.
         bm25: the name under which BM25 is in `lists`; None where there are images without words.
@@ -43,6 +76,7 @@ class Material:
 
     lists: ScoredLists
     qrels: Mapping[str, Mapping[str, int]]
+    units: Mapping[str, Unit]
     teachers: tuple[str, ...]
     members: Mapping[str, tuple[str, ...]]
     bm25: str | None
@@ -75,12 +109,12 @@ class Material:
         return found
 
 
-def gather(pipeline: Pipeline) -> Material:
+def gather(pipeline: Pipeline, found: HeldOutTargets) -> Material:
     """Scores, orders and measures of everyone on the held-out queries; BM25 and the starting student score the same pairs as the teachers."""
     _, held = pipeline.held_out
     pairs, retrieved = pipeline.pairs("train").select(held), pipeline.candidates["train"].select(held)
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
-    targets = {name: run.select(held) for name, run in pipeline.targets("train").items()} | fair_ensemble(pipeline)
+    targets = {**found.runs, **fair_ensemble(pipeline, found.lists)}
     bm25, start = (name if name not in targets else f"{name} (baseline)" for name in ("bm25", "student_before"))
     lexical: dict[str, TeacherSettings] = {} if pipeline.collection.has_images else {bm25: LexicalSettings(name=bm25)}
     baselines = {**lexical, start: EmbeddingSettings(name=start, model="student")}
@@ -92,6 +126,7 @@ def gather(pipeline: Pipeline) -> Material:
     return Material(
         lists=lists,
         qrels=qrels,
+        units=found.units,
         teachers=tuple(pipeline.teachers),
         members={name: tuple(pipeline.teachers) for name in targets if name not in (*pipeline.teachers, *baselines)},
         bm25=bm25 if lexical else None,
@@ -105,9 +140,9 @@ def gather(pipeline: Pipeline) -> Material:
     )
 
 
-def fair_ensemble(pipeline: Pipeline) -> dict[str, Run]:
+def fair_ensemble(pipeline: Pipeline, lists: JudgedLists) -> dict[str, Run]:
     """The ensemble on the held-out queries, each by a fit to others of them: the one that is distilled was fitted to all, and would look too good."""
-    run = ensemble_on_held_out(pipeline.experiment, pipeline.identities, pipeline.judged_lists)
+    run = ensemble_on_held_out(pipeline.experiment, pipeline.identities, lists)
     return {run.name: run} if run else {}
 
 

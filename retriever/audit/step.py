@@ -11,7 +11,7 @@ from retriever.audit.agreement import agreement, overlaps
 from retriever.audit.calibration import calibration
 from retriever.audit.cost import ensemble_cost, measure_cost
 from retriever.audit.lists import spread
-from retriever.audit.material import Material, compare_all, gather
+from retriever.audit.material import HeldOutTargets, Material, compare_all, gather
 from retriever.audit.suspects import false_negatives, mislabelled, ruined_queries
 from retriever.audit.verdict import Candidate, judge
 from retriever.cascade_step import asked_pairs, cascades
@@ -35,11 +35,11 @@ def audit_teachers(pipeline: Pipeline) -> tuple[Done, Audit]:
     """The finished audit of an experiment's teachers: its step and what it found.
 
     Everything is measured on the train queries that are held out from teaching and training (`Pipeline.held_out`), where every ranker orders the
-    same retrieved candidates; test judgements are not read.
+    same retrieved candidates; nothing else is scored, and test judgements are not read.
     """
     _, held = pipeline.held_out
-    targets = pipeline.targets("train")
-    inputs = {f"scores of {name}": run.fingerprint for name, run in targets.items()}
+    targets = HeldOutTargets.of(pipeline)
+    inputs = {f"scores of {name}": run.fingerprint for name, run in targets.runs.items()}
     inputs |= {f"teacher {name}": identity.fingerprint for name, identity in pipeline.identities.items()}
     inputs |= {"start": pipeline.start.identity, "collection": pipeline.collection.fingerprint, "candidates": pipeline.candidates["train"].fingerprint}
     inputs |= {"queries": fingerprint(held), "judgements": pipeline.judgements}
@@ -47,17 +47,17 @@ def audit_teachers(pipeline: Pipeline) -> tuple[Done, Audit]:
     settings = {"measures": list(pipeline.experiment.evaluation.measures), **candidates.model_dump(mode="json", include={"k1", "b", "language"})}
 
     def work(folder: Path) -> dict[str, Any]:
-        audit = make_audit(pipeline)
+        audit = make_audit(pipeline, targets)
         write_audit(folder, audit)
-        return {"verdict": dataclasses.asdict(audit.verdict)}
+        return {"verdict": dataclasses.asdict(audit.verdict), "chosen": targets.chosen}
 
     return pipeline.open_step(lambda: pipeline.step("teachers", inputs, settings, work), read_audit)
 
 
-def make_audit(pipeline: Pipeline) -> Audit:
+def make_audit(pipeline: Pipeline, targets: HeldOutTargets) -> Audit:
     """Measures everything."""
     pipeline.reporter.say("teachers: measuring, comparing and timing them on the held-out train queries")
-    material = gather(pipeline)
+    material = gather(pipeline, targets)
     deciding, others = compare_all(material)
     costs = costs_of(pipeline, material)
     teachers = findings(pipeline, material, costs)
@@ -120,7 +120,7 @@ def findings(pipeline: Pipeline, material: Material, costs: Mapping[str, Cost]) 
 
 
 def _findings_of(pipeline: Pipeline, material: Material, name: str, cost: Cost, agreed: tuple[dict[str, float | None], dict[str, float]]) -> TeacherFindings:
-    lists, unit, measured = material.lists, pipeline.units[name], baseline(material, name, "")
+    lists, unit, measured = material.lists, material.units[name], baseline(material, name, "")
     scores, relevant = lists.scores[name], lists.relevant
     return TeacherFindings(
         **dataclasses.asdict(cost),

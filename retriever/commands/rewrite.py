@@ -23,7 +23,10 @@ def rewrite(
         Path | None, typer.Option("--export", help="Write rewrites/NAME.jsonl into this folder, as collections of turns hold them.", metavar="FOLDER")
     ] = None,
 ) -> None:
-    """Rewrite turns of conversations, so that they stand alone; those of the collections in [[transfer]] too."""
+    """Rewrite turns of conversations, so that they stand alone.
+
+    Those of the collections in [[transfer]] too.
+    """
     from retriever import rewriting
 
     pipeline = pipeline_of(file, set_, work)

@@ -20,6 +20,5 @@ def teachers(file: File, set_: Set = None, work: Work = WORK, as_json: Json = Fa
     print_table(audit_table(audit))
     typer.echo(f"\n{audit.verdict.reason}\nreport: {done.folder / 'teachers.html'}")
     if audit.verdict.distil:
-        chosen, _ = pipeline.target
-        others = [f"ensemble.select={name}" for name in audit.verdict.distil if name != chosen]
+        others = [f"ensemble.select={name}" for name in audit.verdict.distil if name != done.result["chosen"]]
         tell_next("distill", file, [*(set_ or ()), *others], work)
