@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.conversations import check_reading
+from retriever.conversations import UTTERANCE_FIRST, check_reading
 from retriever.errors import ConfigError, DataError
 from retriever.queries import reader_of
 from retriever.ragged import Ragged
@@ -198,7 +198,7 @@ def _words(encoder: Any, query: Query, hits: Sequence[Hit], most: int) -> Contri
         if end > start:
             best = (vectors @ documents.columns["vectors"][start:end].astype(np.float32).T).max(axis=1)  # [Lq]
             shares += best / best.sum() / len(hits)
-    first = reader_of(encoder).reading in ("latest_first", "last_and_answer")  # the utterance stands before the history
+    first = reader_of(encoder).reading in UTTERANCE_FIRST
     own = range(len(query.text)) if first else range(len(text) - len(query.text), len(text))
     found: dict[str, float] = {}
     for word in re.finditer(r"\S+", text):

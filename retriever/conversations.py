@@ -16,9 +16,13 @@ READINGS = {
     "user": "all turns of the user, oldest first",
     "all": "all turns, oldest first",
     "latest_first": "all turns, the last one first, so that a limit cuts the oldest (DiSCo, arXiv:2410.14609)",
+    "user_latest_first": "all turns of the user, the last one first",
     "last_and_answer": "the last turn and the answer before it",
 }
 """Name -> what is read; beside them "rewrite" and "rewrite:NAME", the rewrite of a person or of the rewriter NAME."""
+
+UTTERANCE_FIRST = frozenset({"latest_first", "user_latest_first", "last_and_answer"})
+"""The readings under which the last turn stands before the history, and a tokenizer's separator between turns."""
 
 HUMAN = "human"
 """The rewriter of rewrites that came with the collection without a name."""
@@ -46,7 +50,7 @@ def rewriter_of(reading: str) -> str | None:
 
 
 def said(query: Query, reading: Reading) -> list[str]:
-    """The texts that a reading reads, in its order; the utterance is the last one, and the first under latest_first and last_and_answer.
+    """The texts that a reading reads, in its order; the utterance is the last one, or the first (`UTTERANCE_FIRST`).
 
     Raises:
         DataError: the turn has no such rewrite.
@@ -58,8 +62,8 @@ def said(query: Query, reading: Reading) -> list[str]:
         return [*(turn.text for turn in query.turns if is_user(turn)), query.text]
     if reading == "all":
         return [*(turn.text for turn in query.turns), query.text]
-    if reading == "latest_first":
-        return [query.text, *(turn.text for turn in reversed(query.turns))]
+    if reading in ("latest_first", "user_latest_first"):
+        return [query.text, *(turn.text for turn in reversed(query.turns) if reading == "latest_first" or is_user(turn))]
     if reading == "last_and_answer":
         answers = [turn.text for turn in query.turns if not is_user(turn)]
         return [query.text, *answers[-1:]]
@@ -117,8 +121,8 @@ class ConversationReader:
     Attributes:
         reading: what is read.
         tokens: room for the text without special tokens; None for as much as there is.
-        tokenizer: of the system, which counts its tokens and whose separator stands between the turns under latest_first and
-            last_and_answer; None for a system without one, whose turns are joined by spaces.
+        tokenizer: of the system, which counts its tokens and whose separator stands between the turns where the utterance is first;
+            None for a system without one, whose turns are joined by spaces.
     """
 
     reading: Reading = "last"
@@ -128,7 +132,7 @@ class ConversationReader:
     @property
     def separator(self) -> str:
         """What stands between two turns."""
-        sep = self.tokenizer.sep_token if self.tokenizer and self.reading in ("latest_first", "last_and_answer") else None
+        sep = self.tokenizer.sep_token if self.tokenizer and self.reading in UTTERANCE_FIRST else None
         return f" {sep} " if sep else " "
 
     def settings(self) -> dict[str, Any]:
@@ -159,7 +163,7 @@ class ConversationReader:
         return [self.text(query).text for query in queries]
 
     def _fitted(self, texts: Sequence[str], room: int) -> ReadText:
-        latest_first = self.reading in ("latest_first", "last_and_answer")
+        latest_first = self.reading in UTTERANCE_FIRST
         ordered = list(texts) if latest_first else list(reversed(texts))  # the utterance first
         ends = self._token_ends(ordered)
         between = len(self._token_ends([self.separator])[0])

@@ -36,6 +36,7 @@ class Words:
         ("user", "how do I dry wood for how long and when it rains"),
         ("all", "how do I dry wood stack it in the shade for how long a year and when it rains"),
         ("latest_first", "and when it rains a year for how long stack it in the shade how do I dry wood"),
+        ("user_latest_first", "and when it rains for how long how do I dry wood"),
         ("last_and_answer", "and when it rains a year"),
         ("rewrite", "how do I dry wood when it rains"),
         ("rewrite:smol", "rain"),
@@ -64,6 +65,7 @@ def test_the_separator_of_the_tokenizer_stands_between_turns_that_come_latest_fi
         ("all", 9, ReadText("for how long a year and when it rains", 2, False, 10)),
         ("all", 11, ReadText("stack it for how long a year and when it rains", 1, True, 8)),
         ("user", 7, ReadText("for how long and when it rains", 1, False, 5)),
+        ("user_latest_first", 8, ReadText("and when it rains [SEP] for how long", 1, False, 5)),
     ],
 )
 def test_the_oldest_turns_go_first_where_there_is_no_room(reading: str, room: int, expected: ReadText) -> None:

@@ -372,7 +372,7 @@ def test_what_a_server_lacks_is_named(server: ModelServer, ask: Any, answer: Any
     [
         ("generate", {"message": "yes"}, '{"message": "yes"}'),
         ("generate", {"message": {"content": [{"type": "text"}]}}, '{"message": {"content": [{"type": "text"}]}}'),
-        ("generate", {"text": 7}, '{"text": 7}'),
+        ("generate", {"text": ["7"]}, '{"text": ["7"]}'),
         ("next_token_logits", {"logprobs": "none"}, '{"logprobs": "none"}'),
         ("next_token_logits", {"logprobs": {"content": [{"top_logprobs": [{"token": "a"}]}]}}, '{"logprobs": {"content": '),
         ("next_token_logits", {"logprobs": {"top_logprobs": [{"a": "likely"}]}}, '{"logprobs": {"top_logprobs": '),

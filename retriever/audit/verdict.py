@@ -78,7 +78,8 @@ def _failed_ensembles(candidates: Sequence[Candidate]) -> list[str]:
         failed = _members_not_below(one)
         if failed:
             listed = ", ".join(f"{name} ({_difference(one.against_members[name])})" for name in failed)
-            sentences.append(f"The ensemble {one.name} is not above each of its members: not above {listed}.")
+            named = "The ensemble" if one.name == "ensemble" else f"The ensemble {one.name}"
+            sentences.append(f"{named} is not above each of its members: not above {listed}.")
     return sentences
 
 

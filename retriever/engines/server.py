@@ -170,11 +170,11 @@ def _as_field(prompt: Prompt, *, chat: bool) -> dict[str, Any]:
 
 
 def _written(choice: Mapping[str, Any]) -> str:
-    """The text of an answer, in either of the two forms that endpoints use; "" for one that says nothing."""
+    """The text of an answer, in either of the two forms that endpoints use; "" for one that says nothing. A bare number counts as its text."""
     text = (choice.get("message") or {}).get("content") or choice.get("text") or ""
-    if not isinstance(text, str):
+    if isinstance(text, list | dict):
         raise TypeError
-    return text
+    return str(text)
 
 
 def _first_tokens(choice: Mapping[str, Any]) -> dict[str, float]:
