@@ -18,12 +18,8 @@ from pathlib import Path
 @contextlib.contextmanager
 def serving(*arguments: str, program: Sequence[str] = ("-m", "retriever", "serve")) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address and the process of `retriever serve`, or another program that prints where it listens; in a process group of its own."""
-    command = [sys.executable, *program, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
-        try:
-            yield _address(process), process
-        finally:
-            process.send_signal(signal.SIGTERM)
+    with _running([sys.executable, *program, *arguments], subprocess.PIPE) as process:
+        yield _address(process), process
 
 
 @contextlib.contextmanager
@@ -35,13 +31,20 @@ def infinity(program: Path, model: Path) -> Iterator[str]:
     told = {"model-id": model, "served-model-name": "model", "engine": "torch", "device": "cpu", "batch-size": 32, "host": "127.0.0.1", "port": port}
     flags = ("--no-bettertransformer", "--no-model-warmup")  # transformers has that kind of attention by itself since, and warming up loads nothing else
     command = [str(program), "v2", *flags, *(str(part) for name, value in told.items() for part in (f"--{name}", value))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    with _running(command, subprocess.DEVNULL) as process:
+        while not _is_healthy(url := f"http://127.0.0.1:{port}"):
+            if (status := process.poll()) is not None:
+                sys.exit(f"{program} ended with status {status} before it listened")
+            time.sleep(0.5)
+        yield url
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], stdout: int) -> Iterator[subprocess.Popen[str]]:
+    """A process in a group of its own, told to end with the block."""
+    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, text=True, start_new_session=True) as process:
         try:
-            while not _is_healthy(url := f"http://127.0.0.1:{port}"):
-                if (status := process.poll()) is not None:
-                    sys.exit(f"{program} ended with status {status} before it listened")
-                time.sleep(0.5)
-            yield url
+            yield process
         finally:
             process.send_signal(signal.SIGTERM)
 

@@ -228,22 +228,27 @@ class FusionModel(nn.Module):
             texts: [n, L, W], of `of_texts`.
             mask: [n, L], False behind the end of a text.
         """
+        return self._matched(images, texts, mask)[0]
+
+    def log_odds(self, images: Tensor, texts: Tensor, mask: Tensor) -> Tensor:
+        """[n], float32, of matching alone; the arguments are those of `match`."""
+        return _log_odds(self.match(images, texts, mask))
+
+    def scores(self, images: Tensor, texts: Tensor, mask: Tensor) -> Tensor:
+        """[n], float32, log-odds with the share of the scaled cosine; the arguments are those of `match`."""
+        logits, product = self._matched(images, texts, mask)
+        if not self.similarity:
+            return _log_odds(logits)
+        return (1 - self.similarity) * _log_odds(logits) + self.similarity * product.float().sum(dim=1)
+
+    def _matched(self, images: Tensor, texts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [n, 2], and the products [n, D] that add up to the scaled cosine."""
         begin = self.begin.expand(len(images), 1, -1)
         tokens = torch.cat([begin, images + self.place + self.modality[0], texts + self.modality[1]], dim=1)
         kept = torch.cat([mask.new_ones(len(images), 1 + images.shape[1]), mask], dim=1)
         read = self.fusion(tokens, src_key_padding_mask=~kept)[:, 0]
         product = self.image_vectors(images) * self.text_vectors(texts, mask) * self.scale.detach()
-        logits: Tensor = self.head(torch.cat([read, product], dim=1))
-        return logits
-
-    def scores(self, images: Tensor, texts: Tensor, mask: Tensor) -> Tensor:
-        """[n], float32, log-odds of the pairs at the same places; the arguments are those of `match`."""
-        logits = self.match(images, texts, mask).float()
-        odds = logits[:, 1] - logits[:, 0]
-        if not self.similarity:
-            return odds
-        cosines = (self.image_vectors(images) * self.text_vectors(texts, mask)).float().sum(dim=1)
-        return (1 - self.similarity) * odds + self.similarity * self.scale.float() * cosines
+        return self.head(torch.cat([read, product], dim=1)), product
 
     def image_vectors(self, images: Tensor) -> Tensor:
         """[n, D], unit vectors of [n, T, W]."""
@@ -286,6 +291,10 @@ def load_fusion_model(folder: Path, where: str) -> FusionModel:
     if found.unexpected_keys or any(name.split(".")[0] not in (IMAGE, TEXT) for name in found.missing_keys):
         raise ConfigError(f"{where}: {folder}: model.safetensors does not hold this model's weights. Teach it again")
     return model.eval()
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    return logits[:, 1].float() - logits[:, 0].float()
 
 
 def open_processor(folder: Path) -> Any:

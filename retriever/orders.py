@@ -21,8 +21,6 @@ from retriever.training.samples import TrainingSamples
 from retriever.training_settings import TrainingSettings
 
 HEADER = "header"
-DRAWN = ("augmentations", "captions", "synthetic")
-"""The arrays of reinforced samples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +94,7 @@ def _lists(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Tra
 def _packed_reinforced(samples: ReinforcedSamples) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The same of augmented images; what the teachers made of them is read by every process."""
     header = {"dataset": str(samples.dataset.folder), "doc_ids": list(samples.doc_ids)}
-    return header, {name: getattr(samples, name) for name in DRAWN}
+    return header, {"augmentations": samples.augmentations, "captions": samples.captions, "synthetic": samples.synthetic}
 
 
 def _reinforced(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ReinforcedSamples:

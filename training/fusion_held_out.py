@@ -46,9 +46,8 @@ def _one_way(model: FusionModel, images: Tensor, texts: Tensor, mask: Tensor, co
     found = asked.topk(min(CANDIDATES, asked.shape[1]), dim=1).indices  # [n, C]
     own = torch.arange(len(found), device=found.device).repeat_interleave(found.shape[1])
     pairs = (own, found.flatten()) if of_images else (found.flatten(), own)
-    odds = torch.cat(
-        [_log_odds(model, images, texts, mask, rows, columns) for rows, columns in zip(*(torch.split(one, TOGETHER) for one in pairs), strict=True)]
-    )
+    parts = zip(*(torch.split(one, TOGETHER) for one in pairs), strict=True)
+    odds = torch.cat([model.log_odds(images[rows], texts[columns], mask[columns]) for rows, columns in parts])
     similarity = model.scale * cosines[pairs]
     fits = belongs.gather(1, found)
     ranks = []
@@ -58,8 +57,3 @@ def _one_way(model: FusionModel, images: Tensor, texts: Tensor, mask: Tensor, co
         above = ((scores >= best) & ~fits).sum(dim=1)  # ties count against it
         ranks.append(fits.any(dim=1) / (1 + above))
     return torch.stack(ranks, dim=1)
-
-
-def _log_odds(model: FusionModel, images: Tensor, texts: Tensor, mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    logits = model.match(images[rows], texts[columns], mask[columns])
-    return logits[:, 1] - logits[:, 0]

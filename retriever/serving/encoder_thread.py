@@ -105,6 +105,9 @@ class _Piece:
     future: Future[Any]
 
 
+Item = TypeVar("Item", _Waiting, _Piece)
+
+
 class EncoderThread:
     """Encodes whatever waits. Batches of queries and pieces of other work take turns, so that neither waits for all of the other.
 
@@ -208,7 +211,7 @@ class EncoderThread:
             views.setdefault(id(item.view), []).append(item)
         for items in views.values():
             start = time.monotonic()
-            _answer_together(items)
+            _settle(items, lambda some: some[0].view.answer([item.asked for item in some]))
             seconds = time.monotonic() - start
             self._seconds_each += 0.1 * (seconds / len(items) - self._seconds_each)
             self._told(len(items), seconds)
@@ -224,7 +227,8 @@ class EncoderThread:
     def _do_piece(self) -> None:
         with self._changed:
             taken = self._taken_pieces()
-        _do_together([piece for piece in taken if piece.future.set_running_or_notify_cancel()])
+        if alive := [piece for piece in taken if piece.future.set_running_or_notify_cancel()]:
+            _settle(alive, _made_together)
 
     def _taken_pieces(self) -> list[_Piece]:
         """The first piece, and what waits for the same function as far as there is room."""
@@ -240,42 +244,29 @@ class EncoderThread:
         return taken
 
 
-def _do_together(pieces: Sequence[_Piece]) -> None:
-    """Gives each piece its result; where several fail, each is done alone, so that one request's mistake is its own."""
-    if not pieces:
-        return
-    try:
-        if len(pieces) == 1:
-            results = [pieces[0].work(*([] if pieces[0].texts is None else [pieces[0].texts]))]
-        else:
-            texts = [piece.texts or () for piece in pieces]
-            ends = np.cumsum([len(some) for some in texts])
-            made = pieces[0].work([text for some in texts for text in some])
-            results = [made[np.arange(end - len(some), end)] for some, end in zip(texts, ends, strict=True)]
-    except Exception as error:  # noqa: BLE001 (whoever waits gets it)
-        if len(pieces) == 1:
-            pieces[0].future.set_exception(error)
-        else:
-            for piece in pieces:
-                _do_together([piece])
-        return
-    for piece, result in zip(pieces, results, strict=True):
-        piece.future.set_result(result)
+def _made_together(pieces: Sequence[_Piece]) -> list[Any]:
+    """The results of pieces with one function, whose texts go through it together."""
+    first = pieces[0]
+    if first.texts is None:
+        return [first.work()]
+    texts = [piece.texts or () for piece in pieces]
+    made, ends = first.work([text for some in texts for text in some]), np.cumsum([len(some) for some in texts])
+    return [made[np.arange(end - len(some), end)] for some, end in zip(texts, ends, strict=True)]
 
 
-def _answer_together(items: Sequence[_Waiting]) -> None:
-    """Gives each its answer; where a batch fails, each is asked alone, so that one query's mistake is its own."""
+def _settle(items: Sequence[Item], work: Callable[[Sequence[Item]], Sequence[Any]]) -> None:
+    """Gives each its result; where several fail, each is worked on alone, so that one request's mistake is its own."""
     try:
-        found = items[0].view.answer([item.asked for item in items])
+        results = work(items)
     except Exception as error:  # noqa: BLE001 (whoever waits gets it)
         if len(items) == 1:
             items[0].future.set_exception(error)
         else:
             for item in items:
-                _answer_together([item])
+                _settle([item], work)
         return
-    for item, one in zip(items, found, strict=True):
-        item.future.set_result(one)
+    for item, result in zip(items, results, strict=True):
+        item.future.set_result(result)
 
 
 class SharedEncoder:
