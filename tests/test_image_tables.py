@@ -165,6 +165,13 @@ def test_rows_that_repeat_an_image_are_one_image_with_all_their_captions(tmp_pat
         opened(tmp_path / "other", tmp_path / "work-2")
 
 
+def test_images_of_one_name_in_two_folders_are_two_and_refused_as_ever(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(RED), "path": "a/x.png"}, {"bytes": encoded(BLUE), "path": "b/x.png"}]
+    write(tmp_path / "set" / "train.parquet", table_of(images, caption=["red", "blue"]))
+    with pytest.raises(DataError, match=r"row 2: the image train\.parquet/x\.png stands already at .*row 1"):
+        opened(tmp_path / "set", tmp_path / "work")
+
+
 @pytest.mark.parametrize(
     ("columns", "captions"),
     [

@@ -104,27 +104,27 @@ def _rows(file: Path, home: Path) -> Iterator[tuple[Picture, int]]:
     Raises:
         DataError: rows of one image are in different splits.
     """
-    for _, ((picture, number), *others) in itertools.groupby(_single_rows(file, home), key=lambda row: row[0].name):
-        for other, _ in others:
-            if other.split != picture.split:
-                raise DataError(
-                    f'{other.where}: is of the split "{other.split}", and the same image in row {number} of "{picture.split}". Keep an image in one'
-                )
-        captions = dict.fromkeys(caption for one in (picture, *(other for other, _ in others)) for caption in one.captions)
-        yield dataclasses.replace(picture, captions=tuple(captions)) if others else picture, number
-
-
-def _single_rows(file: Path, home: Path) -> Iterator[tuple[Picture, int]]:
-    """Each row of a file, with its number, which names an image that has no path."""
     image, split = _image_column(file), _split_of(file, home)
-    below = file.relative_to(home).as_posix()
-    for number, record in _image_tables.rows_of(file, image):
-        where = f"{file}: row {number}"
-        written = record.pop(image)
-        name = PurePosixPath(str(written).replace("\\", "/")).name if written else ""
-        texts, rest = _captions(where, record)
-        place = f"{below}/{name or number}"
-        yield Picture(where, place, home / place, texts, _pictures.checked_split(where, rest, split), rest), number
+    for _, rows in itertools.groupby(_image_tables.rows_of(file, image), key=lambda row: row[1][image] or row[0]):
+        numbers, pictures = zip(*((number, _picture(file, home, number, record, image, split)) for number, record in rows), strict=True)
+        first, *others = pictures
+        for other in others:
+            if other.split != first.split:
+                found = f'is of the split "{other.split}", and the same image in row {numbers[0]} of "{first.split}"'
+                raise DataError(f"{other.where}: {found}. Keep an image in one")
+        if others:
+            first = dataclasses.replace(first, captions=tuple(dict.fromkeys(caption for one in pictures for caption in one.captions)))
+        yield first, numbers[0]
+
+
+def _picture(file: Path, home: Path, number: int, record: dict[str, Any], image: str, split: str) -> Picture:
+    """A row of a file; its number names an image that has no path."""
+    where = f"{file}: row {number}"
+    written = record.pop(image)
+    name = PurePosixPath(str(written).replace("\\", "/")).name if written else ""
+    texts, rest = _captions(where, record)
+    place = f"{file.relative_to(home).as_posix()}/{name or number}"
+    return Picture(where, place, home / place, texts, _pictures.checked_split(where, rest, split), rest)
 
 
 def _captions(where: str, record: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
