@@ -43,7 +43,7 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
             return _cross_encoder(pipeline, settings, start, teaching, folder)
         return _bi_encoder(pipeline, settings, start, teaching, folder)
 
-    done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
+    done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json", exclude_none=True), work)
     return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
 
 
@@ -77,7 +77,7 @@ def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFol
     experiment = pipeline.experiment
     train, held = pipeline.held_out
     own = experiment.training.model_dump(include={"validation_fraction", "validation_queries", "validation_depth", "checkpoint_steps", "precision"})
-    shared = teaching.model_dump(include={"epochs", "batch_size", "learning_rate", "max_length", "warmup"})
+    shared = teaching.model_dump(include={"epochs", "batch_size", "learning_rate", "max_length", "warmup", "frozen_layers"})
     training = TrainingSettings(documents_per_query=1 + teaching.negatives_per_positive, losses={"contrastive": 1.0}, false_negatives="keep", **own, **shared)
     student = load_kind("students", "dense", f"teacher {settings.label}").load(DenseSettings(model=str(start.folder), max_length=settings.max_length))
     lesson = Lesson(

@@ -31,6 +31,12 @@ class TeachingSettings(Settings):
     warmup: float = Field(0.1, ge=0, lt=1)
 
 
+class EncoderTeachingSettings(TeachingSettings):
+    """How a bi-encoder is taught."""
+
+    frozen_layers: PositiveInt | None = Field(None, description="the lower layers stay as they are, as in [training]; none when left out")
+
+
 class TeacherSettings(Settings):
     """What every teacher has, whatever its kind."""
 
@@ -97,7 +103,7 @@ class EmbeddingSettings(ModelTeacherSettings):
     logit_scale: float | None = Field(
         None, gt=0, description="in a reinforced dataset: what turns its cosines into logits; what the model was trained with when left out"
     )
-    train: TeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
+    train: EncoderTeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
 
     @model_validator(mode="after")
     def _dense_is_taught(self) -> EmbeddingSettings:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 
 import retriever
 from retriever import Collection, Document, Query, Run, distill, read_experiment, read_qrels, write_collection
@@ -202,6 +204,25 @@ def test_a_bi_encoder_is_taught_before_it_teaches(tmp_path: Path, shared_beir_fo
     again = Pipeline(read_experiment(path), tmp_path / "work", noted := Noted())
     assert again.teachers["embedding-student"].identity == teacher.identity
     assert noted.done == set()
+
+
+def test_a_bi_encoder_may_be_taught_in_its_upper_layers_alone(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+    taught = 'kind = "embedding"\nmodel = "student"\ntrain = { epochs = 1, batch_size = 8, learning_rate = 2e-2, max_length = 64, frozen_layers = 1 }'
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder, {'kind = "embedding"\nmodel = "student"': taught})
+    pipeline = Pipeline(read_experiment(path), tmp_path / "work", Noted())
+    assert pipeline.teachers["embedding-student"].identity.model != pipeline.start.identity
+    start, after = (
+        SentenceTransformer(str(folder), device="cpu")[0].auto_model for folder in (encoder_folder, pipeline.folder / "teach-embedding-student" / "model")
+    )
+    layers = [[torch.equal(one, other) for one, other in zip(*pair, strict=True)] for pair in zip(*map(weights_of_layers, (start, after)), strict=True)]
+    assert all(layers[0])  # embeddings and the lower layer: not a bit changed
+    assert not any(layers[1])
+
+
+def weights_of_layers(model: Any) -> list[list[torch.Tensor]]:
+    """Of a BERT of two layers: all below the second, and the second's matrices."""
+    upper = [weight for weight in model.encoder.layer[1].parameters() if weight.ndim > 1]
+    return [[*model.embeddings.parameters(), *model.encoder.layer[0].parameters()], upper]
 
 
 def test_what_a_teacher_wants_known_is_told_once_and_only_where_it_scores(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
