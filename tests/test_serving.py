@@ -111,6 +111,22 @@ def test_vectors_of_a_batch_are_those_of_single_queries(server: Running, whole: 
     assert np.frombuffer(base64.b64decode(packed), dtype="<f4") == pytest.approx(vectors[0], abs=1e-6)
 
 
+def test_the_texts_of_many_requests_wait_for_the_encoder_together_and_hold_no_thread(server: Running, whole: Path) -> None:
+    texts, released, encoder = [f"owl {number}" for number in range(12)], threading.Event(), server.service.encoder
+    encoder.call(released.wait)
+    with ThreadPoolExecutor(len(texts)) as pool:
+        answers = [pool.submit(server.post, "/v1/embeddings", {"input": text, "model": "notes"}) for text in texts]
+        try:
+            deadline = time.monotonic() + 20
+            while len(encoder._pieces) < len(texts):  # more than the server has threads for what waits
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            released.set()
+        found = np.array([one.result().json["data"][0]["embedding"] for one in answers])
+    assert found == pytest.approx(open_index(whole).encoder.encode_queries([Query("q", text) for text in texts]), abs=1e-6)
+
+
 def test_texts_are_scored_in_the_shapes_of_two_interfaces(server: Running, whole: Path) -> None:
     encoder = open_index(whole).encoder
     texts = ["a bird", "a tool that cuts", "a tool"]

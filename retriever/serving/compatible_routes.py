@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
 
@@ -32,7 +33,8 @@ async def embed(body: EmbeddingsRequest, request: Request, service: Here, who: S
         raise bad_request(f'model: the student of "{served.name}" is a {encoder.own.kind} one, which gives no vector for a text')
     if body.dimensions not in (None, encoder.own.dimensions):
         raise bad_request(f"dimensions: {body.dimensions}, and the student gives {encoder.own.dimensions}")
-    vectors, tokens = await service.work(served, lambda: (_vectors(encoder, texts, body.input_type), encoder.count_tokens(texts)))
+    counting = service.work(served, lambda: encoder.count_tokens(texts))
+    vectors, tokens = await asyncio.gather(service.encoded(served, _vectors(encoder, texts, body.input_type)), counting)
     data = [{"object": "embedding", "index": number, "embedding": _written(vector, body.encoding_format)} for number, vector in enumerate(vectors)]
     return answer({"object": "list", "data": data, "model": served.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
@@ -47,7 +49,7 @@ async def rerank(body: RerankRequest, request: Request, service: Here, who: Sear
     note(request, index=served.name)
     note_query(request, service, [body.query])
     encoder = (await service.view(served)).encoder
-    scores = await service.work(served, lambda: _scores(encoder, query, texts))
+    scores = await service.encoded(served, _scores(encoder, query, texts))
     order = np.argsort(-scores, kind="stable").tolist()
     if body.texts is not None:
         listed = [{"index": number, "score": float(scores[number]), **({"text": texts[number]} if body.return_text else {})} for number in order]
@@ -59,22 +61,22 @@ async def rerank(body: RerankRequest, request: Request, service: Here, who: Sear
     return answer({"id": request.state.request_id, "results": found, "meta": {"model": served.name, "unit": encoder.own.unit}})
 
 
-def _vectors(encoder: SharedEncoder, texts: Sequence[str], task: str) -> NDArray[np.float32]:
+async def _vectors(encoder: SharedEncoder, texts: Sequence[str], task: str) -> NDArray[np.float32]:
     """[n, D]."""
     if task == "query":
-        found: NDArray[np.float32] = encoder.encode_queries([Query("text", text) for text in texts])
+        found: NDArray[np.float32] = await encoder.awaited(encoder.own.encode_queries, [Query("text", text) for text in texts])
     else:
-        found = encoder.encode_documents([Document("text", text) for text in texts])
+        found = await encoder.awaited(encoder.own.encode_documents, [Document("text", text) for text in texts])
     return found
 
 
-def _scores(encoder: SharedEncoder, query: Query, texts: Sequence[str]) -> NDArray[np.float32]:
+async def _scores(encoder: SharedEncoder, query: Query, texts: Sequence[str]) -> NDArray[np.float32]:
     """[n], the student's own scores of texts for a query."""
-    documents = [Document("text", text) for text in texts]
-    if hasattr(encoder.own, "score_pairs"):
-        return np.asarray(encoder.apart(encoder.own.score_pairs, [(query, document) for document in documents]), dtype=np.float32)
-    asked = encoder.encode_queries([query])
-    return np.asarray(encoder.own.score(asked[np.zeros(len(texts), dtype=np.int64)], encoder.encode_documents(documents)), dtype=np.float32)
+    own, documents = encoder.own, [Document("text", text) for text in texts]
+    if hasattr(own, "score_pairs"):
+        return np.asarray(await encoder.awaited(own.score_pairs, [(query, document) for document in documents]), dtype=np.float32)
+    asked, read = await asyncio.gather(encoder.awaited(own.encode_queries, [query]), encoder.awaited(own.encode_documents, documents))
+    return np.asarray(await asyncio.to_thread(own.score, asked[np.zeros(len(texts), dtype=np.int64)], read), dtype=np.float32)
 
 
 def _written(vector: NDArray[np.float32], form: str) -> list[float] | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import functools
@@ -9,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retriever.chat import read_as
 from retriever.errors import ConfigError
@@ -22,10 +22,13 @@ from retriever.serving.faults import FullError
 from retriever.serving.settings import Place, ServeSettings
 from retriever.types import Document, Query
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 Value = TypeVar("Value")
 
-ATTEMPTS = 50
-"""To find room for a piece, a tenth of a second apart."""
+ATTEMPTS, PAUSE = 50, 0.1
+"""To find room for a piece, and the seconds between two of them."""
 
 PIECE = 16
 """Texts of other work, of one request or of several, that are encoded at a time, so that queries need not wait for long."""
@@ -292,9 +295,21 @@ class SharedEncoder:
         return self.apart(self.own.encode_documents, documents)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens of texts as the student's tokenizer counts them, before any is cut; 0 for a tokenizer that does not."""
-        tokenizer = getattr(getattr(self.own, "model", None), "tokenizer", None)
-        return int(self.apart(self._token_counts, texts).sum()) if hasattr(tokenizer, "backend_tokenizer") else 0
+        """Tokens of texts as the student's tokenizer counts them, before any is cut; 0 for a tokenizer that does not. In whichever thread asks."""
+        return sum(len(found.ids) for found in self._counting.encode_batch(list(texts))) if self._counting else 0
+
+    @functools.cached_property
+    def _counting(self) -> Tokenizer | None:
+        """A tokenizer of its own, so that counting waits for no encoding: nothing else sets where this one cuts."""
+        backend = getattr(getattr(getattr(self.own, "model", None), "tokenizer", None), "backend_tokenizer", None)
+        if backend is None:
+            return None
+        from tokenizers import Tokenizer
+
+        own = Tokenizer.from_str(backend.to_str())
+        own.no_truncation()
+        own.no_padding()
+        return own
 
     def apart(self, encode: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Any:
         """What a function of the student makes of `PIECE` texts at a time, put together; those of several requests go through it together.
@@ -305,16 +320,20 @@ class SharedEncoder:
         """
         if self._thread.here():
             return encode(texts)
-        pieces = [texts[start : start + PIECE] for start in range(0, max(len(texts), 1), PIECE)]
-        return joined([_with_patience(functools.partial(self._thread.encode, encode, piece)) for piece in pieces])
+        return joined([_with_patience(functools.partial(self._thread.encode, encode, piece)) for piece in _pieces(texts)])
+
+    async def awaited(self, encode: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Any:
+        """As `apart`, for a request that holds no thread while it waits: as many as come are encoded together."""
+        return joined([await _when_there_is_room(functools.partial(self._thread.encode, encode, piece)) for piece in _pieces(texts)])
 
     def do(self, work: Callable[[], Value]) -> Value:
         """The result of a small piece of work that uses the student."""
         return work() if self._thread.here() else _with_patience(lambda: self._thread.call(work))
 
-    def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        found: Any = self.own.model.tokenizer(list(texts), truncation=False, verbose=False)
-        return np.array([len(ids) for ids in found["input_ids"]], dtype=np.int64)
+
+def _pieces(texts: Sequence[Any]) -> list[Sequence[Any]]:
+    """One at least."""
+    return [texts[start : start + PIECE] for start in range(0, max(len(texts), 1), PIECE)]
 
 
 def _with_patience(put: Callable[[], Future[Value]]) -> Value:
@@ -325,7 +344,21 @@ def _with_patience(put: Callable[[], Future[Value]]) -> Value:
         except FullError:
             if attempt == ATTEMPTS - 1:
                 raise
-            time.sleep(0.1)
+            time.sleep(PAUSE)
+    raise AssertionError
+
+
+async def _when_there_is_room(put: Callable[[], Future[Value]]) -> Value:
+    """As `_with_patience`, in an event loop; a piece whose request was given up is not worked on."""
+    for attempt in range(ATTEMPTS):
+        try:
+            future = put()
+        except FullError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(PAUSE)
+        else:
+            return await asyncio.wrap_future(future)
     raise AssertionError
 
 

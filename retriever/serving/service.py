@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -197,6 +197,15 @@ class Service:
         """
         with self.told(served):
             return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+    async def encoded(self, served: Served, waiting: Awaitable[Value]) -> Value:
+        """What the encoder makes of the texts of a request, which holds no thread while it waits.
+
+        Raises:
+            RequestError: as `work`.
+        """
+        with self.told(served):
+            return await waiting
 
     async def write(self, served: Served, work: Callable[[], Value]) -> Value:
         """The result of a change, in the thread that changes one thing after another; it is done to its end even where nobody waits any more.
