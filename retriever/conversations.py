@@ -70,6 +70,12 @@ def said(query: Query, reading: Reading) -> list[str]:
     return [query.text]
 
 
+def can_read(reading: Reading, queries: Iterable[Query]) -> bool:
+    """Whether every turn has what a reading reads."""
+    rewriter = rewriter_of(reading)
+    return rewriter is None or all(rewriter in query.rewrites for query in queries if query.turns)
+
+
 def is_user(turn: Turn) -> bool:
     """Whether a turn is the user's, not the agent's."""
     return turn.speaker.casefold() == "user"

@@ -166,7 +166,10 @@ class Pipeline:
     def _conversations(self) -> dict[str, dict[str, Query]]:
         found = judged_queries(self.collection, self.experiment.collection, self.reporter.say)
         rewrites = rewritten(self)
-        return {split: with_rewrites(queries, rewrites) for split, queries in found.items()}
+        queries = {split: with_rewrites(own, rewrites) for split, own in found.items()}
+        for reading in self.experiment.evaluation.readings or ():
+            read_queries(ConversationReader(reading), queries["test"])  # a turn without the rewrite is told now, not after training
+        return queries
 
     def queries(self, split: str, reading: Reading | None = None) -> dict[str, Query]:
         """The same, read: by `collection.conversation` unless another reading is given."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from retriever.candidates import bm25_run, hybrid_run, pair_scores
-from retriever.conversations import HUMAN, READINGS, ConversationReader, Reading
+from retriever.conversations import HUMAN, READINGS, ConversationReader, Reading, can_read
 from retriever.filters import conditions_from
 from retriever.pipeline import Pipeline
 from retriever.queries import reader_of
@@ -61,9 +61,9 @@ def readings_of(pipeline: Pipeline, queries: Mapping[str, Query]) -> tuple[Readi
     turns = [query for query in queries.values() if query.turns]
     if not turns:
         return ()
-    rewritten = {name for query in turns for name in query.rewrites}
-    everywhere = sorted(name for name in rewritten if all(name in query.rewrites for query in turns))
-    return ("last", "all", *("rewrite" if name == HUMAN else f"rewrite:{name}" for name in everywhere))
+    names = sorted({name for query in turns for name in query.rewrites})
+    rewrites = ["rewrite" if name == HUMAN else f"rewrite:{name}" for name in names]
+    return ("last", "all", *(reading for reading in rewrites if can_read(reading, turns)))
 
 
 def system_name(reading: Reading) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import bm25_run, index_run
-from retriever.conversations import ConversationReader
+from retriever.conversations import ConversationReader, can_read
 from retriever.errors import DataError
 from retriever.eval.directions import directions_of, in_direction, pairs_in_directions, system_of
 from retriever.eval.measures import evaluate, parse_measure
@@ -94,7 +94,8 @@ def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query], tra
     if not there.documents.has_images:
         lexical = read_queries(ConversationReader(pipeline.experiment.collection.conversation), queries)
         runs["bm25"] = bm25_run("bm25", there.bm25, there.documents, lexical, depth, pipeline.reporter)
-    read = {system_name(reading): dataclasses.replace(reader_of(start), reading=reading) for reading in readings_of(pipeline, queries)}
+    readings = [reading for reading in readings_of(pipeline, queries) if can_read(reading, queries.values())]  # the file's are for its own turns
+    read = {system_name(reading): dataclasses.replace(reader_of(start), reading=reading) for reading in readings}
     index = _index(there, start, "student_before")
     for name, reader in {"student_before": reader_of(start), **read}.items():
         runs[name] = index_run(name, start, index, there.documents, reader.read_all(queries), depth)

@@ -165,6 +165,25 @@ def test_other_collections_are_measured_without_learning_from_them(talks: Path, 
         evaluate_experiment(Pipeline(absent, tmp_path))
 
 
+def test_a_reading_is_left_out_where_another_collection_has_not_its_rewrites(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(talks, talks.with_name("other"))
+    records = [json.loads(line) for line in (other / "conversations.jsonl").read_text().splitlines()]
+    bare = [{key: value for key, value in record.items() if key != "rewrite"} for record in records]
+    (other / "conversations.jsonl").write_text("".join(json.dumps(record) + "\n" for record in bare))
+    evaluation = {"measures": ["nDCG@10"], "latency_queries": 2, "readings": ["last", "rewrite"]}
+    settings = experiment(talks, encoder_folder, evaluation=evaluation, transfer=[{"path": other, "test": "test"}])
+    report = read_report(evaluate_experiment(Pipeline(settings, tmp_path)).folder)
+    assert report.run("rewrite") is not None
+    assert set(report.transfer[0].means) == {"bm25", "student_before", "last_turn", "student"}
+
+
+def test_a_reading_that_turns_have_not_is_told_before_anything_is_done(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    settings = experiment(talks, encoder_folder, evaluation={"readings": ["rewrite:somebody"]})
+    with pytest.raises(DataError, match=r'^query \S+: has no rewrite by "somebody"; its rewrites: human\. '):
+        _ = Pipeline(settings, tmp_path).candidates
+    assert not (tmp_path / "talks" / "candidates").exists()
+
+
 def test_rewriters_rewrite_the_queries_of_other_collections_too(
     talks: Path, encoder_folder: Path, rewriter: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
