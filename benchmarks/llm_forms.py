@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from record import MACHINE, keep
+from record import MACHINE, keep, kept
 
 from retriever.audit.step import audit_teachers
 from retriever.config import read_experiment
@@ -53,7 +54,8 @@ def main() -> None:
     overrides = ['candidates.sources=["bm25"]', f"candidates.depth={DEPTH}", f"teacher=[{', '.join(tables)}]"]
     overrides += [f"training.validation_queries={arguments.audit}"] if arguments.audit else []
     pipeline = Pipeline(read_experiment(HERE.parent / "examples" / "scifact.toml", overrides), arguments.work, Terminal())
-    results = measure(pipeline, lists(pipeline, arguments.queries))
+    before = kept("llm_forms").get(arguments.model, {}).get("seconds_per_pair", {})
+    results = measure(pipeline, lists(pipeline, arguments.queries), before)
     for name in ("candidates", *FORMS):
         row = results[name]
         print(f"{name:<18} {row['mean']:.3f}  [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]")
@@ -75,18 +77,22 @@ def lists(pipeline: Pipeline, queries: int) -> Run:
     return candidates.select(useful[:queries])
 
 
-def measure(pipeline: Pipeline, candidates: Run) -> dict[str, Any]:
-    """Mean and interval of each form and of the candidates' order, and the paired difference of the forms."""
+def measure(pipeline: Pipeline, candidates: Run, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Mean and interval of each form and of the candidates' order, and the paired difference of the forms.
+
+    `seconds` for a pair, as measured before, stay where all scores are in the store already.
+    """
     queries, seed = {query_id: pipeline.queries("train")[query_id] for query_id in candidates}, pipeline.experiment.seed
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in candidates}
     found: dict[str, Evaluation] = {"candidates": evaluate(candidates.rename("candidates"), qrels, [MEASURE])}
-    seconds: dict[str, float] = {}
+    seconds = dict(seconds)
     for form, teacher in pipeline.teachers.items():
         pending = pipeline.store.plan(teacher.identity, candidates, queries).pending
         start = time.perf_counter()
         with pipeline.reporter.bar(f"scoring ({form})", pending) as advance:
             pipeline.store.score(teacher, candidates, queries, advance)
-        seconds[form] = (time.perf_counter() - start) / pending if pending else 0.0
+        if pending:
+            seconds[form] = (time.perf_counter() - start) / pending
         scores = pipeline.store.read(teacher.identity, candidates, queries)
         found[form] = evaluate(scores.run.rename(form), qrels, [MEASURE])
     (paired,) = compare(found, [FORMS], [MEASURE], seed)

@@ -82,11 +82,17 @@ def _ranker(pipeline: Pipeline, name: str, where: str) -> Any:
 def _of_folder(pipeline: Pipeline, folder: Path, where: str) -> Any:
     """The student of another experiment: with its index where it has one, else one that reads pairs."""
     if (folder / "index" / "index.json").is_file() or (folder / "index.json").is_file():
-        return Indexed(open_index(folder), folder.name)
+        return Indexed(open_index(folder), _label(pipeline, folder))
     student = folder / "train" / "student"
     if not student.is_dir():
         raise ConfigError(f'{where}: "{folder}" is neither bm25, student or teacher nor the folder of a finished experiment. Distil that first')
-    return ReadingPairs(load_kind("students", "cross_encoder", where).load_folder(student), pipeline.collection, folder.name)
+    return ReadingPairs(load_kind("students", "cross_encoder", where).load_folder(student), pipeline.collection, _label(pipeline, folder))
+
+
+def _label(pipeline: Pipeline, folder: Path) -> str:
+    """What reports call a folder's student: the folder's name, or its path where the stages name another folder of that name."""
+    named = {Path(name) for stage in pipeline.experiment.stage for name in stage.by if name not in NAMED_RANKERS}
+    return str(folder) if any(other.name == folder.name for other in named - {folder}) else folder.name
 
 
 def _teacher_scores(pipeline: Pipeline, queries: Mapping[str, Query], run: Run) -> NDArray[np.float32]:

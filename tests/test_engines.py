@@ -250,6 +250,10 @@ def test_tokens_that_are_not_listed_share_the_most_that_one_of_them_can_have(ser
     server.faults = [lambda handler: handler.send(200, {"choices": [{"logprobs": {"content": [{"top_logprobs": as_list(told)}]}}]})]
     (found,) = connect(server).next_token_logits(["x"], ["yes", "no"])
     assert np.exp(found) == pytest.approx([0.6, 0.01])  # the least likely one has less than the 0.04 that all leave
+    absurd = {"yes": 1e6, "The": math.log(0.2)}
+    server.faults = [lambda handler: handler.send(200, {"choices": [{"logprobs": {"top_logprobs": [absurd]}}]})]
+    (found,) = connect(server).next_token_logits(["x"], ["yes", "no"])
+    assert found == pytest.approx([1e6, math.log(1e-7)])  # no probability, and no overflow
 
 
 def as_list(told: dict[str, float]) -> list[dict[str, Any]]:

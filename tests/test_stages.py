@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,6 @@ keep = 5
 
 
 def test_the_report_shows_what_each_stage_costs_and_gains(finished_experiment: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = shutil.copytree(finished_experiment, tmp_path / "copy")
     file = copy / "tiny.toml"
     file.write_text(file.read_text() + STAGES)
@@ -205,6 +204,20 @@ def test_a_folder_that_is_no_experiment_is_refused(finished_experiment: Path, tm
     pipeline = Pipeline(read_experiment(file), finished_experiment / "work")
     with pytest.raises(ConfigError, match=r"stage\.0\.by: \".*absent\" is neither bm25, student or teacher nor the folder of a finished experiment"):
         stages_of(pipeline)
+
+
+def test_students_of_two_folders_of_one_name_are_told_apart(finished_experiment: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(finished_experiment / "work" / "tiny", tmp_path / "tiny")
+    own = finished_experiment / "work" / "tiny"
+    file = tmp_path / "tiny.toml"
+    file.write_text(
+        (finished_experiment / "tiny.toml").read_text() + f'\n[[stage]]\nby = ["{own}", "{other}", "student"]\nkeep = 5\nfusion = "reciprocal_rank"\n'
+    )
+    (stage,) = stages_of(Pipeline(read_experiment(file), finished_experiment / "work"))
+    assert [ranker.name for ranker in stage.rankers] == [str(own), str(other), "student"]
+    file.write_text((finished_experiment / "tiny.toml").read_text() + f'\n[[stage]]\nby = ["{other}"]\nkeep = 5\n')
+    (stage,) = stages_of(Pipeline(read_experiment(file), finished_experiment / "work"))
+    assert [ranker.name for ranker in stage.rankers] == ["tiny"]
 
 
 def test_a_ranker_may_be_any_function() -> None:

@@ -187,7 +187,7 @@ def _first_tokens(choice: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _listed_or_share(listed: Mapping[str, float], tokens: Sequence[str]) -> list[float]:
-    left = 1.0 - sum(math.exp(value) for value in listed.values())
+    left = 1.0 - sum(math.exp(min(value, 0.0)) for value in listed.values())
     bound = min(*listed.values(), math.log(max(left, 1e-7)))  # 1e-7: what rounding leaves of 1
     share = bound - math.log(max(sum(token not in listed for token in tokens), 1))
     return [listed.get(token, share) for token in tokens]
