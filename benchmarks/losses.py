@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from record import MACHINE, keep, kept
-from students import experiment_of, folder_of, settings_of, share_steps
+from students import experiment_of, folder_of, settings_of, share_steps, with_scores
 from tables import losses_table
 
 from retriever.candidates import index_run
@@ -79,16 +79,22 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=800, help="that teach")
     parser.add_argument("--choosing", type=int, default=50, help="queries that choose the checkpoint")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-students"), help="that of students.py, whose scores are taken if they are there")
+    parser.add_argument("--scores", type=Path, help="as that of students.py", metavar="FOLDER")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     results = {} if arguments.no_results else kept("losses")
-    pipelines = {kind: pipeline_of(kind, arguments.work, arguments.overrides) for kind in arguments.students}
+    pipelines = {kind: pipeline_of(kind, arguments.work, arguments.overrides, arguments.scores) for kind in arguments.students}
     wanted = [(kind, "start", None) for kind in arguments.students]
     wanted += [(kind, loss, seed) for seed in arguments.seeds for loss in arguments.losses for kind in arguments.students]
     for kind, loss, seed in wanted:
         plan = plan_of(pipelines[kind], arguments.queries, arguments.choosing)
-        settings = {**settings_of(pipelines[kind].experiment), "losses": LOSSES.get(loss, {}), "queries": arguments.queries, "choosing": arguments.choosing}
+        settings = {
+            **settings_of(asked_of(kind, arguments.overrides)),
+            "losses": LOSSES.get(loss, {}),
+            "queries": arguments.queries,
+            "choosing": arguments.choosing,
+        }
         key, settings_key = f"{kind} {loss} {seed or ''}".strip(), fingerprint(settings)
         if results.get(key, {}).get("settings") == settings_key:
             continue
@@ -98,13 +104,17 @@ def main() -> None:
     print(losses_table(results))
 
 
-def pipeline_of(kind: str, work: Path, overrides: Sequence[str]) -> Pipeline:
-    """The experiment of a kind in a folder of its own, with the candidates and scores of others of the dataset where there are any."""
+def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
+    """The experiment of a kind at this benchmark's sizes."""
     example = folder_of(DATASET, kind)
-    name = f"{example}-losses"
-    found: Experiment = experiment_of(example, [*SIZES, *OTHERS, *overrides]).model_copy(update={"name": name})
-    share_steps(work, name)
-    pipeline = Pipeline(found, work, Terminal())
+    return experiment_of(example, [*SIZES, *OTHERS, *overrides]).model_copy(update={"name": f"{example}-losses"})
+
+
+def pipeline_of(kind: str, work: Path, overrides: Sequence[str], scores: Path | None = None) -> Pipeline:
+    """It in a folder of its own, with the candidates and scores of others of the dataset where there are any."""
+    found = asked_of(kind, overrides)
+    share_steps(work, found.name)
+    pipeline = Pipeline(with_scores(found, scores), work, Terminal())
     pipeline.target_scores("train")
     return pipeline
 

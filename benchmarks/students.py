@@ -3,6 +3,7 @@
     python benchmarks/students.py                                     # all kinds on both: hours
     python benchmarks/students.py --datasets scifact --kinds sparse
     python benchmarks/students.py --set training.epochs=2 --no-results
+    python benchmarks/students.py --scores benchmarks/scores          # what taught teachers said lies there: none is taught
 
 Runs examples/<dataset>-<kind>.toml with evaluation.ablation = true. All kinds of a dataset share candidates and teacher scores, so
 that teachers score once. A result is kept in benchmarks/results/students.json as soon as it is there; one that was kept with the same
@@ -31,8 +32,10 @@ from retriever.evaluate_step import evaluate_experiment
 from retriever.files import write_json
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
+from retriever.runs import Run
 from retriever.steps import Done, read_manifest
 from retriever.systems import train_other
+from retriever.teacher_settings import RunSettings
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 KINDS = {
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS["doc2dial"], default=KINDS["doc2dial"])
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-students"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--scores", type=Path, help="of taught teachers: taken from this folder, or kept there once they are made", metavar="FOLDER")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     results = {} if arguments.no_results else kept("students")
@@ -59,7 +63,7 @@ def main() -> None:
             name = folder_of(dataset, kind)
             experiment = experiment_of(name, arguments.overrides)
             if results.get(name, {}).get("settings") != settings_of(experiment):
-                results[name] = run_experiment(experiment, arguments.work)
+                results[name] = run_experiment(experiment, arguments.work, arguments.scores)
                 if not arguments.no_results:
                     keep("students", {name: results[name]})
         print(students_table(results, dataset), end="\n\n")
@@ -83,11 +87,38 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
     return settings
 
 
-def run_experiment(experiment: Experiment, work: Path) -> dict[str, Any]:
+def scores_file(experiment: Experiment, teacher: str, folder: Path) -> Path:
+    """Where the scores of a taught teacher lie; those of all students of a dataset are the same."""
+    return folder / f"{experiment.name.split('-', maxsplit=1)[0]}-{teacher}.parquet"
+
+
+def with_scores(experiment: Experiment, folder: Path | None) -> Experiment:
+    """The experiment with the scores of its taught teachers, where they lie in a folder, in the place of the teachers."""
+    teachers = [
+        RunSettings(name=one.label, path=scores_file(experiment, one.label, folder), missing="lowest")
+        if folder and getattr(one, "train", None) and scores_file(experiment, one.label, folder).is_file()
+        else one
+        for one in experiment.teacher
+    ]
+    return experiment.model_copy(update={"teacher": tuple(teachers)})
+
+
+def keep_scores(pipeline: Pipeline, folder: Path) -> None:
+    """Writes the scores of the teachers that were taught, of both splits, for `with_scores`."""
+    for teacher in pipeline.experiment.teacher:
+        if getattr(teacher, "train", None):
+            both = {query_id: found for split in pipeline.scores.values() for query_id, found in split[teacher.label].to_dict().items()}
+            path = scores_file(pipeline.experiment, teacher.label, folder)
+            Run.from_dict(teacher.label, both).write_parquet(path, pipeline.identities[teacher.label].unit)
+
+
+def run_experiment(experiment: Experiment, work: Path, scores: Path | None = None) -> dict[str, Any]:
     """Everything that the table says of one kind, and with which settings."""
     share_steps(work, experiment.name)
-    pipeline = Pipeline(experiment, work, Terminal())
+    pipeline = Pipeline(with_scores(experiment, scores), work, Terminal())
     pipeline.target_scores("train")  # candidates and teachers: their minutes are not the student's
+    if scores:
+        keep_scores(pipeline, scores)
     minutes = {
         "contrastive": timed(pipeline.folder, "train_contrastive", lambda: train_other(pipeline, "contrastive")),
         "student": timed(pipeline.folder, "train", lambda: pipeline.trained),

@@ -201,6 +201,17 @@ def test_scores_of_another_kind_are_linked_and_what_is_there_stays(benchmark: An
     assert not (tmp_path / "scifact-sparse/train").exists()
 
 
+def test_scores_of_a_taught_teacher_stand_in_for_it_where_they_lie(benchmark: Any, tmp_path: Path) -> None:
+    students = benchmark("students")
+    experiment = students.experiment_of("doc2dial-static", [])
+    assert students.with_scores(experiment, None) == students.with_scores(experiment, tmp_path) == experiment
+    path = students.scores_file(experiment, "taught", tmp_path)
+    Run.from_dict("taught", {"q": {"d": 0.5}}).write_parquet(path, "cosine")
+    lexical, taught = students.with_scores(experiment, tmp_path).teacher
+    assert (lexical, taught.kind, taught.label, taught.path) == (experiment.teacher[0], "run", "taught", path)
+    assert path == students.scores_file(students.experiment_of("doc2dial-dense", []), "taught", tmp_path)
+
+
 def test_minutes_of_a_stopped_training_are_added_and_those_of_a_killed_one_unknown(benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     students = benchmark("students")
     clock = iter([0.0, 60.0, 100.0, 220.0, 0.0, 0.0, 0.0, 60.0])  # stopped after 1 minute, done after 2 more; two of which only the start is asked; 1 minute
