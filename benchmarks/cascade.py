@@ -51,14 +51,14 @@ def main() -> None:
     place = place_of(read_experiment(path, settings), arguments.teacher)
     full = Pipeline(read_experiment(path, settings), arguments.work, Terminal())
     slow, name = list(full.teachers)[place], f"{full.experiment.name}-cascade-{arguments.share}"
-    if full.target[0] not in (slow, "ensemble"):
-        raise SystemExit(f"the target is {full.target[0]}, in which {slow} has no part: add --set ensemble.select=all, or ={slow}")
+    if full.target.name not in (slow, "ensemble"):
+        raise SystemExit(f"the target is {full.target.name}, in which {slow} has no part: add --set ensemble.select=all, or ={slow}")
     student = evaluated(full)
     share_steps(full.folder, arguments.work / name)
     changes = [f'name="{name}"', f"teacher.{place}.cascade={arguments.share}", f'ensemble.select="{selection(full)}"']
     part = Pipeline(read_experiment(path, [*settings, *changes]), arguments.work, Terminal())
     result = compared(full, part, {"all": student, "cascade": evaluated(part)}, slow)
-    keep("cascade", {f"{full.experiment.name}: {arguments.share} of {slow} for {full.target[0]}": result})
+    keep("cascade", {f"{full.experiment.name}: {arguments.share} of {slow} for {full.target.name}": result})
     print(table(result))
 
 
@@ -72,7 +72,7 @@ def place_of(experiment: Experiment, name: str | None) -> int:
 
 def selection(pipeline: Pipeline) -> str:
     """The target that was distilled, as `ensemble.select` names it."""
-    name, _ = pipeline.target
+    name = pipeline.target.name
     return "all" if name == "ensemble" else name
 
 
@@ -103,12 +103,12 @@ def compared(full: Pipeline, part: Pipeline, students: dict[str, Evaluation], sl
     (test,) = compare(students, [("cascade", "all")], [measure], seed)
     asked = {"all": calls(full, slow), "cascade": calls(part, slow)}
     return {
-        "target": full.target[0],
+        "target": full.target.name,
         "measure": measure,
         "calls": asked,
         "fewer": asked["all"] / asked["cascade"],
         "mean": {name: evaluation.means[measure] for name, evaluation in students.items()},
-        "teacher": {name: pipeline.target[1] for name, pipeline in (("all", full), ("cascade", part))},
+        "teacher": {name: pipeline.target.held_out for name, pipeline in (("all", full), ("cascade", part))},
         "difference": test.difference,
         "interval": test.interval,
         "p_value": test.p_value,

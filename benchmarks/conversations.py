@@ -90,7 +90,7 @@ def run_experiment(experiment: Experiment, work: Path) -> dict[str, Any]:
     share_steps(work, experiment.name)
     pipeline = pipeline_of(experiment, work)
     report = read_report(evaluate_experiment(pipeline).folder)
-    target, held_out = pipeline.target
+    target, held_out = pipeline.target.name, pipeline.target.held_out
     return {
         "queries": len(report.runs[0].evaluation),
         "conversations": len(set((report.clusters or {}).values())),

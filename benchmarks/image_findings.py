@@ -107,7 +107,7 @@ def cosine_of_gradients(pipeline: Pipeline, losses: Mapping[str, float]) -> floa
     """The mean over some batches of the cosine of the contrastive loss's gradient with that of the other one, at the start."""
     training = pipeline.experiment.training.model_copy(update={"losses": dict(losses), "epochs": 1})
     queries = {query_id: pipeline.student_queries("train")[query_id] for query_id in pipeline.held_out[0]}
-    target, qrels = pipeline.target_scores("train"), pipeline.qrels("train")
+    target, qrels = pipeline.target.scores("train"), pipeline.qrels("train")
     samples = make_samples(target, queries, qrels, pipeline.collection, training, np.random.default_rng(1))
     model = pipeline.load_student(pipeline.experiment.student).model
     towers = FrozenTowers(model)

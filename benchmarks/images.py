@@ -228,7 +228,7 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Evaluation]]], clusters: M
 
 def spread_of_scores(pipeline: Pipeline) -> dict[str, float]:
     """How concentrated the teacher's scores of train queries' candidates are (mean entropy, a share of the highest), and how often a right one comes first."""
-    run, qrels = pipeline.target_run("train"), pipeline.qrels("train")
+    run, qrels = pipeline.target.run("train"), pipeline.qrels("train")
     entropies, right = [], []
     for number, query_id in enumerate(run):
         scores = run.scores[run.pairs_of(number)].astype(np.float64)

@@ -115,7 +115,7 @@ def pipeline_of(kind: str, work: Path, overrides: Sequence[str], scores: Path | 
     found = asked_of(kind, overrides)
     share_steps(work, found.name)
     pipeline = Pipeline(with_scores(found, scores), work, Terminal())
-    pipeline.target_scores("train")
+    pipeline.target.scores("train")
     return pipeline
 
 
@@ -157,7 +157,7 @@ def lesson_of(pipeline: Pipeline, plan: Plan, losses: Mapping[str, float], seed:
     training: TrainingSettings = pipeline.experiment.training.model_copy(update={"losses": dict(losses)})
     return Lesson(
         settings=training,
-        target=pipeline.target_scores("train"),
+        target=pipeline.target.scores("train"),
         queries=pipeline.queries("train"),
         qrels=pipeline.qrels("train"),
         train=plan.teach,

@@ -69,7 +69,7 @@ def run_variant(name: str, work: Path, overrides: list[str]) -> dict[str, Any]:
     pipeline = Pipeline(experiment, work, Terminal())
     report = read_report(evaluate_experiment(pipeline).folder)
     minutes = (time.perf_counter() - start) / 60
-    target, held_out = pipeline.target
+    target, held_out = pipeline.target.name, pipeline.target.held_out
     return {
         "minutes": round(minutes, 1),
         "target": target,

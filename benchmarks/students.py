@@ -117,7 +117,7 @@ def run_experiment(experiment: Experiment, work: Path, scores: Path | None = Non
     """Everything that the table says of one kind, and with which settings."""
     share_steps(work, experiment.name)
     pipeline = Pipeline(with_scores(experiment, scores), work, Terminal())
-    pipeline.target_scores("train")  # candidates and teachers: their minutes are not the student's
+    pipeline.target.scores("train")  # candidates and teachers: their minutes are not the student's
     if scores:
         keep_scores(pipeline, scores)
     minutes = {
@@ -125,7 +125,7 @@ def run_experiment(experiment: Experiment, work: Path, scores: Path | None = Non
         "student": timed(pipeline.folder, "train", lambda: pipeline.trained),
     }
     report = read_report(evaluate_experiment(pipeline).folder)
-    target, held_out = pipeline.target
+    target, held_out = pipeline.target.name, pipeline.target.held_out
     return {
         "documents": len(pipeline.collection),
         "queries": len(report.runs[0].evaluation),

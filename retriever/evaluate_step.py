@@ -68,7 +68,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     _ = zero_shot_names(pipeline)  # a field that no image has is told before anything is trained
     elsewhere = asked_elsewhere(pipeline)  # and so is a split that another collection lacks
     inputs = {"training": pipeline.trained.key, "student": pipeline.student.identity, "start": pipeline.start.identity}
-    inputs |= {"target": pipeline.target_run("test").fingerprint}
+    inputs |= {"target": pipeline.target.run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
     inputs |= {name: train_other(pipeline, name).key for name in settings.trainings}
     if pipeline.experiment.rewriter:
@@ -194,7 +194,7 @@ def _result(pipeline: Pipeline, system: System, run: Run, folder: Path) -> RunRe
 
 def _summary(pipeline: Pipeline) -> str:
     """A sentence on the collection and one on how the target was chosen."""
-    name, quality = pipeline.target
+    name, quality = pipeline.target.name, pipeline.target.held_out
     measure = pipeline.experiment.evaluation.measures[0]
     _, held = pipeline.held_out
     listed = ", ".join(f"{teacher} {value:.3f}" for teacher, value in sorted(quality.items(), key=lambda item: -item[1]))
@@ -202,13 +202,13 @@ def _summary(pipeline: Pipeline) -> str:
     return (
         f"{pipeline.collection.name}: {len(pipeline.collection):,} documents, {queries['train']:,} train and {queries['test']:,} test queries. "
         f"{generation_note(pipeline.collection)}"
-        f"Distilled from {name}: {pipeline.target_reason.removesuffix('.')}. {measure} of the teachers on {len(held)} held-out train queries: {listed}."
+        f"Distilled from {name}: {pipeline.target.reason.removesuffix('.')}. {measure} of the teachers on {len(held)} held-out train queries: {listed}."
     )
 
 
 def _distributions(pipeline: Pipeline) -> list[ScoreDistribution]:
     """Scores of teacher and student for judged-relevant and other candidates of the test queries."""
-    target, qrels = pipeline.target_run("test"), pipeline.qrels("test")
+    target, qrels = pipeline.target.run("test"), pipeline.qrels("test")
     positive = relevant_pairs(target, qrels)
     encoder = pipeline.student
     if pipeline.reranks:
@@ -217,7 +217,7 @@ def _distributions(pipeline: Pipeline) -> list[ScoreDistribution]:
         queries = encoder.encode_queries(list(pipeline.student_queries("test").values()))
         rows = pipeline.collection.rows_of(target.doc_ids)
         student = score_rows(encoder, queries, target.query_numbers, pipeline.encodings(encoder, "student"), rows)
-    name, _ = pipeline.target
-    unit = pipeline.units[name]
+    name = pipeline.target.name
+    unit = pipeline.target.units[name]
     sides = (("teacher", unit, target.scores), ("student", encoder.unit, student))
     return [score_distribution(name, unit, scores[positive], scores[~positive]) for name, unit, scores in sides]

@@ -19,7 +19,7 @@ def write_model_card(pipeline: Pipeline, report: ReportData, folder: Path) -> No
 def model_card(pipeline: Pipeline, report: ReportData) -> str:
     """The card in Markdown with the front matter that model hubs read."""
     experiment = pipeline.experiment
-    target, quality = pipeline.target
+    target, quality = pipeline.target.name, pipeline.target.held_out
     teachers = "\n".join(f"- `{name}` ({teacher.identity.kind}, unit {teacher.identity.unit})" for name, teacher in pipeline.teachers.items())
     training = experiment.training
     losses = ", ".join(f"{name} x {weight}" for name, weight in training.losses.items())

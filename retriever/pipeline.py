@@ -19,10 +19,9 @@ from retriever.config import Experiment
 from retriever.conversations import ConversationReader, Reading, told_cuts
 from retriever.encoder_step import encode_documents, load_encoder
 from retriever.encodings import DocumentEncodings, document_identity
-from retriever.ensemble_step import Targets, choose_target, fit_notes, fit_targets, judged_lists, pairs_in, step_settings, target_units
+from retriever.ensemble_step import pairs_in
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
-from retriever.files import fingerprint
 from retriever.generation.step import generated_collection
 from retriever.image_readers import check_readers
 from retriever.index.changes import publish
@@ -36,16 +35,16 @@ from retriever.runs import Run
 from retriever.score_step import score_pairs_of
 from retriever.search import SearchIndex, open_index
 from retriever.steps import Done, Step, changed, forget, run_step
-from retriever.store import ScoreStore, TeacherScores
+from retriever.store import ScoreStore
 from retriever.student_settings import SparseSettings, StudentSettings
 from retriever.students._reading import set_reader
+from retriever.target import Target
 from retriever.teach_step import teach
 from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
-from retriever.teachers._fitting import JudgedLists
 from retriever.training.samples import hold_out
 from retriever.training.trainer import check_training
 from retriever.training_settings import TrainingSettings
-from retriever.types import Document, Query, Teacher, TeacherIdentity, Unit
+from retriever.types import Document, Query, Teacher, TeacherIdentity
 from retriever.workers import Loader
 
 Opened = TypeVar("Opened")
@@ -96,7 +95,6 @@ class Pipeline:
         self._encodings: dict[str, DocumentEncodings] = {}
         self._loaders: dict[str, Loader] = {}
         self._reranked: dict[str, Run] = {}
-        self._targets: dict[str, dict[str, Run]] = {}
         self._read: dict[tuple[str, Reading], dict[str, Query]] = {}
         self._read_by_student: dict[str, dict[str, Query]] = {}
 
@@ -379,80 +377,10 @@ class Pipeline:
         """What decides each teacher's scores, by its name."""
         return {name: teacher.identity for name, teacher in self.teachers.items()}
 
-    def judged_lists(self, raw: Mapping[str, Run]) -> JudgedLists:
-        """The held-out train queries' lists with every teacher's scores: what targets are fitted on and measured by.
-
-        Args:
-            raw: teacher -> its scores of train pairs, those of the held-out queries among them.
-        """
-        _, held = self.held_out
-        queries = {query_id: self.queries("train")[query_id] for query_id in held}
-        return judged_lists(self.experiment, raw, queries, self.qrels("train"), self.candidates["train"].select(held))
-
     @cached_property
-    def _fitted(self) -> tuple[Done, Targets]:
-        """The ensemble step: views and combination fitted on train queries, and what each target is worth on those held out."""
-        _, held = self.held_out
-        target_units(self.experiment, self.identities)  # refuses units that do not mix before anything is scored
-        raw = self.scores["train"]
-        inputs = {f"scores of {name}": run.fingerprint for name, run in raw.items()}
-        inputs |= {"candidates": self.candidates["train"].fingerprint, "held": fingerprint(held), "judgements": self.judgements}
-
-        def work(folder: Path) -> dict[str, Any]:
-            targets, found = fit_targets(self.experiment, self.identities, self.judged_lists(raw))
-            targets.write(folder)
-            return found
-
-        return self.open_step(lambda: self.step("ensemble", inputs, step_settings(self.experiment, self.identities), work), Targets.read)
-
-    @cached_property
-    def target(self) -> tuple[str, dict[str, float]]:
-        """Which teacher is distilled, and what each reaches as a re-ranker on the held-out train queries."""
-        return self._choice[0], self._fitted[0].result["held_out"]
-
-    @property
-    def target_reason(self) -> str:
-        """Why that one, and what was fitted to reach it."""
-        return self._choice[1]
-
-    @cached_property
-    def _choice(self) -> tuple[str, str]:
-        done, targets = self._fitted
-        _, held = self.held_out
-        name, reason = choose_target(self.experiment.ensemble.select, done.result["held_out"], self.experiment.evaluation.measures[0], len(held))
-        fit = fit_notes(done.result["fit"], list(targets.alone))
-        return name, f"{reason}. {fit}" if fit else reason
-
-    @property
-    def units(self) -> dict[str, Unit]:
-        """The unit of each target's scores."""
-        return self._fitted[1].units
-
-    def targets(self, split: str) -> dict[str, Run]:
-        """Each teacher's scores of a split's pairs, and the ensemble's where there are several; their units are in `units`."""
-        if split not in self._targets:
-            self._targets[split] = self._fitted[1].runs(self.scores[split], self.queries(split))
-        return self._targets[split]
-
-    def target_run(self, split: str) -> Run:
-        """The chosen teacher's scores of a split's pairs."""
-        name, _ = self.target
-        return self.targets(split)[name]
-
-    def target_scores(self, split: str) -> TeacherScores:
-        """The same with their unit and what decides them."""
-        return self.target_scores_of(self.scores[split], split)
-
-    def target_scores_of(self, raw: Mapping[str, Run], split: str) -> TeacherScores:
-        """The chosen target's scores of any pairs of a split's queries, from each teacher's raw ones."""
-        name, _ = self.target
-        run = self._fitted[1].runs(raw, self.queries(split))[name]
-        return TeacherScores(run, self.units[name], self._fitted[1].fingerprint(name, self.identities), name)
-
-    def target_of(self, raw: Mapping[str, Run], queries: Mapping[str, Query]) -> Run:
-        """The chosen target of any pairs of any queries, from each teacher's raw scores."""
-        name, _ = self.target
-        return self._fitted[1].runs(raw, queries)[name]
+    def target(self) -> Target:
+        """What is distilled, and why."""
+        return Target(self)
 
     # The student
 

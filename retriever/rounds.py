@@ -65,8 +65,8 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -
     vectors_from(pipeline, training)
     is_reinforced(training)
     check_target_units(pipeline.experiment, training, target_units(pipeline.experiment, pipeline.identities))
-    check_target_units(pipeline.experiment, training, pipeline.units, pipeline.target[0])
-    pairs, target = pipeline.pairs("train"), pipeline.target_scores("train")
+    check_target_units(pipeline.experiment, training, pipeline.target.units, pipeline.target.name)
+    pairs, target = pipeline.pairs("train"), pipeline.target.scores("train")
     start = Start(pipeline.start.identity, lambda: pipeline.load_student(pipeline.experiment.student))
     for number in range(1, training.rounds):
         done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target)
@@ -80,7 +80,7 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -
 def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start: Start, pairs: Run, scores: TeacherScores) -> Done:
     """A train step of that name, from pairs of the train queries and the target's scores of them."""
     train, held = pipeline.held_out
-    target, quality = pipeline.target
+    target, quality = pipeline.target.name, pipeline.target.held_out
     lesson = Lesson(
         settings=training,
         target=scores,
@@ -110,7 +110,7 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
     inputs |= {"frozen documents": document_identity(pipeline.start)} if frozen else {}
 
     def work(folder: Path) -> dict[str, Any]:
-        chosen = {"target": target, "unit": scores.unit, "reason": pipeline.target_reason, "held_out": quality}
+        chosen = {"target": target, "unit": scores.unit, "reason": pipeline.target.reason, "held_out": quality}
         student = start.load()
         taught = dataclasses.replace(lesson, document_encodings=pipeline.encodings(student, "start") if frozen else None)
         return {**chosen, **teach_student(student, taught, folder, pipeline.reporter, name)}
@@ -193,4 +193,4 @@ def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run
 def target_of(pipeline: Pipeline, pairs: Run) -> TeacherScores:
     """The chosen target's scores of some pairs of the train queries; those that are not in the store are scored now."""
     score_pairs_of(pipeline, {"train": pairs})
-    return pipeline.target_scores_of(stored_scores(pipeline, "train", pairs), "train")
+    return pipeline.target.scores_of(stored_scores(pipeline, "train", pairs), "train")

@@ -149,7 +149,7 @@ def export_scores(pipeline: Pipeline, format_name: str, out: Path, teacher: str 
     if chosen not in known:
         found = f'no teacher is named "{chosen}"' if chosen else "there are several teachers"
         raise ConfigError(f"{found}; choose one with --teacher: {', '.join(known)}")
-    run = pipeline.targets(split)[chosen]
+    run = pipeline.target.runs(split)[chosen]
     pairs = pairs_of(run, pipeline.qrels(split), pipeline.queries(split), pipeline.collection, target.HOLDS)
     written = target.write(out, pairs, chosen)
     texts = _write_texts(run, pipeline.queries(split), pipeline.collection, out) if with_texts else ()

@@ -99,7 +99,7 @@ def _teacher_scores(pipeline: Pipeline, queries: Mapping[str, Query], run: Run) 
     """The chosen target's scores of a run's pairs, asked for now, so that the time they take is what they cost."""
     known = pipeline.collection.rows_of(run.doc_ids) >= 0
     pairs = run.keep(known).rename("teacher")
-    name, _ = pipeline.target
+    name = pipeline.target.name
     raw = {}
     for own, teacher in pipeline.teachers.items():
         if name in ("ensemble", own):
@@ -107,7 +107,7 @@ def _teacher_scores(pipeline: Pipeline, queries: Mapping[str, Query], run: Run) 
             texts = CandidatePairs.of(pairs, read, pipeline.collection, lists=teacher.identity.orders_lists)
             parts = [score_shard(teacher, texts, shard)[0].scores for shard in _whole_lists(pairs)]
             raw[own] = pairs.with_scores(own, np.concatenate([np.zeros(0, dtype=np.float32), *parts]))
-    target = pipeline.target_of(raw, queries).to_dict()
+    target = pipeline.target.run_of(raw, queries).to_dict()
     scores = np.full(run.n_pairs, np.nan, dtype=np.float32)
     scores[known] = [target[query_id][doc_id] for query_id in pairs for doc_id, _ in pairs[query_id]]
     return scores

@@ -194,7 +194,7 @@ def _of_stages(pipeline: Pipeline) -> list[System]:
 
 def _of_teacher(pipeline: Pipeline) -> System:
     """The chosen teacher re-ranking the candidates; its latency is that of scoring one query's candidates."""
-    name, _ = pipeline.target
+    name = pipeline.target.name
     used = pipeline.teachers if name == "ensemble" else {name: pipeline.teachers[name]}
     candidates = pipeline.candidates["test"]
     asked = [
@@ -210,7 +210,7 @@ def _of_teacher(pipeline: Pipeline) -> System:
     return System(
         "teacher",
         f"{name} re-ranking {pipeline.experiment.candidates.depth} candidates",
-        lambda: pipeline.target_run("test").rename("teacher"),
+        lambda: pipeline.target.run("test").rename("teacher"),
         answer,
         None,
         asks_teacher=True,

@@ -506,7 +506,7 @@ def test_the_command_prints_the_numbers_of_the_stored_scores(audited: tuple[Path
     pipeline = Pipeline(read_experiment(folder / "tiny.toml"), folder / "work")
     _, held = pipeline.held_out
     qrels = read_qrels(shared_beir_folder / "qrels" / "train.tsv")
-    for name, run in pipeline.targets("train").items():
+    for name, run in pipeline.target.runs("train").items():
         retrieved = {query_id: {doc_id for doc_id, _ in pipeline.candidates["train"][query_id]} for query_id in held}
         ranked = {query_id: {doc_id: score for doc_id, score in run[query_id] if doc_id in retrieved[query_id]} for query_id in held}
         means = evaluate(Run.from_dict(name, ranked), {query_id: qrels[query_id] for query_id in held}, ["nDCG@10", "AP"]).means
@@ -593,7 +593,7 @@ def test_a_fitted_ensemble_is_measured_by_fits_that_did_not_see_the_query(finish
     """The step `ensemble` measures it so, and the audit reports the same number."""
     folder = shutil.copytree(finished_experiment, tmp_path / "copy")
     said = command("teachers", folder / "tiny.toml", "--work", folder / "work", "--json", "--set", "ensemble.normalise=calibration")
-    _, measured = Pipeline(read_experiment(folder / "tiny.toml", ["ensemble.normalise=calibration"]), folder / "work").target
+    measured = Pipeline(read_experiment(folder / "tiny.toml", ["ensemble.normalise=calibration"]), folder / "work").target.held_out
     found = json.loads(said.out)["teachers"]
     assert found["ensemble"]["unit"] == "log_odds"
     assert {name: one["mean"]["nDCG@10"] for name, one in found.items()} == pytest.approx(measured)

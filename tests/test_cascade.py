@@ -230,7 +230,7 @@ def test_the_slow_teacher_is_asked_for_its_share_and_the_target_has_every_pair(p
         for (query_id, doc_id), text in texts.items():
             if text in read:
                 assert dict(scores[split][SLOW][query_id])[doc_id] == score_of(*text) == dict(full[split][SLOW][query_id])[doc_id]
-    assert pipeline.target_run("train").n_pairs == pipeline.pairs("train").n_pairs
+    assert pipeline.target.run("train").n_pairs == pipeline.pairs("train").n_pairs
 
 
 def test_the_store_holds_what_the_teacher_said_and_nothing_else(path: Path) -> None:

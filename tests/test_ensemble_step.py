@@ -35,23 +35,23 @@ def fitted(folder: Path) -> bytes:
 def test_by_default_the_ensemble_is_the_mean_of_z_scores_to_the_last_bit(work: Path) -> None:
     pipeline = pipeline_of(work)
     for split in ("train", "test"):
-        runs = pipeline.targets(split)
+        runs = pipeline.target.runs(split)
         expected = mean_of_z_scores("ensemble", [runs["lexical"], runs["embedding-student"]], [1, 1])
         assert runs["ensemble"].fingerprint == expected.fingerprint
         assert runs["lexical"] is pipeline.scores[split]["lexical"]  # raw
-    assert pipeline.units == {name: identity.unit for name, identity in pipeline.identities.items()} | {"ensemble": "z_score"}
+    assert pipeline.target.units == {name: identity.unit for name, identity in pipeline.identities.items()} | {"ensemble": "z_score"}
 
 
 def test_each_target_is_measured_as_a_re_ranker_of_the_held_out_candidates(work: Path) -> None:
     pipeline = pipeline_of(work)
     _, held = pipeline.held_out
     qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in held}
-    name, quality = pipeline.target
-    for target, run in pipeline.targets("train").items():
+    name, quality = pipeline.target.name, pipeline.target.held_out
+    for target, run in pipeline.target.runs("train").items():
         reranked = keep_pairs(run.select(held), pipeline.candidates["train"].select(held))
         assert quality[target] == pytest.approx(evaluate(reranked, qrels, ["nDCG@10"]).means["nDCG@10"], abs=1e-12)
     assert name == max(quality, key=lambda target: quality[target])
-    assert pipeline.target_reason.startswith(f"it ranks the 6 held-out train queries best: nDCG@10 {quality[name]:.3f}, ")
+    assert pipeline.target.reason.startswith(f"it ranks the 6 held-out train queries best: nDCG@10 {quality[name]:.3f}, ")
 
 
 @pytest.mark.parametrize("combine", get_args(Combination))
@@ -59,13 +59,13 @@ def test_each_target_is_measured_as_a_re_ranker_of_the_held_out_candidates(work:
 def test_every_combination_goes_the_whole_way_and_is_read_back(work: Path, combine: Combination, normalise: ViewName) -> None:
     overrides = [f"ensemble.combine={combine}", f"ensemble.normalise={normalise}", "ensemble.select=all"]
     pipeline = pipeline_of(work, *overrides)
-    run = pipeline.target_run("test")
+    run = pipeline.target.run("test")
     units = {"softmax_mean": "log_probability", "reciprocal_rank": "reciprocal_rank"}
-    assert pipeline.target_scores("test").unit == units.get(combine, "log_odds" if normalise == "calibration" else "z_score")
+    assert pipeline.target.scores("test").unit == units.get(combine, "log_odds" if normalise == "calibration" else "z_score")
     again = pipeline_of(work, *overrides)
-    assert again.target_run("test").fingerprint == run.fingerprint
-    assert not again._fitted[0].done_now
-    assert Targets.read(work / "work" / "tiny" / "ensemble") == again._fitted[1]
+    assert again.target.run("test").fingerprint == run.fingerprint
+    assert not again.target._fitted[0].done_now
+    assert Targets.read(work / "work" / "tiny" / "ensemble") == again.target._fitted[1]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_every_combination_goes_the_whole_way_and_is_read_back(work: Path, combi
 )
 def test_test_scores_influence_no_fit(work: Path, overrides: list[str]) -> None:
     first = pipeline_of(work, *overrides)
-    quality, before = first.target[1], fitted(work)
+    quality, before = first.target.held_out, fitted(work)
     shutil.rmtree(work / "work" / "tiny" / "ensemble")
     second = pipeline_of(work, *overrides)
     noise = np.random.default_rng(1)
@@ -88,37 +88,37 @@ def test_test_scores_influence_no_fit(work: Path, overrides: list[str]) -> None:
         "train": first.scores["train"],
         "test": {name: run.with_scores(name, noise.normal(100, 50, run.n_pairs)) for name, run in first.scores["test"].items()},
     }
-    assert second.target[1] == quality
+    assert second.target.held_out == quality
     assert fitted(work) == before
-    assert second.target_run("test").fingerprint != first.target_run("test").fingerprint
+    assert second.target.run("test").fingerprint != first.target.run("test").fingerprint
 
 
 def test_another_choice_of_the_target_repeats_no_fit(work: Path) -> None:
     first, second = pipeline_of(work), pipeline_of(work, "ensemble.select=lexical")
-    _ = first.target
-    assert second.target[0] == "lexical"
-    assert second.target_reason == 'ensemble.select = "lexical" asks for it'
-    assert not second._fitted[0].done_now
+    _ = first.target.name
+    assert second.target.name == "lexical"
+    assert second.target.reason == 'ensemble.select = "lexical" asks for it'
+    assert not second.target._fitted[0].done_now
 
 
 def test_a_teachers_own_view_holds_when_it_is_distilled_alone(work: Path) -> None:
     pipeline = pipeline_of(work, "teacher.0.normalise=z_score", "ensemble.select=lexical")
-    raw, scores = pipeline.scores["test"]["lexical"], pipeline.target_scores("test")
+    raw, scores = pipeline.scores["test"]["lexical"], pipeline.target.scores("test")
     assert scores.unit == "z_score"
     assert scores.run.scores.tolist() == z_scores(raw.scores, raw.offsets).tolist()
-    other = pipeline_of(work, "ensemble.select=lexical").target_scores("test")
+    other = pipeline_of(work, "ensemble.select=lexical").target.scores("test")
     assert other.unit == "bm25"
     assert other.teacher != scores.teacher
     assert other.teacher == pipeline.identities["lexical"].fingerprint
 
 
 def test_a_damaged_fit_is_made_again(work: Path) -> None:
-    expected = pipeline_of(work).target_run("train").fingerprint
+    expected = pipeline_of(work).target.run("train").fingerprint
     path = work / "work" / "tiny" / "ensemble" / "ensemble.json"
     path.write_text('{"alone": 7}', encoding="utf-8")
     with pytest.raises(DataError, match="not a fitted ensemble"):
         Targets.read(path.parent)
-    assert pipeline_of(work).target_run("train").fingerprint == expected
+    assert pipeline_of(work).target.run("train").fingerprint == expected
 
 
 # Units
@@ -127,13 +127,13 @@ def test_a_damaged_fit_is_made_again(work: Path) -> None:
 def test_units_that_do_not_mix_are_refused_before_anything_is_scored(finished_experiment: Path, tmp_path: Path) -> None:
     pipeline = Pipeline(read_experiment(finished_experiment / "tiny.toml", ["ensemble.normalise=none"]), tmp_path)
     with pytest.raises(ConfigError, match='mean cannot add up scores of different units: "lexical" in "bm25", "embedding-student" in'):
-        _ = pipeline.target
+        _ = pipeline.target.name
     assert not (tmp_path / "tiny" / "score" / "manifest.json").exists()
 
 
 def test_a_single_teacher_may_be_asked_for_where_the_ensembles_units_do_not_mix(work: Path) -> None:
     pipeline = pipeline_of(work, "ensemble.normalise=none", "ensemble.select=lexical")
-    assert set(pipeline.targets("train")) == set(pipeline.units) == {"lexical", "embedding-student"}
+    assert set(pipeline.target.runs("train")) == set(pipeline.target.units) == {"lexical", "embedding-student"}
 
 
 def test_a_loss_that_cannot_learn_from_any_target_is_refused_before_anything_is_scored(finished_experiment: Path, tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ WITH_ALL_PAIRS = [name for name in EXPECTED if "scores" in format_named(name).HO
 def test_stored_scores_come_back_from_every_format_that_holds_them(pipeline: Pipeline, name: str, teacher: str, tmp_path: Path) -> None:
     exported = export_scores(pipeline, name, tmp_path / "out", teacher)
     run, _ = held(tmp_path / "out", tmp_path, name)
-    stored = pipeline.targets("train")[teacher].to_dict()
+    stored = pipeline.target.runs("train")[teacher].to_dict()
     assert run == stored
     assert (exported.queries, exported.left_out) == (len(stored), 0)
 
@@ -453,7 +453,7 @@ def test_formats_of_positives_hold_the_judged_ones_with_their_scores(pipeline: P
     export_scores(pipeline, name, tmp_path / "out", "lexical")
     run, qrels = held(tmp_path / "out", tmp_path, name)
     positive = {query_id: {doc_id: 1 for doc_id, grade in judged.items() if grade > 0} for query_id, judged in pipeline.qrels("train").items()}
-    assert (run, qrels) == (pipeline.targets("train")["lexical"].to_dict(), positive)
+    assert (run, qrels) == (pipeline.target.runs("train")["lexical"].to_dict(), positive)
 
 
 @pytest.mark.parametrize("name", ["flagembedding", "msmarco_triples"])
@@ -478,7 +478,7 @@ def test_the_export_command(pipeline: Pipeline, tmp_path: Path) -> None:
     file, work = pipeline.folder.parent.parent / "tiny.toml", pipeline.folder.parent
     said = command("export", file, "--format", "trec_run", "--teacher", "lexical", "--split", "test", "--out", tmp_path / "bm25.trec", "--work", work)
     assert said.out == f"{tmp_path}/bm25.trec: 10 queries, scores of lexical as trec_run\n"
-    assert Run.read_trec(tmp_path / "bm25.trec").to_dict() == pipeline.targets("test")["lexical"].to_dict()
+    assert Run.read_trec(tmp_path / "bm25.trec").to_dict() == pipeline.target.runs("test")["lexical"].to_dict()
 
 
 def test_the_tables_of_texts_beside_ids(pipeline: Pipeline, tmp_path: Path) -> None:

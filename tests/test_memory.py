@@ -90,7 +90,7 @@ def test_a_validation_without_memory_names_the_batch_of_encoding(
     tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = Pipeline(read_experiment(write_experiment(tmp_path, shared_beir_folder, encoder_folder)), tmp_path / "work")
-    pipeline.target_scores("train")
+    pipeline.target.scores("train")
 
     def greedy(self: SentenceTransformer, *_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

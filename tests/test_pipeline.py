@@ -198,9 +198,9 @@ def test_a_bi_encoder_is_taught_before_it_teaches(tmp_path: Path, shared_beir_fo
     assert noted.done == {"candidates", "teach-embedding-student"}
     assert {entry.name for entry in (tmp_path / "work" / "tiny" / "teach-embedding-student").iterdir()} == {"manifest.json", "model", "curve.json"}
     assert teacher.identity.model != pipeline.start.identity  # other weights than those that it started from
-    quality = pipeline.target[1]
+    quality = pipeline.target.held_out
     pipeline = Pipeline(read_experiment(path, ['teacher.1={kind="embedding", model="student"}']), tmp_path / "untaught")
-    assert quality["embedding-student"] > pipeline.target[1]["embedding-student"]
+    assert quality["embedding-student"] > pipeline.target.held_out["embedding-student"]
     again = Pipeline(read_experiment(path), tmp_path / "work", noted := Noted())
     assert again.teachers["embedding-student"].identity == teacher.identity
     assert noted.done == set()
@@ -332,16 +332,16 @@ def test_held_out_queries_are_train_queries_and_never_teach(pipeline: Pipeline) 
 
 
 def test_the_target_is_what_ranks_held_out_queries_best(pipeline: Pipeline) -> None:
-    name, quality = pipeline.target
+    name, quality = pipeline.target.name, pipeline.target.held_out
     assert set(quality) == {"lexical", "embedding-student", "ensemble"}
     assert quality[name] == max(quality.values())
-    assert pipeline.target_run("test").to_dict() == pipeline.targets("test")[name].to_dict()
+    assert pipeline.target.run("test").to_dict() == pipeline.target.runs("test")[name].to_dict()
 
 
 @pytest.mark.parametrize(("select", "expected"), [("all", "ensemble"), ("lexical", "lexical"), ("embedding-student", "embedding-student")])
 def test_another_target_can_be_asked_for(finished_experiment: Path, select: str, expected: str) -> None:
     experiment = read_experiment(finished_experiment / "tiny.toml", [f"ensemble.select={select}"])
-    assert Pipeline(experiment, finished_experiment / "work").target[0] == expected
+    assert Pipeline(experiment, finished_experiment / "work").target.name == expected
 
 
 def test_pairs_are_kept_where_the_other_run_has_them() -> None:
