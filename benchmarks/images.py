@@ -42,6 +42,7 @@ from retriever.eval.significance import compare
 from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
+from retriever.training.sureness import entropy_of_lists
 
 LOSSES: dict[str, dict[str, float]] = {
     "contrastive": {"contrastive": 1.0},
@@ -229,16 +230,11 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Evaluation]]], clusters: M
 def spread_of_scores(pipeline: Pipeline) -> dict[str, float]:
     """How concentrated the teacher's scores of train queries' candidates are (mean entropy, a share of the highest), and how often a right one comes first."""
     run, qrels = pipeline.target.run("train"), pipeline.qrels("train")
-    entropies, right = [], []
-    for number, query_id in enumerate(run):
-        scores = run.scores[run.pairs_of(number)].astype(np.float64)
-        if len(scores) < 2:
-            continue
-        chances = np.exp(scores - scores.max())
-        chances /= chances.sum()
-        entropies.append(float(-(chances * np.log(np.maximum(chances, 1e-300))).sum() / np.log(len(scores))))
-        right.append(qrels[query_id].get(run[query_id][0][0], 0) > 0)
-    return {"entropy": float(np.mean(entropies)), "first_is_right": float(np.mean(right)), "queries": len(entropies)}
+    mask = np.arange(run.counts.max()) < run.counts[:, None]
+    scores = np.zeros(mask.shape, dtype=np.float32)
+    scores[mask] = run.scores
+    right = [qrels[query_id].get(run[query_id][0][0], 0) > 0 for query_id in run if len(run[query_id]) > 1]
+    return {"entropy": entropy_of_lists(scores, mask), "first_is_right": float(np.mean(right)), "queries": len(right)}
 
 
 def speed(pipeline: Pipeline, asked: int = 50) -> dict[str, float]:

@@ -99,7 +99,7 @@ def open_backend(plan: BackendPlan, model: Any, folder: Path, probe: Sequence[To
         raise ConfigError(f'{where}: backend "{plan.name}" is for plain sequence-classification models; this one has {len(model)} parts. Use backend = "torch"')
     reference = ModelOutput(model.eval().transformers_model, "logits")
     exported = open_exported(plan.name, reference, folder, [batch.inputs for batch in probe], where, 'Use backend = "torch"')
-    return ExportedBackend(open_rounded_onnx(folder) if plan.int8 else exported)
+    return ExportedBackend(open_rounded_onnx(folder, int8_bits()) if plan.int8 else exported)
 
 
 class TorchBackend:
@@ -156,17 +156,17 @@ def quantised(model: Any) -> Any:
         layers = {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
         quantise: Any = torch.ao.quantization.quantize_dynamic
         quantise(copied.transformers_model.base_model, layers, dtype=torch.qint8, inplace=True)
-    if int8_input_bits() == 8:
+    if int8_bits() == 8:
         rounding: list[Any] = [layer for layer in copied.transformers_model.base_model.modules() if type(layer) is torch.ao.nn.quantized.dynamic.Linear]
         for layer in rounding:
             layer.forward = partial(_rounded_to_8_bits, layer)
     return copied
 
 
-def int8_input_bits() -> int:
-    """Bits to which torch rounds what goes into an 8-bit layer: 8 where the processor adds products of bytes without overflow (VNNI), else 7.
+def int8_bits() -> int:
+    """Bits of one factor of an 8-bit product: 8 where the processor adds such products without overflow (VNNI), else 7.
 
-    The bit more costs no time, and keeps more of the order.
+    torch rounds what goes into a layer to so many, ONNX Runtime the layer's weights. The bit more costs no time, and keeps more of the order.
     """
     import torch
 

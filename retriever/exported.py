@@ -98,16 +98,21 @@ def open_exported(runtime: Runtime, reference: ModelOutput, folder: Path, probe:
     return opened
 
 
-def open_rounded_onnx(folder: Path) -> Compute:
-    """The fp32 export that lies in a folder with 8-bit weights; ONNX Runtime rounds what goes into its products as it comes."""
+def open_rounded_onnx(folder: Path, bits: int = 8) -> Compute:
+    """The fp32 export that lies in a folder with 8-bit weights; ONNX Runtime rounds what goes into its products, to 8 bits, as it comes.
+
+    Args:
+        folder: that of `open_exported`.
+        bits: of the weights' 8, those that are used: 7 where a processor's sums of two products of bytes would overflow.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = _place("onnx", folder)
-    path = source / "int8.onnx"
+    path = source / ("int8.onnx" if bits == 8 else f"int8-of-{bits}-bits.onnx")
     if not path.exists():
         with _silent(), tempfile.TemporaryDirectory(dir=source) as temporary:
             made = Path(temporary) / path.name
-            quantize_dynamic(source / "model.onnx", made, weight_type=QuantType.QInt8, per_channel=True)
+            quantize_dynamic(source / "model.onnx", made, weight_type=QuantType.QInt8, per_channel=True, reduce_range=bits < 8)
             made.replace(path)
     return _onnx_session(path)
 

@@ -33,6 +33,7 @@ from retriever.training.memory import with_memory_explained
 from retriever.training.reinforced_batches import make_reinforced_samples
 from retriever.training.samples import TeacherVectors, TrainingSamples, make_samples
 from retriever.training.sparsity import SparsityController
+from retriever.training.sureness import temperature_advice
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress, Validate, best_point
 from retriever.training_settings import TrainingSettings
@@ -126,6 +127,8 @@ def _lists(lesson: Lesson, folder: Path, reporter: Reporter, name: str) -> tuple
     samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
     samples = dataclasses.replace(samples, encodings=lesson.document_encodings)
     reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
+    if advice := temperature_advice(samples.teacher, samples.mask, lesson.settings):
+        reporter.say(f"{name}: {advice}")
     order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)
     return dataclasses.replace(samples, vectors=lesson.vectors), trained_along(order)
 

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import kendalltau
 from sentence_transformers import CrossEncoder
 
-from retriever.backends import Backend, BackendPlan, TorchBackend, all_logits, devices, int8_input_bits, open_backend, plan_backend
+from retriever.backends import Backend, BackendPlan, TorchBackend, all_logits, devices, int8_bits, open_backend, plan_backend
 from retriever.errors import ConfigError
 from retriever.models import ModelFolder, check_length, find_model
 from retriever.resources import Resources
@@ -208,7 +208,7 @@ def _identity(
     dtype = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}[plan.precision]
     deciding: dict[str, Any] = {"max_length": model.max_seq_length, "dtype": dtype}
     deciding |= {"backend": plan.name} if plan.name != "torch" else {}
-    deciding |= {"int8": True, "input_bits": int8_input_bits() if plan.name == "torch" else 8} if plan.int8 else {}
+    deciding |= {"int8": True, "input_bits": int8_bits()} if plan.int8 else {}
     deciding |= {"labels": {**rule, "rule": "logsumexp(relevant) - logsumexp(other)"}} if rule else {}
     return TeacherIdentity(settings.label, "cross_encoder", found.identity, "log_odds" if rule else "logit", deciding)
 
