@@ -389,9 +389,9 @@ class Pipeline:
         """The step that trained the student: `student` holds the stock folder, `curve.json` the curve."""
         return self._trained[0]
 
-    def train(self, name: str, training: TrainingSettings) -> Done:
-        """The last train step of these settings: the experiment's own, or an ablation; a step for each round before it is done first."""
-        return train_in_rounds(self, name, training)
+    def train(self, name: str, training: TrainingSettings, teacher: bool = True) -> Done:
+        """The last train step of these settings, the experiment's own or others, with the target or without any teacher; each round's is done first."""
+        return train_in_rounds(self, name, training, teacher)
 
     def open_student(self, folder: Path) -> Any:
         """A student that a train step saved."""

@@ -28,7 +28,7 @@ from retriever.steps import Done
 from retriever.store import TeacherScores
 from retriever.student_settings import SparseSettings
 from retriever.teacher_settings import EmbeddingSettings
-from retriever.train_step import Lesson, teach_student
+from retriever.train_step import Lesson, as_retrieved, teach_student
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.momentum import check_queue
@@ -48,13 +48,15 @@ class Start:
     load: Callable[[], Any]
 
 
-def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -> Done:
+def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, teacher: bool = True) -> Done:
     """The train step of the last round; those of the rounds before it are done first.
 
     Args:
         pipeline: the experiment.
         name: of the last step.
-        training: the experiment's own settings, or those of an ablation.
+        training: the experiment's own settings, or those of another training that it is held against.
+        teacher: whether the target orders the documents from which negatives are drawn and leaves out those that may be relevant; otherwise
+            they come in the order of retrieval and all that are unjudged are negatives, as they would for someone without a teacher.
 
     Raises:
         ConfigError: the student lacks what a loss compares, or a loss cannot learn from the target; nothing was scored.
@@ -66,21 +68,23 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings) -
     is_reinforced(training)
     check_target_units(pipeline.experiment, training, target_units(pipeline.experiment, pipeline.identities))
     check_target_units(pipeline.experiment, training, pipeline.target.units, pipeline.target.name)
-    pairs, target = pipeline.pairs("train"), pipeline.target.scores("train")
+    pairs = pipeline.pairs("train")
+    target = pipeline.target.scores("train") if teacher else as_retrieved(pairs)
+    training = training if teacher else training.model_copy(update={"false_negatives": "keep"})
     start = Start(pipeline.start.identity, lambda: pipeline.load_student(pipeline.experiment.student))
     for number in range(1, training.rounds):
-        done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target)
+        done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target, teacher)
         load = functools.partial(pipeline.open_student, done.folder / "student")
         student = load()
         pairs = mined_pairs(pipeline, f"mine-{name}-{number}", student, pairs)
-        target, start = target_of(pipeline, pairs), Start(student.identity, load)
-    return train_once(pipeline, name, training, start, pairs, target)
+        target = target_of(pipeline, pairs) if teacher else as_retrieved(pairs)
+        start = Start(student.identity, load)
+    return train_once(pipeline, name, training, start, pairs, target, teacher)
 
 
-def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start: Start, pairs: Run, scores: TeacherScores) -> Done:
-    """A train step of that name, from pairs of the train queries and the target's scores of them."""
+def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start: Start, pairs: Run, scores: TeacherScores, teacher: bool) -> Done:
+    """A train step of that name, from pairs of the train queries and the target's scores of them, or their places as they were retrieved."""
     train, held = pipeline.held_out
-    target, quality = pipeline.target.name, pipeline.target.held_out
     lesson = Lesson(
         settings=training,
         target=scores,
@@ -110,10 +114,11 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
     inputs |= {"frozen documents": document_identity(pipeline.start)} if frozen else {}
 
     def work(folder: Path) -> dict[str, Any]:
-        chosen = {"target": target, "unit": scores.unit, "reason": pipeline.target.reason, "held_out": quality}
+        target = pipeline.target
+        reasons = {"reason": target.reason, "held_out": target.held_out} if teacher else {}
         student = start.load()
         taught = dataclasses.replace(lesson, document_encodings=pipeline.encodings(student, "start") if frozen else None)
-        return {**chosen, **teach_student(student, taught, folder, pipeline.reporter, name)}
+        return {"target": scores.name, "unit": scores.unit, **reasons, **teach_student(student, taught, folder, pipeline.reporter, name)}
 
     return pipeline.step(name, inputs, training.model_dump(mode="json"), work)
 

@@ -72,9 +72,9 @@ def system_name(reading: Reading) -> str:
 
 
 def train_other(pipeline: Pipeline, name: str) -> Done:
-    """The step that trains in the same way by other losses, such as `contrastive` on the qrels alone: what the student is held against."""
+    """The step that trains in the same way by other losses, or, as the run `contrastive`, on the qrels alone: what the student is held against."""
     losses = pipeline.experiment.evaluation.trainings[name]
-    return pipeline.train(f"train_{name}", pipeline.experiment.training.model_copy(update={"losses": losses}))
+    return pipeline.train(f"train_{name}", pipeline.experiment.training.model_copy(update={"losses": losses}), teacher=name != "contrastive")
 
 
 def _other(pipeline: Pipeline, name: str) -> System:
@@ -89,8 +89,8 @@ def _other(pipeline: Pipeline, name: str) -> System:
 def _training_words(pipeline: Pipeline, name: str) -> str:
     """What a report says of the training."""
     losses = pipeline.experiment.evaluation.trainings[name]
-    if losses == {"contrastive": 1.0}:
-        return "the same training on qrels, without a teacher"
+    if name == "contrastive":
+        return "the same training on qrels and retrieved negatives, without a teacher"
     return "the same training by " + " + ".join(f"{weight:g} {loss}" for loss, weight in losses.items() if weight)
 
 

@@ -13,10 +13,9 @@ from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
 from retriever.processes import refuse_several
 from retriever.progress import bar_of_steps
-from retriever.store import TeacherScores
 from retriever.student_settings import DenseSettings
 from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, FusionSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
-from retriever.train_step import Lesson, teach_student
+from retriever.train_step import Lesson, as_retrieved, teach_student
 from retriever.training.cross_encoder import teach_cross_encoder, training_lists
 from retriever.training_settings import TrainingSettings
 
@@ -82,7 +81,7 @@ def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFol
     student = load_kind("students", "dense", f"teacher {settings.label}").load(DenseSettings(model=str(start.folder), max_length=settings.max_length))
     lesson = Lesson(
         settings=training,
-        target=TeacherScores(pipeline.pairs("train"), "rank", "candidates", "candidates"),
+        target=as_retrieved(pipeline.pairs("train")),
         queries=pipeline.queries("train", settings.reads),
         qrels=pipeline.qrels("train"),
         train=train,

@@ -81,6 +81,11 @@ class Lesson:
     reinforced: ReinforcedDataset | None = None
 
 
+def as_retrieved(pairs: Run) -> TeacherScores:
+    """The order in which pairs were retrieved in the place of a teacher's scores: negatives are drawn from its best, and no loss reads it."""
+    return TeacherScores(pairs, "rank", "candidates", "candidates")
+
+
 def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter, name: str = "train") -> dict[str, Any]:
     """Trains a student and leaves `student`, a stock folder, and `curve.json` in `folder`; continues what a stop left there.
 

@@ -161,6 +161,18 @@ def test_the_ablation_adds_a_run_that_had_no_teacher(copied: Path) -> None:
     assert ("student", "contrastive") in {(one["run"], one["baseline"]) for one in report["comparisons"]}
 
 
+def test_the_run_that_had_no_teacher_is_not_made_again_for_another_one(copied: Path) -> None:
+    """Neither its negatives nor which of them are left out are a teacher's choice."""
+    settings = ("evaluation.ablation=true", "training.epochs=1", "training.false_negatives=relative")
+    again(copied, *settings, "ensemble.select=all")
+    noted, _, _ = again(copied, *settings, "ensemble.select=lexical")
+    assert "train" in noted.done
+    assert "train_contrastive" not in noted.done
+    told = json.loads((copied / "work" / "tiny" / "train_contrastive" / "manifest.json").read_text(encoding="utf-8"))
+    assert told["result"]["target"] == "candidates"
+    assert "reason" not in told["result"]
+
+
 def test_other_judgements_of_train_queries_repeat_the_training(tmp_path: Path, beir_folder: Path, encoder_folder: Path) -> None:
     path = write_experiment(tmp_path, beir_folder, encoder_folder)
     trained = Pipeline(read_experiment(path), tmp_path / "work").trained
