@@ -75,14 +75,14 @@ def _ranker(pipeline: Pipeline, name: str, where: str) -> Any:
     if name == "teacher":
         return ByFunction("teacher", lambda queries, run: _teacher_scores(pipeline, queries, run))
     if name == "student":
-        return ReadingPairs(pipeline.student, pipeline.collection, "student") if pipeline.reranks else Indexed(pipeline.index, "student")
+        return ReadingPairs(pipeline.student, pipeline.collection, "student") if pipeline.reranks else Indexed(pipeline.index, pipeline.collection, "student")
     return _of_folder(pipeline, Path(name), where)
 
 
 def _of_folder(pipeline: Pipeline, folder: Path, where: str) -> Any:
     """The student of another experiment: with its index where it has one, else one that reads pairs."""
     if (folder / "index" / "index.json").is_file() or (folder / "index.json").is_file():
-        return Indexed(open_index(folder), _label(pipeline, folder))
+        return Indexed(open_index(folder), pipeline.collection, _label(pipeline, folder))
     student = folder / "train" / "student"
     if not student.is_dir():
         raise ConfigError(f'{where}: "{folder}" is neither bm25, student or teacher nor the folder of a finished experiment. Distil that first')

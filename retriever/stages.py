@@ -84,9 +84,10 @@ class Lexical:
 
 @dataclasses.dataclass(frozen=True)
 class Indexed:
-    """A student and its index."""
+    """A student and its index over a collection, or over more: what was added to the index alone is not found, for no other ranker has it."""
 
     index: SearchIndex
+    documents: Collection
     name: str
 
     @property
@@ -96,7 +97,8 @@ class Indexed:
 
     def search(self, queries: Queries, k: int) -> Run:
         """The best k documents of each query."""
-        return self.index.run(queries, k, self.name)
+        run = self.index.run(queries, k, self.name)
+        return run.keep(self.documents.rows_of(run.doc_ids) >= 0)
 
     def score(self, queries: Queries, run: Run) -> NDArray[np.float32]:
         """[n], by the encodings that the index keeps; where it keeps an approximation alone, the texts are encoded again."""

@@ -347,6 +347,15 @@ def test_requests_begin_no_faster_than_the_rate_allows(server: ModelServer) -> N
     assert (np.array(sorted(server.times)) - begun >= 0.05 * np.arange(len(PROMPTS))).all()  # a thread may be late, and never early
 
 
+def test_the_request_that_failed_is_told_and_not_those_that_stopped_for_it(server: ModelServer) -> None:
+    """The first of two is in its pause when the second, later in their order, is refused for good."""
+    server.faults = [refuse(503), refuse(401)]
+    engine = connect(server, concurrency=2)
+    engine.connection.first_pause_seconds = 30.0
+    with pytest.raises(ConfigError, match="status 401"):
+        engine.generate(PROMPTS[:2], 1)
+
+
 def test_what_was_used_is_counted_with_its_price(server: ModelServer, local: LocalEngine) -> None:
     engine = connect(server, prompt_price=2.0, completion_price=10.0)
     engine.generate(PROMPTS, 1)

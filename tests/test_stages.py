@@ -20,7 +20,7 @@ from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.search import open_index
 from retriever.stage_step import fit_weights, stages_of
-from retriever.stages import ByFunction, Indexed, Lexical, Part, Stage, Standing, fused, search, standings, union
+from retriever.stages import ByFunction, Indexed, Lexical, Part, Stage, StagedSearch, Standing, fused, search, standings, union
 from retriever.types import Document, Query
 from tests.tiny_experiment import command, write_experiment
 
@@ -119,7 +119,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, shared_beir_folder: Pat
 
 
 def test_rankers_score_the_pairs_as_they_rank_them(finished_experiment: Path, collection: Collection) -> None:
-    index = Indexed(open_index(finished_experiment / "work" / "tiny"), "student")
+    index = Indexed(open_index(finished_experiment / "work" / "tiny"), collection, "student")
     lexical = Lexical(build_bm25(document.full_text for document in collection.documents()), collection)
     for ranker in (index, lexical):
         run = ranker.search(QUERIES, 7)
@@ -129,19 +129,26 @@ def test_rankers_score_the_pairs_as_they_rank_them(finished_experiment: Path, co
         assert np.isnan(ranker.score(QUERIES, absent)).all()
 
 
-def test_an_index_that_was_changed_scores_what_it_has_now(finished_experiment: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_an_index_that_was_changed_scores_what_it_has_now(finished_experiment: Path, tmp_path: Path, collection: Collection) -> None:
     folder = shutil.copytree(finished_experiment / "work" / "tiny" / "index", tmp_path / "index")
-    index = Indexed(open_index(folder), "student")
+    index = Indexed(open_index(folder), collection, "student")
     before = index.search(QUERIES, 60)
-    gone = before["q1"][0][0]
+    (gone, _), (changed, score) = before["q1"][:2]
     delete(folder, [gone])
-    add(folder, [("d", Document("new", "a rodent that builds dams"))])
+    add(folder, [("d", Document(changed, "nothing of that kind"))])
     run = index.search(QUERIES, 60)
     assert index.score(QUERIES, run).tolist() == pytest.approx(run.scores.tolist(), abs=1e-5)
     assert np.isnan(index.score(QUERIES, before)).sum() == 2
-    assert "new" in dict(run["q1"])
+    assert dict(run["q1"])[changed] != score
+
+
+def test_what_was_added_to_an_index_alone_is_not_found_in_stages(finished_experiment: Path, tmp_path: Path, collection: Collection) -> None:
+    folder = shutil.copytree(finished_experiment / "work" / "tiny" / "index", tmp_path / "index")
+    add(folder, [("d", Document("new", "a rodent that builds dams"))])
+    index = open_index(folder)
+    assert index.hits(QUERIES["q1"], 1)[0].document.doc_id == "new"
+    hits = StagedSearch((Stage((Indexed(index, collection, "student"),), 5),), collection).hits(QUERIES["q1"], 3)
+    assert [hit.document.doc_id for hit in hits] == [hit.document.doc_id for hit in index.hits(QUERIES["q1"], 4)[1:]]
 
 
 STAGES = """

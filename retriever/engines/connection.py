@@ -35,6 +35,10 @@ class _TryAgainError(Exception):
         self.pause = pause
 
 
+class _StoppedError(RetrieverError):
+    """A request that was not made because another one failed."""
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows none: the key must not travel to another host."""
 
@@ -57,6 +61,7 @@ class Connection:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._next_start = 0.0
+        self._failure: RetrieverError | None = None
         host = urllib.parse.urlsplit(settings.url).hostname
         proxies = [urllib.request.ProxyHandler({})] if host in ("localhost", "127.0.0.1", "::1") else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
@@ -78,9 +83,12 @@ class Connection:
             RetrieverError: it did not answer however often it was asked.
         """
         self._stop.clear()
+        self._failure = None
         pool = concurrent.futures.ThreadPoolExecutor(self.settings.concurrency)
         try:
             return list(pool.map(lambda body: self._post(path, body), bodies))
+        except _StoppedError as stopped:  # earlier in their order than the one that failed
+            raise self._failure or stopped from None
         finally:
             self._stop.set()  # after a failure or Ctrl-C nobody waits for a pause to end
             pool.shutdown(wait=True, cancel_futures=True)
@@ -89,7 +97,11 @@ class Connection:
         """One answer; a failure stops the other workers before their next request."""
         try:
             return self._post_patiently(path, body)
-        except RetrieverError:
+        except _StoppedError:
+            raise
+        except RetrieverError as error:
+            with self._lock:
+                self._failure = self._failure or error
             self._stop.set()
             raise
 
@@ -99,7 +111,7 @@ class Connection:
         while True:
             self._wait_for_start()
             if self._stop.is_set():
-                raise RetrieverError(f"{self.where}: stopped")
+                raise _StoppedError(f"{self.where}: stopped")
             try:
                 return self._send(request)
             except _TryAgainError as error:
