@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retriever.candidates import bm25_run, file_run, index_run, reciprocal_rank_fusion, run_file
-from retriever.conversations import Reading
+from retriever.conversations import ConversationReader, Reading
 from retriever.files import fingerprint, sha256_file
 from retriever.index_settings import EXACT
 from retriever.models import find_model
 from retriever.plugins import load_kind
-from retriever.queries import asked_fingerprint
+from retriever.queries import asked_fingerprint, reading_input
 from retriever.runs import Run
 from retriever.teacher_settings import EmbeddingSettings
 
@@ -27,6 +27,7 @@ def find_candidates(pipeline: Pipeline) -> dict[str, Run]:
     inputs = {"collection": collection.fingerprint}
     inputs |= {split: _asked(pipeline, split) for split in SPLITS}
     inputs |= {source: _identity_of(pipeline, source) for source in settings.sources if source not in ("bm25", "lucene")}
+    inputs |= _read_by_student(pipeline)
 
     def work(folder: Path) -> None:
         for split in SPLITS:
@@ -54,11 +55,18 @@ def _asked(pipeline: Pipeline, split: str) -> str:
     return found[0] if len(found) == 1 else fingerprint(found)
 
 
+def _read_by_student(pipeline: Pipeline) -> dict[str, str]:
+    """What the student reads, where it is a source that searches with that; or with "last", whose candidates in older folders were found with that too."""
+    settings = pipeline.experiment.candidates
+    decides = "student" in settings.sources and (not settings.reads or "last" in settings.reads)
+    return reading_input(pipeline, SPLITS) if decides else {}
+
+
 def _run_of(pipeline: Pipeline, source: str, split: str, reading: Reading | None) -> Run:
     """One source's candidates for one reading; the student reads as it does everywhere, unless a reading is named."""
     queries, settings = pipeline.queries(split, reading), pipeline.experiment.candidates
-    if source == "student" and reading is None:
-        queries = pipeline.student_queries(split)
+    if source == "student":
+        queries = ConversationReader().read_all(queries) if reading else pipeline.student_queries(split)
     if source == "bm25":
         return bm25_run(f"BM25, {split}", pipeline.bm25, pipeline.collection, queries, settings.depth, pipeline.reporter)
     if source == "lucene":

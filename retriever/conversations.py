@@ -24,6 +24,9 @@ READINGS = {
 UTTERANCE_FIRST = frozenset({"latest_first", "user_latest_first", "last_and_answer"})
 """The readings under which the last turn stands before the history, and a tokenizer's separator between turns."""
 
+READER = "conversation.json"
+"""What a student's folder says of its reader: reading and room; stock sentence-transformers leaves it alone."""
+
 HUMAN = "human"
 """The rewriter of rewrites that came with the collection without a name."""
 
@@ -194,6 +197,12 @@ class ConversationReader:
             raise TypeError("a reader without a tokenizer counts no tokens")
         found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
         return [[end for _, end in offsets] for offsets in found["offset_mapping"]]
+
+
+def reads_more(encoder: Any, reading: Reading | None) -> bool:
+    """Whether an encoder would read more than the last turn of queries that were read as "last": they keep their turns, and it has a reading of its own."""
+    reader = getattr(encoder, "reader", None)
+    return reading == "last" and isinstance(reader, ConversationReader) and reader.reading != "last"
 
 
 def told_cuts(reader: ConversationReader, queries: Iterable[Query], what: str, say: Callable[[str], None]) -> None:

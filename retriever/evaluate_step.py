@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.calibration import relevant_pairs
-from retriever.conversation_facets import NEED_OF_HISTORY, clusters_of, depths_of, facets_of, needs_history_by_run
+from retriever.conversation_facets import NEED_OF_HISTORY, by_field, clusters_of, depths_of, facets_of, needs_history_by_run
 from retriever.encodings import score_rows
 from retriever.eval.curves import ScoreDistribution, score_distribution, training_curve
 from retriever.eval.directions import direction_of, directions_of, in_direction, in_words, pairs_in_directions, system_of
@@ -23,6 +23,7 @@ from retriever.generation.step import generation_note
 from retriever.image_report import shows_images, wholes_of, with_images
 from retriever.model_card import write_model_card
 from retriever.pipeline import Pipeline
+from retriever.queries import reading_input
 from retriever.rewriting import rewrites_fingerprint
 from retriever.runs import Run, read_run
 from retriever.stage_step import stages_fingerprint
@@ -66,10 +67,12 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     """The finished evaluate step: report.html, report.json, per_query.json and the runs in TREC form."""
     settings = pipeline.experiment.evaluation
     _ = zero_shot_names(pipeline)  # a field that no image has is told before anything is trained
+    _ = [by_field(pipeline.conversations("test"), name) for name in settings.by]  # and so is one that no query has
     elsewhere = asked_elsewhere(pipeline)  # and so is a split that another collection lacks
     inputs = {"training": pipeline.trained.key, "student": pipeline.student.identity, "start": pipeline.start.identity}
     inputs |= {"target": pipeline.target.run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
+    inputs |= reading_input(pipeline, ("test",))
     inputs |= {name: train_other(pipeline, name).key for name in settings.trainings}
     if pipeline.experiment.rewriter:
         inputs["rewrites"] = rewrites_fingerprint(pipeline.conversations("test"))

@@ -331,7 +331,8 @@ class Pipeline:
 
     def load_teacher(self, settings: TeacherSettings) -> Teacher:
         """A teacher that is ready to score."""
-        teacher: Teacher = load_kind("teachers", settings.kind, f"teacher {settings.label}").load(settings, self.resources)
+        told = settings.model_copy(update={"reads": settings.reads or self.experiment.collection.conversation})
+        teacher: Teacher = load_kind("teachers", settings.kind, f"teacher {settings.label}").load(told, self.resources)
         return teacher
 
     @cached_property
@@ -422,6 +423,8 @@ class Pipeline:
             return {"version": version.number}
 
         kept = settings.model_dump(mode="json", exclude={"batch_size"})
+        if (reader := reader_of(student)).reading != "last":
+            kept["reader"] = reader.settings()  # of conversations, which the index's copy of the student reads so too
         _, index = self.open_step(lambda: self.step(name, inputs, kept, work, in_place=True), open_index)
         return index
 

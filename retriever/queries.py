@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from retriever.collection import Collection
 from retriever.collection_settings import CollectionSettings
+from retriever.conversation_facets import relevant_to
 from retriever.conversations import ConversationReader
 from retriever.errors import DataError
+from retriever.eval.directions import direction_of_query
 from retriever.files import fingerprint
 from retriever.types import Qrels, Query
+
+if TYPE_CHECKING:
+    from retriever.pipeline import Pipeline
 
 
 def judged_queries(collection: Collection, settings: CollectionSettings, say: Callable[[str], None]) -> dict[str, dict[str, Query]]:
@@ -30,30 +35,38 @@ def judged_queries(collection: Collection, settings: CollectionSettings, say: Ca
             raise DataError(f'{collection.name}: no {split} queries: the qrels of the split "{name}" hold none. Fill them, or name another split')
     if settings.folds:
         return queries
-    tested = {_plain(query) for query in queries["test"].values()}
-    leaked = [query_id for query_id, query in queries["train"].items() if _plain(query) in tested]
+    tested = {plain_words(query) for query in queries["test"].values()}
+    leaked = [query_id for query_id, query in queries["train"].items() if plain_words(query) in tested]
     if leaked:
         say(f"train: {len(leaked)} queries left out, their texts are test queries too ({', '.join(leaked[:3])})")
     return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
 
 
-def _plain(query: Query) -> tuple[str, ...]:
-    """What makes two queries the same: "yes" after different turns is none of them, nor are two images."""
-    return (*(turn.text.casefold() for turn in query.turns), query.text.casefold(), str(query.image or ""))
+def plain_words(query: Query) -> tuple[str, ...]:
+    """What makes two queries the same, whatever their case and white space: "yes" after different turns is none of them, nor are two images."""
+    words = (" ".join(text.split()).casefold() for text in (*(turn.text for turn in query.turns), query.text))
+    return (*words, "" if query.image is None else str(query.image))
 
 
 def kept_together(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
     """Query id -> what it must not be parted from when queries are held out; "" where it stands alone.
 
     The turns of a conversation belong together; so do an image and the captions that look for it: each of them has the pairs of the
-    others, the other way round.
+    others, the other way round. Captions of one image stay together where no image asks, too: all of them teach that image.
     """
-    images = {query_id for query_id, query in queries.items() if query.image is not None}
+    images, captioned = {query_id for query_id, query in queries.items() if query.image is not None}, captioned_images(queries, qrels)
 
     def image_of(query_id: str) -> str:
-        return query_id if query_id in images else next((doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0 and doc_id in images), "")
+        asked = (doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0 and doc_id in images)
+        return query_id if query_id in images else next(asked, captioned.get(query_id, ""))
 
     return {query_id: query.conversation or image_of(query_id) for query_id, query in queries.items()}
+
+
+def captioned_images(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
+    """Caption -> the images that it is a caption of, of all queries that look for images; whether the images are queries does not matter."""
+    captions = [query_id for query_id, query in queries.items() if direction_of_query(query) and query.image is None]
+    return {query_id: " ".join(sorted(relevant_to(qrels, query_id))) for query_id in captions}
 
 
 def read_queries(reader: ConversationReader, queries: Mapping[str, Query]) -> dict[str, Query]:
@@ -71,6 +84,13 @@ def read_otherwise(asked: Mapping[str, Query], read: Mapping[str, Query]) -> dic
     """Query id -> what is read of it; empty where that is the last turn of each."""
     texts = {query_id: query.text for query_id, query in read.items()}
     return {} if all(asked[query_id].text == text for query_id, text in texts.items()) else texts
+
+
+def reading_input(pipeline: Pipeline, splits: Sequence[str] = ("train",)) -> dict[str, str]:
+    """What the student reads of the queries of some splits, where that is not just what is asked: an input of every step that its reading decides."""
+    found = [read_otherwise(pipeline.conversations(split), pipeline.student_queries(split)) for split in splits]
+    texts = {query_id: text for of_split in found for query_id, text in of_split.items()}
+    return {"read by the student": fingerprint(texts)} if texts else {}
 
 
 def asked_fingerprint(collection: Collection, split: str, read: Mapping[str, Query]) -> str:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from retriever.candidates import index_run, reciprocal_rank_fusion, with_positives
 from retriever.cascade_step import stored_scores
+from retriever.conversations import ConversationReader
 from retriever.encodings import document_identity
 from retriever.ensemble_step import check_target_units, target_units
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
 from retriever.generation.step import query_quality
 from retriever.plugins import load_kind
-from retriever.queries import read_otherwise
+from retriever.queries import reading_input
 from retriever.reinforce_step import reinforce
 from retriever.reinforced_shards import ReinforcedDataset
 from retriever.runs import Run
@@ -103,13 +104,15 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         reinforced=reinforced_dataset(pipeline, training),
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
-    inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements}
+    inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements, "measure": lesson.measure}
     inputs |= reading_input(pipeline)
-    inputs |= {"teacher's vectors": lesson.vectors.documents.encoder} if lesson.vectors else {}
+    inputs |= vectors_input(pipeline, training, lesson.vectors) if lesson.vectors else {}
     inputs |= {"reinforced dataset": lesson.reinforced.fingerprint} if lesson.reinforced else {}
     inputs |= {"quality of queries": fingerprint(dict(lesson.quality))} if lesson.quality else {}
     inputs |= {"active dimensions": fingerprint(list(lesson.active))} if lesson.active else {}
 
+    towers = [tower for tower in ("frozen_image", "frozen_text") if getattr(pipeline.experiment.student, tower, False)]
+    inputs |= {"towers": ", ".join(towers)} if towers else {}
     frozen = pipeline.experiment.student.frozen_documents
     inputs |= {"frozen documents": document_identity(pipeline.start)} if frozen else {}
 
@@ -130,12 +133,6 @@ def reinforced_dataset(pipeline: Pipeline, training: TrainingSettings) -> Reinfo
     if training.reinforced:
         return ReinforcedDataset(training.reinforced)
     return pipeline.open_step(lambda: reinforce(pipeline), ReinforcedDataset)[1]
-
-
-def reading_input(pipeline: Pipeline) -> dict[str, str]:
-    """What the student reads of the train queries, where that is not just what is asked."""
-    texts = read_otherwise(pipeline.conversations("train"), pipeline.student_queries("train"))
-    return {"read by the student": fingerprint(texts)} if texts else {}
 
 
 def wanted_dimensions(pipeline: Pipeline) -> tuple[float | None, float] | None:
@@ -168,8 +165,14 @@ def teacher_vectors(pipeline: Pipeline, training: TrainingSettings) -> TeacherVe
     if not isinstance(settings, EmbeddingSettings):
         return None
     encoder, documents = pipeline.encoder_of(settings)
-    queries = pipeline.queries_of(name, "train")
+    queries = ConversationReader().read_all(pipeline.queries_of(name, "train"))  # the student would read on in the turns that "last" keeps
     return TeacherVectors(dict(zip(queries, encoder.encode_queries(list(queries.values())), strict=True)), documents)
+
+
+def vectors_input(pipeline: Pipeline, training: TrainingSettings, vectors: TeacherVectors) -> dict[str, str]:
+    """Who encoded a teacher's vectors, and what it read where its identity says so."""
+    reads = pipeline.identities[str(vectors_from(pipeline, training))].settings.get("reads")
+    return {"teacher's vectors": vectors.documents.encoder} | ({"read by that teacher": str(reads)} if reads else {})
 
 
 def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from retriever.conversations import ConversationReader, reads_more
 from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import ConfigError
 from retriever.resources import Resources
@@ -29,12 +30,14 @@ class EmbeddingTeacher:
         self.encodings = encodings
         self.resources = resources
         family = {} if settings.family == "dense" else {"family": settings.family}
-        self.identity = TeacherIdentity(settings.label, "embedding", encoder.identity, encoder.unit, family)
+        reads = {"reads": "last"} if reads_more(encoder, settings.reads) else {}  # without this, older stores have scores of what the encoder itself reads
+        self.identity = TeacherIdentity(settings.label, "embedding", encoder.identity, encoder.unit, family | reads)
 
     def score(self, pairs: Sequence[tuple[Query, Document]]) -> ScoredPairs:
         """The score of each pair: an inner product, the cosine for a model of unit vectors, or MaxSim."""
         distinct = {(query.text, query.image): query for query, _ in pairs}
-        queries = self.encoder.encode_queries(list(distinct.values()))
+        reader = ConversationReader()  # what is read was decided before; the student would read on, as it does, in the turns that "last" keeps
+        queries = self.encoder.encode_queries([reader.read(query) for query in distinct.values()])
         place_of = {asked: place for place, asked in enumerate(distinct)}
         places = np.array([place_of[query.text, query.image] for query, _ in pairs], dtype=np.int64)
         rows = self.resources.collection.rows_of([document.doc_id for _, document in pairs])

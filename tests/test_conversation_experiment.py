@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from retriever.folds import fold_pipelines, parts_of
 from retriever.pipeline import Pipeline
 from retriever.queries import kept_together
 from retriever.rewriting import estimate, rewritten, turns_to_rewrite
-from retriever.runs import read_run
+from retriever.runs import read_qrels, read_run
 from retriever.search import open_index
+from retriever.systems import readings_of
 from retriever.transfer import asked_elsewhere
 from retriever.types import Query
 from tests.llm_material import FunctionEngine, save_tiny_model
@@ -138,6 +140,73 @@ def test_every_query_of_a_split_in_folds_is_scored_by_a_student_that_did_not_see
         tested += own.evaluation.query_ids
     assert sorted(tested) == sorted(pipeline.qrels("train"))
     assert evaluate_experiment(Pipeline(pipeline.experiment, tmp_path)).done_now is False
+
+
+def changed_turns(talks: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Changes each turn of the collection."""
+    file = talks / "conversations.jsonl"
+    file.write_text("".join(json.dumps(change(json.loads(line))) + "\n" for line in file.read_text().splitlines()))
+
+
+def test_parts_are_joined_though_one_alone_has_turns_rewrites_and_a_field(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    def alone(turn: dict[str, Any]) -> dict[str, Any]:
+        return turn if turn["conversation_id"] == "c0" else {"id": turn["id"], "utterance": turn["rewrite"]}
+
+    changed_turns(talks, alone)
+    sections: dict[str, Any] = {
+        "collection": {"path": talks, "train": "train", "test": "train", "folds": 2},
+        "candidates": {"depth": 8},
+        "teacher": [{"kind": "lexical"}],
+    }
+    pipeline = Pipeline(experiment(talks, encoder_folder, **sections), tmp_path)
+    parts = [fold.conversations("test").values() for fold in fold_pipelines(pipeline)]
+    assert sorted(sum(bool(query.turns) for query in part) for part in parts) == [0, 2]
+    report = read_report(evaluate_experiment(pipeline).folder)
+    for name in ("last_turn", "all_turns", "rewrite"):
+        run = report.run(name)
+        assert run is not None
+        assert set(run.evaluation.query_ids) == set(pipeline.qrels("train"))
+    (domain,) = (facet for facet in report.facets if facet.name == "domain")
+    assert {group.label: group.queries for group in domain.groups} == {"animals": 1, "tools": 1}
+
+
+def test_a_rewrite_that_some_turns_lack_is_read_in_no_part(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    changed_turns(talks, lambda turn: turn if turn["conversation_id"] == "c0" else {key: value for key, value in turn.items() if key != "rewrite"})
+    sections: dict[str, Any] = {
+        "collection": {"path": talks, "train": "train", "test": "train", "folds": 2},
+        "candidates": {"depth": 8},
+        "teacher": [{"kind": "lexical"}],
+    }
+    for fold in fold_pipelines(Pipeline(experiment(talks, encoder_folder, **sections), tmp_path / "left out")):
+        assert readings_of(fold, fold.conversations("test")) == ("last", "all")
+    sections["evaluation"] = {"readings": ["user"], "zero_shot": {"field": "category"}, "by": ["domain"]}
+    for fold in fold_pipelines(Pipeline(experiment(talks, encoder_folder, **sections), tmp_path / "named")):
+        assert readings_of(fold, fold.conversations("test")) == ("user",)
+        assert (fold.experiment.evaluation.by, fold.experiment.evaluation.zero_shot) == ((), None)
+
+
+def test_a_field_that_no_query_has_is_told_before_anything_is_trained(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    settings = experiment(talks, encoder_folder, evaluation={"by": ["domian"]})
+    with pytest.raises(ConfigError, match=r'^no query has a field "domian" by which results could be told apart; the fields are: domain'):
+        evaluate_experiment(Pipeline(settings, tmp_path))
+    assert not (tmp_path / "talks" / "train").exists()
+
+
+def test_a_query_s_own_document_is_left_out_in_other_collections_as_in_its_own(beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    judged = read_qrels(beir_folder / "qrels" / "test.tsv")
+    own = {query_id: next(doc_id for doc_id, grade in grades.items() if grade > 0) for query_id, grades in judged.items()}
+    queries = [json.loads(line) for line in (beir_folder / "queries.jsonl").read_text().splitlines()]
+    (beir_folder / "queries.jsonl").write_text("".join(json.dumps({**query, "_id": own.get(query["_id"], query["_id"])}) + "\n" for query in queries))
+    lines = [f"{own[query_id]}\t{doc_id}\t{grade}\n" for query_id, grades in judged.items() for doc_id, grade in grades.items()]
+    (beir_folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    evaluation = {"measures": ["nDCG@10"], "latency_queries": 2, "remove_own_document": True}
+    sections = {"candidates": {"depth": 8}, "teacher": [{"kind": "lexical"}], "evaluation": evaluation}
+    transfer = [{"path": beir_folder, "name": "again", "test": "test"}]
+    report = read_report(evaluate_experiment(Pipeline(experiment(beir_folder, encoder_folder, **sections, transfer=transfer), tmp_path)).folder)
+    for name in ("bm25", "student_before", "student"):
+        run = report.run(name)
+        assert run is not None
+        assert report.transfer[0].means[name]["nDCG@10"] == pytest.approx(run.evaluation.means["nDCG@10"], abs=1e-9)
 
 
 def test_other_collections_are_measured_without_learning_from_them(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:

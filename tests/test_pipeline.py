@@ -19,8 +19,10 @@ from retriever import Collection, Document, Query, Run, distill, read_experiment
 from retriever.bm25 import BM25
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.eval.measures import evaluate
+from retriever.evaluation_settings import EvaluationSettings
 from retriever.pipeline import Pipeline, keep_pairs
 from retriever.progress import Advance, Quiet
+from retriever.systems import fused_depth
 from tests.tiny_experiment import RUNS, STEPS, manifest_times, write_experiment
 
 
@@ -102,6 +104,17 @@ def test_the_reported_means_are_those_of_the_runs_on_disk(finished_experiment: P
     for name in RUNS:
         means = evaluate(Run.read_trec(folder / "runs" / f"{name}.trec"), qrels, ["nDCG@10", "AP"]).means
         assert report["runs"][name]["mean"] == pytest.approx(means, abs=1e-9)
+
+
+def test_a_fusion_is_as_deep_as_the_measures_count_and_as_the_candidates_at_least(finished_experiment: Path) -> None:
+    def depth(candidates: int, kept: int, *measures: str) -> int:
+        return fused_depth(candidates, EvaluationSettings(measures=measures, depth=kept))
+
+    assert [depth(20, 1000, *measures) for measures in (("nDCG@10", "R@100"), ("RR@10",), ("RR@10", "AP"))] == [100, 20, 1000]
+    assert depth(20, 50, "R@100") == depth(70, 50, "nDCG@10") == 50
+    runs = finished_experiment / "work" / "tiny" / "evaluate" / "runs"
+    for name in ("student", "hybrid"):  # ten candidates, but AP counts all of the 60 documents
+        assert set(Run.read_trec(runs / f"{name}.trec").counts.tolist()) == {60}
 
 
 def test_nothing_is_repeated_when_nothing_changed(finished_experiment: Path) -> None:

@@ -24,6 +24,7 @@ from retriever.eval.significance import Comparison
 from retriever.eval.wording import count, shortened
 from retriever.files import fingerprint
 from retriever.pipeline import Pipeline
+from retriever.queries import reading_input
 from retriever.runs import Run
 from retriever.steps import Done, versions
 
@@ -42,7 +43,7 @@ def audit_teachers(pipeline: Pipeline) -> tuple[Done, Audit]:
     inputs = {f"scores of {name}": run.fingerprint for name, run in targets.runs.items()}
     inputs |= {f"teacher {name}": identity.fingerprint for name, identity in pipeline.identities.items()}
     inputs |= {"start": pipeline.start.identity, "collection": pipeline.collection.fingerprint, "candidates": pipeline.candidates["train"].fingerprint}
-    inputs |= {"queries": fingerprint(held), "judgements": pipeline.judgements}
+    inputs |= {"queries": fingerprint(held), "judgements": pipeline.judgements, **reading_input(pipeline)}
     candidates = pipeline.experiment.candidates
     settings = {"measures": list(pipeline.experiment.evaluation.measures), **candidates.model_dump(mode="json", include={"k1", "b", "language"})}
 

@@ -195,7 +195,8 @@ def stats(index: Index, as_json: Json = False) -> None:
     print_table(table)
     table = table_of("version", "made", "documents", "change")
     for one in found["versions"]:
-        table.add_row(str(one["number"]), one["made"], f"{one['documents']:,}", one["change"])
+        count = "" if one["documents"] is None else f"{one['documents']:,}"
+        table.add_row(str(one["number"]), one["made"] or "", count, one["change"])
     print_table(table)
 
 

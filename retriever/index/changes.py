@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.collection import Collection
+from retriever.conversations import READER
 from retriever.document_table import DocumentTable, DocumentWriter
 from retriever.encodings import DocumentEncodings, document_identity
 from retriever.errors import DataError, SearchIndexError
-from retriever.files import explain_full_disk, fingerprint, link_or_copy, lock, sync
+from retriever.files import explain_full_disk, fingerprint, link_or_copy, lock, sync, write_text
 from retriever.index.layout import (
     DELETIONS,
     MANIFEST,
@@ -25,9 +26,12 @@ from retriever.index.layout import (
     STUDENTS,
     UsedSegment,
     Version,
-    kept_versions,
+    next_version,
     now,
     read_version,
+    read_versions,
+    readable_version,
+    version_files,
     version_path,
     write_deleted,
     write_version,
@@ -81,7 +85,7 @@ def publish(
         )
     with changing(folder):
         _leave_other_layouts(folder)
-        before = _current(folder)
+        before = readable_version(folder)  # one that cannot be read is mended by the new one
         if before and sum(before.by_hand):
             added, deleted = before.by_hand
             reporter.say(
@@ -92,9 +96,8 @@ def publish(
         collection.link_to(made(partial / DOCUMENTS))
         used = write_segment(folder, partial, settings, student_kind, vectors, reporter.say)
         _keep_student(student_folder, folder, encoder.identity)
-        number = max([0, *kept_versions(folder)]) + 1
         version = Version(
-            number=number,
+            number=next_version(folder),
             made=now(),
             change=f"built from {len(collection):,} documents",
             student_kind=student_kind,
@@ -104,8 +107,7 @@ def publish(
             settings=settings.model_dump(mode="json"),
             segments=(used,),
         )
-        write_version(folder, version)
-    return version
+        return write_version(folder, version)
 
 
 def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Reporter | None = None, before: Snapshot | None = None) -> Changed:
@@ -141,8 +143,7 @@ def add(folder: Path, documents: Iterable[tuple[str, Document]], reporter: Repor
         used = write_segment(folder, partial, settings, snapshot.version.student_kind, vectors, reporter.say)
         added = len(table) - len(replaced)
         change = f"added {added:,}" + (f", replaced {len(replaced):,}" if len(replaced) else "")
-        version = _next(snapshot.version, change, (*kept, used), added=len(table), deleted=len(replaced))
-        write_version(folder, version)
+        version = write_version(folder, _next(snapshot.version, change, (*kept, used), added=len(table), deleted=len(replaced)))
         if len(small) >= SMALL_SEGMENTS:
             whole = open_snapshot(folder, version, snapshot)
             together = [segment for segment in whole.segments if segment.used.documents <= SMALL]
@@ -173,8 +174,7 @@ def delete(folder: Path, doc_ids: Sequence[str], ignore_missing: bool = False) -
         if not len(rows):
             return Changed(snapshot.version.number, 0, 0, 0, len(snapshot))
         kept = deleted_from(folder, snapshot, rows, snapshot.version.number + 1)
-        version = _next(snapshot.version, f"deleted {len(rows):,}", kept, deleted=len(rows))
-        write_version(folder, version)
+        version = write_version(folder, _next(snapshot.version, f"deleted {len(rows):,}", kept, deleted=len(rows)))
     return Changed(version.number, 0, 0, len(rows), version.documents)
 
 
@@ -194,35 +194,45 @@ def roll_back(folder: Path, number: int) -> Version:
     """
     with changing(folder):
         wanted = read_version(folder, number)
-        last = max(kept_versions(folder))
-        version = wanted.model_copy(update={"number": last + 1, "made": now(), "change": f"back to version {number}"})
+        version = wanted.model_copy(update={"number": next_version(folder), "made": now(), "change": f"back to version {number}"})
         open_snapshot(folder, version).load_encoder()
-        write_version(folder, version)
-    return version
+        return write_version(folder, version)
 
 
 def prune(folder: Path) -> int:
     """Removes all versions but the current one, and what only they need; returns how many bytes that frees.
 
     What a reader has open it can go on reading.
+
+    Raises:
+        SearchIndexError: the current version cannot be opened. Nothing is removed then, so that an earlier one can be gone back to.
     """
     with changing(folder):
         current = read_version(folder)
-        for number in kept_versions(folder):
-            if number != current.number:
-                version_path(folder, number).unlink()
+        open_snapshot(folder, current)
+        own = version_path(folder, current.number)
+        for path in version_files(folder):
+            if path != own:
+                path.unlink()
+        if not current.segments_made or readable_version(folder, current.number) is None:
+            write_version(folder, current)  # after the versions, which gives room on a full disk, and before the segments, whose numbers it remembers
         return remove_orphans(folder)
 
 
 def remove_orphans(folder: Path) -> int:
-    """Removes segments, deletions and students that no version names, and what stopped changes left; returns their bytes. Under the lock only."""
-    kept = [read_version(folder, number) for number in kept_versions(folder)]
-    segments = {used.name for version in kept for used in version.segments}
-    deletions = {used.deletions for version in kept for used in version.segments}
-    students = {version.encoder for version in kept}
-    named: dict[str, set[Any]] = {SEGMENTS: segments, DELETIONS: deletions, STUDENTS: students}
-    orphans = [path for part, names in named.items() for path in sorted((folder / part).glob("*")) if path.name not in names]
-    orphans += [path for path in folder.glob(".*") if path.is_dir()]  # of changes that were stopped
+    """Removes segments, deletions and students that no version names, and what stopped changes left; returns their bytes. Under the lock only.
+
+    While the file of a version is damaged, or set aside as such, only the latter is removed: nobody knows what that version names.
+    """
+    versions = read_versions(folder).values()
+    kept = [version for version in versions if version is not None]
+    orphans = [path for path in folder.glob(".*") if path.is_dir()]  # of changes that were stopped
+    if len(kept) == len(versions):
+        segments = {used.name for version in kept for used in version.segments}
+        deletions = {used.deletions for version in kept for used in version.segments}
+        students = {version.encoder for version in kept}
+        named: dict[str, set[Any]] = {SEGMENTS: segments, DELETIONS: deletions, STUDENTS: students}
+        orphans += [path for part, names in named.items() for path in sorted((folder / part).glob("*")) if path.name not in names]
     freed = 0
     for path in orphans:
         freed += sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
@@ -261,9 +271,7 @@ def _put_together(folder: Path, snapshot: Snapshot, segments: Sequence[Segment],
     used = put_segment(folder, snapshot.version, documents, settings, encodings, reporter)
     names = {segment.used.name for segment in segments}
     others = tuple(segment.used for segment in snapshot.segments if segment.used.name not in names)
-    version = _next(snapshot.version, change, (*others, *used))
-    write_version(folder, version)
-    return version
+    return write_version(folder, _next(snapshot.version, change, (*others, *used)))
 
 
 def _written(folder: Path, documents: Iterable[tuple[str, Document]], snapshot: Snapshot) -> Path | None:
@@ -300,14 +308,6 @@ def _next(before: Version, change: str, segments: tuple[UsedSegment, ...], added
     return before.model_copy(update={"number": before.number + 1, "made": now(), "change": change, "by_hand": hand, "segments": segments})
 
 
-def _current(folder: Path) -> Version | None:
-    """The current version; None where there is none that can be read, which a new one mends."""
-    try:
-        return read_version(folder)
-    except SearchIndexError:
-        return None
-
-
 def _leave_other_layouts(folder: Path) -> None:
     """Removes what an index of an earlier layout had in the folder; it cannot be opened any more."""
     if (folder / MANIFEST).exists() and not (folder / SEGMENTS).is_dir():
@@ -317,9 +317,10 @@ def _leave_other_layouts(folder: Path) -> None:
 
 
 def _keep_student(source: Path, folder: Path, identity: str) -> None:
-    """A copy of a student's folder, whole or not there at all."""
+    """A copy of a student's folder, whole or not there at all; one that is there already reads conversations from now on as the folder says."""
     final = folder / STUDENTS / identity
     if final.exists():
+        _keep_reader(source / READER, final / READER)
         return
     partial = folder / ".student"
     shutil.rmtree(partial, ignore_errors=True)
@@ -329,3 +330,11 @@ def _keep_student(source: Path, folder: Path, identity: str) -> None:
     made(final.parent)
     partial.rename(final)
     sync(final.parent)
+
+
+def _keep_reader(source: Path, kept: Path) -> None:
+    """Makes a student's file on how it reads the same as another one, or as absent: the identity by which a student is kept says nothing of it."""
+    if not source.is_file():
+        kept.unlink(missing_ok=True)
+    elif not kept.is_file() or kept.read_bytes() != source.read_bytes():
+        write_text(kept, source.read_text(encoding="utf-8"))

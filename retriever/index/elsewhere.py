@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -10,6 +11,7 @@ from retriever.encodings import Encoding
 from retriever.errors import ConfigError
 from retriever.exports import export_faiss, export_impacts
 from retriever.files import fingerprint
+from retriever.index.segments import Segment
 from retriever.index.snapshot import Snapshot
 from retriever.progress import Quiet, Reporter
 from retriever.remote.engine import Facts
@@ -38,8 +40,13 @@ def facts_of(snapshot: Snapshot) -> Facts:
     version = snapshot.version
     if not snapshot.segments:
         raise ConfigError(f"{snapshot.folder}: the index is empty, there is nothing to carry elsewhere")
-    documents = fingerprint([version.document_encoder, *(used.model_dump(mode="json") for used in version.segments)])
+    documents = fingerprint([version.document_encoder, *(_content_of(segment) for segment in snapshot.segments)])
     return Facts(version.document_encoder, version.student_kind, len(snapshot), snapshot.segments[0].facts.dimensions, documents)
+
+
+def _content_of(segment: Segment) -> list[Any]:
+    """What a segment holds, by its checksums, and which of its documents are deleted; names would be the same in a copy that was changed otherwise."""
+    return [segment.facts.sha256, None if segment.deleted is None else hashlib.sha256(segment.deleted.tobytes()).hexdigest()]
 
 
 def blocks_of(snapshot: Snapshot) -> Iterator[tuple[list[Document], Encoding]]:

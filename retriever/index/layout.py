@@ -1,7 +1,7 @@
 """What an index folder holds, and how it is changed so that a stop at any instant leaves the version before or the one after.
 
 - index.json: the current version, its segments and which of their documents are deleted;
-- versions/000003.json: every version that is kept, the current one too;
+- versions/000003.json: every version that is kept, the current one too; 000003.json.damaged is one that cannot be read and was set aside;
 - segments/000002/: documents, the engine's files and segment.json, never changed once it is there;
 - deletions/000002-000003.npy: bool [N], the documents of segment 2 that are deleted from version 3 on;
 - students/IDENTITY/: the student that encoded a version's documents and encodes its queries.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from retriever.errors import SearchIndexError
 from retriever.files import write_json
 from retriever.index_settings import INDEX_KINDS, IndexSettings, PrivateIndexSettings
 
-MANIFEST, SEGMENT = "index.json", "segment.json"
+MANIFEST, SEGMENT, DAMAGED = "index.json", "segment.json", ".damaged"
 LAYOUT = 2
 VERSIONS, SEGMENTS, DELETIONS, STUDENTS = "versions", "segments", "deletions", "students"
 PARTS = (VERSIONS, SEGMENTS, DELETIONS, STUDENTS)
@@ -67,6 +68,7 @@ class Version(_Facts):
         settings: the table [index] that it was built by.
         by_hand: documents added to that and deleted from it since.
         segments: in the order of their rows.
+        segments_made: the highest number that a segment has had so far, pruned ones included; 0 in an older manifest, which does not say.
     """
 
     layout: int = LAYOUT
@@ -80,6 +82,7 @@ class Version(_Facts):
     settings: dict[str, Any]
     by_hand: tuple[int, int] = (0, 0)
     segments: tuple[UsedSegment, ...]
+    segments_made: int = Field(0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -143,6 +146,25 @@ def read_version(folder: Path, number: int | None = None) -> Version:
     return _checked(Version, values, path)
 
 
+def readable_version(folder: Path, number: int | None = None) -> Version | None:
+    """The same; None where there is none that can be read."""
+    try:
+        return read_version(folder, number)
+    except SearchIndexError:
+        return None
+
+
+def read_versions(folder: Path) -> dict[int, Version | None]:
+    """All versions by their numbers, the first one first; None where a file is damaged. The current one is what index.json says, whatever its own file does.
+
+    Raises:
+        SearchIndexError: index.json cannot be read.
+    """
+    current = read_version(folder)
+    found = {number: readable_version(folder, number) for number in version_files(folder).values()}
+    return dict(sorted({**found, current.number: current}.items()))
+
+
 def read_segment(folder: Path, name: str) -> SegmentFacts:
     """What a segment is.
 
@@ -178,16 +200,23 @@ def write_deleted(folder: Path, used: UsedSegment, deleted: NDArray[np.bool_], v
     return used.model_copy(update={"deleted": int(deleted.sum()), "deletions": name})
 
 
-def write_version(folder: Path, version: Version) -> None:
-    """Makes a version the current one. Everything that it names is there already."""
+def write_version(folder: Path, version: Version) -> Version:
+    """Makes a version the current one, and returns it as it remembers the segments so far. Everything that it names is there already."""
+    version = version.model_copy(update={"segments_made": max(version.segments_made, segments_made(folder))})
     values = version.model_dump(mode="json")
     write_json(version_path(folder, version.number), values)
     write_json(folder / MANIFEST, values)
+    return version
 
 
 def kept_versions(folder: Path) -> list[int]:
     """The numbers of all versions that are kept."""
-    return sorted(int(path.stem) for path in (folder / VERSIONS).glob("*.json") if path.stem.isdigit())
+    return sorted(number for path, number in version_files(folder).items() if path.suffix != DAMAGED)
+
+
+def version_files(folder: Path) -> dict[Path, int]:
+    """The files of all versions with their numbers, those that are damaged and set aside included."""
+    return _numbered(folder / VERSIONS, rf"(\d+)\.json(?:{re.escape(DAMAGED)})?")
 
 
 def version_path(folder: Path, number: int) -> Path:
@@ -200,15 +229,40 @@ def segment_folder(folder: Path, name: str) -> Path:
     return folder / SEGMENTS / name
 
 
+def next_version(folder: Path) -> int:
+    """A number that no version has had, not even one whose file is damaged or missing: files of deletions, which a reader may have open, are named by it."""
+    current = readable_version(folder)
+    deletions = _numbered(folder / DELETIONS, r"\d+-(\d+)\.npy")
+    return 1 + max([current.number if current else 0, *version_files(folder).values(), *deletions.values()])
+
+
 def next_segment(folder: Path) -> str:
-    """A name that no segment has had, those that no version names included."""
-    taken = [int(path.name) for path in (folder / SEGMENTS).glob("*") if path.name.isdigit()]
-    return f"{max(taken, default=0) + 1:06d}"
+    """A name that no segment of a version has had, pruned ones included: a reader may have such a one open."""
+    return f"{segments_made(folder) + 1:06d}"
+
+
+def segments_made(folder: Path) -> int:
+    """The highest number that a segment has had: of those that are there, that versions name, and that the current version remembers."""
+    current = readable_version(folder)
+    versions = [current]
+    if current is None or not current.segments_made:  # else it knows already what those before it named
+        versions += [readable_version(folder, number) for number in kept_versions(folder)]
+    made = [*_numbered(folder / SEGMENTS, r"(\d+)").values()]
+    for version in versions:
+        if version is not None:
+            made += [version.segments_made, *(int(used.name) for used in version.segments)]
+    return max(made, default=0)
 
 
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _numbered(folder: Path, pattern: str) -> dict[Path, int]:
+    """What in a folder is named by a pattern, with the number that is the pattern's group."""
+    found = ((path, re.fullmatch(pattern, path.name)) for path in folder.glob("*"))
+    return {path: int(match[1]) for path, match in found if match}
 
 
 def _values(path: Path) -> Mapping[str, Any]:

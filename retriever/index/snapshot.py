@@ -15,7 +15,7 @@ from retriever.document_fields import Kind
 from retriever.encodings import Encoder, Encoding, document_identity
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.filters import Condition, check_conditions
-from retriever.index.layout import AGAIN, MANIFEST, STUDENTS, Version, index_folder, read_version
+from retriever.index.layout import AGAIN, MANIFEST, STUDENTS, Version, index_folder, read_segment, read_version
 from retriever.index.segments import Segment, open_segment
 from retriever.plugins import load_kind
 from retriever.ragged import joined
@@ -133,7 +133,7 @@ class Snapshot:
 
 
 def open_snapshot(folder: Path, version: Version, before: Snapshot | None = None) -> Snapshot:
-    """A version, opened; what an earlier snapshot has open of it is taken from there.
+    """A version, opened; what an earlier snapshot has open of it is taken from there, unless a segment of that name is another one by now.
 
     Raises:
         SearchIndexError: a file is missing or damaged, or a segment was made by another student.
@@ -141,13 +141,18 @@ def open_snapshot(folder: Path, version: Version, before: Snapshot | None = None
     same = before is not None and before.version.encoder == version.encoder
     load = before.load_encoder if before and same else cache(lambda: open_student(folder, version))
     known = {segment.used: segment for segment in before.segments} if before else {}
-    segments = tuple(known.get(used) or open_segment(folder, used) for used in version.segments)
+    segments = tuple(_still_there(folder, known.get(used)) or open_segment(folder, used) for used in version.segments)
     for segment in segments:
         if segment.facts.encoder != version.document_encoder:
             raise SearchIndexError(
                 f"{folder}: segment {segment.used.name} was built with the student {segment.facts.encoder}, the index has {version.document_encoder}. {AGAIN}"
             )
     return Snapshot(folder, version, segments, load)
+
+
+def _still_there(folder: Path, segment: Segment | None) -> Segment | None:
+    """An open segment whose folder still holds what was opened, by its checksums; names alone were given again by older programs."""
+    return segment if segment is not None and read_segment(folder, segment.used.name) == segment.facts else None
 
 
 def open_student(folder: Path, version: Version) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,21 @@ from retriever.errors import DataError, RetrieverError, SearchIndexError
 from retriever.files import sha256_file
 from retriever.index.changes import changing, remove_orphans
 from retriever.index.layout import (
+    DAMAGED,
+    MANIFEST,
     STUDENTS,
     UsedSegment,
     Version,
     kept_versions,
+    next_version,
     now,
     read_deleted,
     read_segment,
     read_version,
+    read_versions,
+    readable_version,
     segment_folder,
+    version_path,
     write_version,
 )
 from retriever.index.making import encode_documents, put_segment
@@ -60,6 +67,8 @@ class Problem:
 def verify(folder: Path, reporter: Reporter | None = None) -> list[Problem]:
     """What is wrong with the current version: checksums, counts, ids, the student's fingerprint, and whether documents find themselves.
 
+    Of other versions it reads the files that say what they are.
+
     Raises:
         SearchIndexError: there is no index, or its manifest cannot be read.
     """
@@ -76,14 +85,17 @@ def verify(folder: Path, reporter: Reporter | None = None) -> list[Problem]:
             advance(1)
     if not problems:
         problems += _repeated(folder, version)
+    for number, wrong in _unreadable(folder, version):
+        means = f"the current version stands in {MANIFEST} alone" if number == version.number else f"version {number} cannot be gone back to"
+        problems.append(Problem(str(version_path(folder, number)), f"{wrong}; {means}"))
     return problems
 
 
 def repair(folder: Path, reporter: Reporter | None = None) -> list[str]:
     """Mends what can be mended of the current version, and says what was done.
 
-    A segment whose documents are whole is built again by the student, one whose documents are damaged is left out. What stopped changes left
-    is removed.
+    A segment whose documents are whole is built again by the student, one whose documents are damaged is left out. A version whose file is
+    damaged is set aside, and what only it may need stays until `prune`. What stopped changes left is removed.
 
     Raises:
         SearchIndexError: the student is damaged, or no version can be read: nothing can be built then.
@@ -92,6 +104,7 @@ def repair(folder: Path, reporter: Reporter | None = None) -> list[str]:
     done: list[str] = []
     with changing(folder):
         version = _readable(folder, done)
+        done += _versions_mended(folder, version)
         bad: dict[str, list[Problem]] = {}
         student = open_student(folder, version)
         for used in version.segments:
@@ -107,8 +120,8 @@ def repair(folder: Path, reporter: Reporter | None = None) -> list[str]:
             else:
                 done.append(f"segment {used.name} is left out: its documents are damaged. {used.documents - used.deleted:,} documents are lost; add them again")
         if bad:
-            number = max(kept_versions(folder)) + 1
-            write_version(folder, version.model_copy(update={"number": number, "made": now(), "change": "repaired", "segments": tuple(segments)}))
+            new = {"number": next_version(folder), "made": now(), "change": "repaired", "segments": tuple(segments)}
+            write_version(folder, version.model_copy(update=new))
         freed = remove_orphans(folder)
         if freed:
             done.append(f"removed {freed:,} bytes that no version needs")
@@ -125,7 +138,6 @@ def stats(folder: Path) -> dict[str, Any]:
         fields = FieldColumns(segment_folder(folder, used.name) / DOCUMENTS, used.documents).kinds
         found = {"name": used.name, "kind": facts.kind, "documents": used.documents, "deleted": used.deleted, "dimensions": facts.dimensions}
         segments.append({**found, "bytes": facts.bytes, "document_bytes": texts, "fields": fields, "told": facts.told})
-    versions = [read_version(folder, number) for number in kept_versions(folder)]
     return {
         "index": str(folder),
         "version": version.number,
@@ -137,8 +149,15 @@ def stats(folder: Path) -> dict[str, Any]:
         "bytes": sum(segment["bytes"] for segment in segments),
         "document_bytes": sum(segment["document_bytes"] for segment in segments),
         "segments": segments,
-        "versions": [{"number": one.number, "made": one.made, "change": one.change, "documents": one.documents} for one in versions],
+        "versions": [_told(number, one) for number, one in read_versions(folder).items()],
     }
+
+
+def _told(number: int, version: Version | None) -> dict[str, Any]:
+    """A version in a list of versions; of one whose file is damaged nothing else is known."""
+    if version is None:
+        return {"number": number, "made": None, "change": "damaged", "documents": None}
+    return {"number": number, "made": version.made, "change": version.change, "documents": version.documents}
 
 
 def _problems_of(folder: Path, used: UsedSegment, version: Version, student: Any) -> list[Problem]:
@@ -201,19 +220,37 @@ def _repeated(folder: Path, version: Version) -> list[Problem]:
 
 
 def _readable(folder: Path, done: list[str]) -> Version:
-    """The current version, or the latest kept one where the manifest is damaged."""
+    """The current version, or the latest kept one where the manifest is damaged; under a new number where there was a later one."""
     try:
         return read_version(folder)
     except SearchIndexError as error:
-        for number in reversed(kept_versions(folder)):
-            try:
-                version = read_version(folder, number)
-            except SearchIndexError:
-                continue
-            write_version(folder, version)
-            done.append(f"version {number} is the current one again ({error})")
-            return version
-        raise
+        version = next(filter(None, (readable_version(folder, number) for number in reversed(kept_versions(folder)))), None)
+        if version is None:
+            raise
+        before, after = version.number, next_version(folder)
+        if after > before + 1:
+            version = version.model_copy(update={"number": after, "made": now(), "change": f"back to version {before}"})
+        done.append(f"version {before} is the current one again{f', as version {after}' if after > before + 1 else ''} ({error})")
+        return write_version(folder, version)
+
+
+def _unreadable(folder: Path, current: Version) -> list[tuple[int, str]]:
+    """The numbers of versions whose files are damaged, or missing as only the current one's can be known to be, each with which of both."""
+    numbers = sorted({*kept_versions(folder), current.number})
+    unreadable = [number for number in numbers if readable_version(folder, number) is None]
+    return [(number, "damaged" if version_path(folder, number).exists() else "missing") for number in unreadable]
+
+
+def _versions_mended(folder: Path, current: Version) -> Iterator[str]:
+    """Writes the current version's file again, sets damaged ones of others aside, and says so."""
+    for number, wrong in _unreadable(folder, current):
+        path = version_path(folder, number)
+        if number == current.number:
+            write_version(folder, current)
+            yield f"{path} was {wrong} and is written again from {MANIFEST}"
+        else:
+            aside = path.rename(path.with_name(f"{path.name}{DAMAGED}"))
+            yield f"{path} is damaged and set aside as {aside.name}; what only version {number} may need stays until: retriever index prune {folder}"
 
 
 def _built_again(folder: Path, used: UsedSegment, version: Version, student: Any, reporter: Reporter) -> list[UsedSegment]:

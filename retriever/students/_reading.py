@@ -10,14 +10,11 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from transformers import PreTrainedTokenizerBase
 
-from retriever.conversations import ConversationReader, Reading, check_reading
+from retriever.conversations import READER, ConversationReader, Reading, check_reading
 from retriever.errors import ConfigError
 from retriever.files import write_json
 from retriever.routes import modules_of
 from retriever.student_settings import StudentSettings
-
-READER = "conversation.json"
-"""Reading and room, in a student's folder; stock sentence-transformers leaves it alone."""
 
 
 def reader_for(model: Any, reading: str, tokens: int | None) -> ConversationReader:
