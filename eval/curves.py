@@ -54,7 +54,10 @@ class ScoreDistribution:
 
 
 def training_curve(points: Iterable[Mapping[str, float]], validation_measure: str) -> TrainingCurve:
-    """A curve of logged points, each with a "step" and either "validation" or loss terms; the first best validation was the one kept."""
+    """A curve of logged points, each with a "step" and either "validation" or loss terms.
+
+    The first best validation was the one kept; of a sparse student, among those with the least "excess" of active dimensions.
+    """
     logged = list(points)
     lossy = [point for point in logged if "validation" not in point]
     validated = [point for point in logged if "validation" in point]
@@ -66,7 +69,7 @@ def training_curve(points: Iterable[Mapping[str, float]], validation_measure: st
         validation_steps=[int(point["step"]) for point in validated],
         validation=values,
         validation_measure=validation_measure,
-        chosen_step=int(validated[int(np.argmax(values))]["step"]) if values else None,
+        chosen_step=int(max(validated, key=lambda point: (-point.get("excess", 0.0), point["validation"]))["step"]) if validated else None,
     )
 
 

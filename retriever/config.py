@@ -120,6 +120,14 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _sizes(self) -> Experiment:
+        """Only one vector for a text can be cut and stay one."""
+        if self.training.matryoshka and self.student.kind in ("sparse", "late_interaction", "cross_encoder"):
+            why = "gives logits" if self.student.kind == "cross_encoder" else "does not give one vector for a text, whose first dimensions could stand for it"
+            raise ValueError(f"training.matryoshka: a {self.student.kind} student {why}. Leave training.matryoshka out")
+        return self
+
+    @model_validator(mode="after")
     def _index_fits(self) -> Experiment:
         """An index takes the encodings of some kinds of student."""
         kind, fits = self.index.kind, STUDENTS_OF.get(self.index.kind, (self.student.kind,))

@@ -17,6 +17,10 @@ MANIFEST = "manifest.json"
 PACKAGES = ("retriever-distill", "torch", "transformers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12", "ranx", "bm25s", "numpy")
 
 
+LEFTOVERS = ("best", "checkpoints", "frozen")
+"""Folders from which a stopped training goes on; taken away when its step is done."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """What a step is made from; equal steps give equal results.
@@ -54,7 +58,7 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
 
     The work happens in a hidden folder beside the final one, which it replaces when it is done: a stop leaves the old
     result whole, and the same step continues in the hidden folder next time. Work that was stopped with other inputs
-    or settings is thrown away.
+    or settings is thrown away; work that was done, and only not put in its place yet, is not done again.
 
     Args:
         step: what it is made from.
@@ -73,15 +77,24 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
         recover_folder(final)  # under the lock: another process may stand between the two renames
         if found := _finished(step, final):
             return found
-        folder = final if in_place else _working_folder(parent / f".{step.name}.partial", step)
+        folder = final if in_place else parent / f".{step.name}.partial"
         with explain_full_disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            result = work(folder) or {}
-            (folder / "step.json").unlink(missing_ok=True)
-            write_json(folder / MANIFEST, {**dataclasses.asdict(step), "key": step.key, "result": result, "versions": versions()})
+            done = None if in_place else _finished(step, folder)  # a stop came before it took its place
+            result = done.result if done else _work(step, folder, work, in_place)
             if not in_place:
+                _remove_leftovers(folder)
                 replace_folder(folder, final)
     return Done(final, step.key, result, done_now=True)
+
+
+def _work(step: Step, folder: Path, work: Callable[[Path], dict[str, Any] | None], in_place: bool) -> dict[str, Any]:
+    """Lets `work` fill a folder and remembers what it returned; from the manifest on, the step is done."""
+    if not in_place:
+        _empty_unless_begun(folder, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = work(folder) or {}
+    write_json(folder / MANIFEST, {**dataclasses.asdict(step), "key": step.key, "result": result, "versions": versions()})
+    return result
 
 
 def forget(done: Done) -> None:
@@ -137,8 +150,15 @@ def _finished(step: Step, folder: Path) -> Done | None:
     return Done(folder, step.key, found["result"], done_now=False) if found and found["key"] == step.key else None
 
 
-def _working_folder(folder: Path, step: Step) -> Path:
-    """The hidden folder, emptied when what lies there was begun for another key."""
+def _remove_leftovers(folder: Path) -> None:
+    """Takes away what only a stop would have needed, once the manifest says that none can come any more."""
+    (folder / "step.json").unlink(missing_ok=True)
+    for name in LEFTOVERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _empty_unless_begun(folder: Path, step: Step) -> None:
+    """Empties the hidden folder when what lies there was begun for another key."""
     try:
         begun = json.loads((folder / "step.json").read_text(encoding="utf-8"))["key"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -146,4 +166,3 @@ def _working_folder(folder: Path, step: Step) -> Path:
     if begun != step.key:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "step.json", {"key": step.key})
-    return folder

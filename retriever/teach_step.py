@@ -34,7 +34,12 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     start = find_model(str(name), settings.revision, f"teacher {settings.label}")
     inputs = {"model": start.identity, "candidates": pipeline.candidates["train"].fingerprint, "judgements": pipeline.judgements}
     inputs |= {"reads": fingerprint(_texts(pipeline, settings))} if settings.reads else {}
-    inputs |= {"queries": fingerprint(pipeline.held_out[0] if isinstance(settings, CrossEncoderSettings) else pipeline.held_out)}
+    if isinstance(settings, EmbeddingSettings):
+        training, measure = pipeline.experiment.training, pipeline.experiment.evaluation.measures[0]
+        decides = [measure, training.validation_depth, training.precision, settings.max_length]
+        inputs |= {"queries": fingerprint(pipeline.held_out), "checkpoint": fingerprint(decides)}
+    else:
+        inputs |= {"queries": fingerprint(pipeline.held_out[0])}
 
     def work(folder: Path) -> dict[str, Any]:
         refuse_several(f"teaching {settings.label}", "retriever teach")

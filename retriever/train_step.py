@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +88,8 @@ def as_retrieved(pairs: Run) -> TeacherScores:
 def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter, name: str = "train") -> dict[str, Any]:
     """Trains a student and leaves `student`, a stock folder, and `curve.json` in `folder`; continues what a stop left there.
 
+    What it would continue from (`steps.LEFTOVERS`) stays beside them until the step is done.
+
     Args:
         student: the starting checkpoint; its weights change.
         lesson: what it learns from.
@@ -121,8 +122,6 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
         student.logit_scale = validation["scale"]
     student.save(folder / "student")
     write_json(folder / "curve.json", curve)
-    for leftover in ("best", "checkpoints", "frozen"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
     return {"samples": len(samples), "validation": validation}
 
 

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from retriever.collection import Collection
 from retriever.training import batches
-from retriever.training.batches import Batcher, as_dataset, group_starts, length_groups
+from retriever.training.batches import Batcher, as_dataset, group_starts, length_groups, length_to_read
 from retriever.training.samples import TrainingSamples
 from retriever.training_settings import TrainingSettings
 from tests.training_material import animal_lessons
@@ -51,6 +51,22 @@ def test_a_documents_row_stands_where_its_text_stands(lessons: Lessons, model: S
     for row, ids in zip(batch["label"]["rows"].tolist(), texts, strict=True):
         (document,) = collection.documents_by_row([row])
         assert [number for number in ids if number] == model.tokenizer(document.full_text)["input_ids"]  # 0 is padding
+
+
+def test_training_reads_no_more_of_a_text_than_the_model_does(lessons: Lessons, model: SentenceTransformer) -> None:
+    collection, samples = lessons
+    longest = {length: Batcher(model, samples, collection, length)([{"label": 0}])["document_0_input_ids"].shape[1] for length in (None, 4, 30)}
+    model.max_seq_length = 6
+    assert (longest[4], longest[30]) == (4, longest[None])
+    assert longest[None] > 6
+    assert Batcher(model, samples, collection, 30)([{"label": 0}])["document_0_input_ids"].shape[1] == 6
+    assert Batcher(model, samples, collection, 4)([{"label": 0}])["document_0_input_ids"].shape[1] == 4
+
+
+def test_a_task_may_have_a_length_of_its_own() -> None:
+    assert length_to_read(None, 128, 32) == {}
+    assert length_to_read(64, 128, 32) == {"max_length": 32}
+    assert length_to_read(64, float("inf"), None) == {"max_length": 64}
 
 
 def test_padding_is_no_document(lessons: Lessons, model: SentenceTransformer) -> None:

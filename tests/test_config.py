@@ -58,6 +58,13 @@ def test_what_was_checked_cannot_be_changed_afterwards() -> None:
         experiment_from(SMALLEST).seed = 2  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("kind", ["sparse", "late_interaction", "cross_encoder"])
+def test_only_single_vectors_are_trained_at_several_sizes(kind: str) -> None:
+    changes = {"training": {"matryoshka": [64, 32]}}
+    assert f"training.matryoshka: a {kind} student" in problem(**changes, student={"kind": kind, "model": "m"})
+    assert experiment_from({**SMALLEST, **changes}).training.matryoshka == (64, 32)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

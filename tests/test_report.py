@@ -187,6 +187,11 @@ def test_a_training_curve_keeps_losses_and_the_first_best_validation() -> None:
     assert curve.chosen_step == 10
 
 
+def test_a_sparse_student_keeps_the_best_of_those_that_are_as_sparse_as_was_asked_for() -> None:
+    points = [{"step": 0, "validation": 0.6, "excess": 0.6}, {"step": 10, "validation": 0.55, "excess": 0.0}, {"step": 20, "validation": 0.5, "excess": 0.0}]
+    assert training_curve(points, "nDCG@10").chosen_step == 10
+
+
 def test_separation_is_the_chance_that_a_positive_outscores_a_negative() -> None:
     # Of the 6 pairs, (3, 1), (3, 2), (3, 2), (2, 1) are won and the two (2, 2) are ties.
     assert score_distribution("r", "dot", [3, 2], [1, 2, 2], bins=2).separation == (4 + 2 / 2) / 6

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from retriever.errors import RetrieverError
-from retriever.files import lock
+from retriever.files import lock, write_json
 from retriever.steps import Done, Step, changed, forget, read_manifest, run_step, versions
 
 STEP = Step("train", {"start": "abc", "target": "def"}, {"epochs": 2, "losses": {"margin_mse": 1.0}}, 1)
@@ -124,11 +124,28 @@ def test_a_stop_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatc
     monkeypatch.setattr("retriever.files.os.replace", stop_after)
     stopped(OTHERS[0], tmp_path, Work("new"))
     monkeypatch.undo()
-    again = Work("newest")
-    done = run_step(OTHERS[0], tmp_path, again)
-    assert done.result == {"said": "new" if renames == 2 else "newest"}
-    assert (done.folder / "first").read_text() == done.result["said"]
+    done = run_step(OTHERS[0], tmp_path, Work("newest"))
+    assert done.result == {"said": "new"}  # what was done is not done again
+    assert (done.folder / "first").read_text() == "new"
     assert {path.name for path in tmp_path.iterdir()} == {"train", ".train.lock"}
+
+
+def test_what_a_stop_would_have_needed_is_there_until_the_step_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(folder: Path) -> None:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+
+    def stop(*_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retriever.steps.write_json", lambda path, value: write_json(path, value) if path.name == "step.json" else stop())
+    stopped(STEP, tmp_path, work)
+    assert (tmp_path / ".train.partial" / "checkpoints").is_dir()
+    monkeypatch.undo()
+    monkeypatch.setattr("retriever.steps.replace_folder", stop)
+    stopped(STEP, tmp_path, work)
+    monkeypatch.undo()
+    done = run_step(STEP, tmp_path, Work("never"))
+    assert [path.name for path in done.folder.iterdir()] == ["manifest.json"]
 
 
 def test_a_stop_between_the_two_renames_keeps_the_old_step_too(tmp_path: Path) -> None:

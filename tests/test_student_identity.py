@@ -39,6 +39,11 @@ def late_interaction(folder: Path) -> MultiVectorEncoder:
     return MultiVectorEncoder(str(folder), device="cpu", local_files_only=True)
 
 
+def late_interaction_of_two_routes(folder: Path) -> MultiVectorEncoder:
+    routes = {task: list(late_interaction(folder)) for task in ("query", "document")}
+    return MultiVectorEncoder(modules=[Router(routes, default_route="document")], device="cpu")  # type: ignore[arg-type]
+
+
 def cross_encoder(folder: Path) -> CrossEncoder:
     return CrossEncoder(str(folder), num_labels=1, device="cpu", local_files_only=True)
 
@@ -72,6 +77,14 @@ def expand_queries(model: Any) -> None:
     model[0].query_expansion = {"strategy": "fixed", "attend": True, "length": 12}
 
 
+def change_a_routes_query_length(model: Any) -> None:
+    model[0].sub_modules["query"][0].query_length = 7
+
+
+def expand_a_routes_queries(model: Any) -> None:
+    model[0].sub_modules["query"][0].query_expansion = {"strategy": "fixed", "attend": True, "length": 12}
+
+
 def change_the_similarity(model: Any) -> None:
     model.similarity_fn_name = "meanmaxsim"
 
@@ -90,6 +103,7 @@ FAMILIES: list[tuple[Make, list[Change]]] = [
     (sparse, [change_the_pooling, keep_fewer_entries, change_the_length]),
     (inference_free, [change_a_routes_pooling, change_a_routes_length]),
     (late_interaction, [change_the_query_length, expand_queries, change_the_similarity]),
+    (late_interaction_of_two_routes, [change_a_routes_query_length, expand_a_routes_queries]),
     (cross_encoder, [change_the_length]),
     (static, [truncate_texts]),
 ]

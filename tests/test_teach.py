@@ -91,7 +91,6 @@ def test_a_stopped_teaching_goes_on_and_ends_with_the_same_model(
     teach(encoder_folder, collection, candidates, tmp_path, progress=lambda step, steps: told.append((step, steps)))
     steps = told[-1][0]
     assert told == [(step, steps) for step in range(21, steps + 1)]
-    assert not (tmp_path / "checkpoints").exists()
     pairs = [("owl", "a bird of prey"), ("saw", "it cuts wood")]
     np.testing.assert_allclose(logits(tmp_path / "model", pairs), logits(taught / "model", pairs), atol=1e-5)
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from torch import Tensor
 
 from retriever.collection import Collection
-from retriever.errors import DataError
+from retriever.errors import ConfigError, DataError
 from retriever.training.samples import TrainingSamples
-from retriever.training.trainer import train_student
+from retriever.training.trainer import on_one_device, train_student
 from retriever.training.watcher import Supervision, TrainingProgress, best_point, last_whole_checkpoint
 from retriever.training_settings import TrainingSettings
 from tests.training_material import Stopped, animal_lessons, weights
@@ -140,6 +140,23 @@ def test_the_length_read_in_training_does_not_stay(lessons: Lessons, encoder_fol
     train(model, lessons, tmp_path, validate, training=TRAINING.model_copy(update={"max_length": 9}))
     assert set(lengths) == {9}
     assert model.max_seq_length == 64
+
+
+def test_a_process_trains_on_one_device_with_the_batch_that_was_asked_for(tmp_path: Path) -> None:
+    arguments = SentenceTransformerTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=4, use_cpu=True)
+    assert arguments.device.type == "cpu"
+    arguments._n_gpu = 2  # as transformers finds where there are two
+    assert arguments.train_batch_size == 8
+    assert on_one_device(arguments).train_batch_size == 4
+
+
+def test_vectors_are_as_long_as_the_largest_size_or_it_is_refused(lessons: Lessons, encoder_folder: Path, tmp_path: Path) -> None:
+    model = load(encoder_folder)
+    width = int(model.get_embedding_dimension() or 0)
+    model.truncate_dim = 8  # cuts what is encoded, and not what is trained
+    with pytest.raises(ConfigError, match=f"training.matryoshka: {width + 1}, but the student's vectors have {width} dimensions. Give {width} at most"):
+        train(model, lessons, tmp_path, training=TRAINING.model_copy(update={"matryoshka": (width + 1, 8)}))
+    assert model.truncate_dim == 8
 
 
 def test_texts_are_trained_on_with_the_prompts_they_are_encoded_with(lessons: Lessons, encoder_folder: Path, tmp_path: Path) -> None:

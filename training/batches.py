@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.images import read_image
 from retriever.modalities import Modality, as_texts, text_options
+from retriever.routes import modules_of
 from retriever.training.ahead import ReadAhead
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import FrozenTexts
@@ -164,9 +166,21 @@ class Batcher:
     def _tokens(self, texts: Sequence[str], task: str) -> dict[str, Any]:
         names = ("query",) if task == "query" else ("document", "passage", "corpus")
         prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None)
-        length = {"max_length": self.max_length} if self.max_length else {}
+        reader = modules_of(self.model, task)[0]
+        length = length_to_read(self.max_length, getattr(reader, "max_seq_length", None), getattr(reader, f"{task}_length", None))
         features: dict[str, Any] = self.model.preprocess(as_texts(self.model, texts), prompt=prompt or None, task=task, **length, **text_options(self.model))
         return features
+
+
+def length_to_read(max_length: int | None, *own: float | None) -> dict[str, int]:
+    """What `preprocess` is told: at most `max_length` tokens, and no more than the model reads by itself, which a larger length would overrule.
+
+    Args:
+        max_length: of training; nothing is told without one.
+        own: the model's lengths, None or infinite where it has none.
+    """
+    lengths = [int(length) for length in (max_length, *own) if length and length != math.inf]
+    return {"max_length": min(lengths)} if max_length else {}
 
 
 def length_groups(features: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor]:

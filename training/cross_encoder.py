@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from retriever.errors import ConfigError, DataError
 from retriever.models import ModelFolder
 from retriever.runs import Run
 from retriever.teacher_settings import TeachingSettings
-from retriever.training.trainer import print_nothing, without_model_card
+from retriever.training.trainer import on_one_device, print_nothing, without_model_card
 from retriever.training.watcher import last_whole_checkpoint
 from retriever.types import Qrels, Query
 
@@ -47,7 +46,7 @@ def teach_cross_encoder(
     """
     torch.manual_seed(seed)  # the head is made of this
     model = _with_one_output(start, settings.max_length)
-    arguments = CrossEncoderTrainingArguments(
+    given = CrossEncoderTrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=max(1, settings.batch_size // (1 + settings.negatives_per_positive)),
@@ -65,12 +64,11 @@ def teach_cross_encoder(
     last = last_whole_checkpoint(folder / "checkpoints")
     callbacks: list[TrainerCallback] = [_Told(progress)] if progress else []
     trainer = without_model_card(CrossEncoderTrainer)(
-        model=model, args=arguments, train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size), callbacks=callbacks
+        model=model, args=on_one_device(given), train_dataset=lists, loss=LambdaLoss(model, mini_batch_size=settings.batch_size), callbacks=callbacks
     )
     print_nothing(trainer)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(str(folder / "model"), create_model_card=False)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 class _Told(TrainerCallback):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retriever.collection import Collection
-from retriever.training.batches import length_groups
+from retriever.training.batches import length_groups, length_to_read
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TrainingSamples
@@ -39,7 +39,7 @@ class PairBatcher:
         documents = self.collection.documents_by_row(self.samples.documents[numbers].reshape(-1)[places].tolist())
         size = self.samples.documents.shape[1]
         texts = [(self.samples.queries[numbers[place // size]].text, document.full_text) for place, document in zip(places.tolist(), documents, strict=True)]
-        length = {"max_length": self.max_length} if self.max_length else {}
+        length = length_to_read(self.max_length, getattr(self.model, "max_seq_length", None))
         groups, order = length_groups(self.model.preprocess(texts, **length))
         features: dict[str, Any] = {f"pairs_{number}": group for number, group in enumerate(groups)}
         return features | {"label": {"samples": torch.from_numpy(numbers), "places": torch.from_numpy(places)[order]}}

@@ -95,6 +95,7 @@ def train_student(
     """
     check_training(settings)
     check_queue(model, settings)
+    check_sizes(model, settings)
     if settings.queue and parallel.processes().count > 1:
         raise ConfigError("training.queue: each process would keep a queue of its own part. Train with one process, or leave training.queue out")
     if samples.encodings is not None:
@@ -104,6 +105,23 @@ def train_student(
     check_length(settings.max_length, getattr(model, "config", None), "training.max_length")
     with _texts_cut(model, settings.max_length):
         return _train(model, samples, collection, settings, folder, seed, supervision)
+
+
+def check_sizes(model: Any, settings: TrainingSettings) -> None:
+    """Sees to it that vectors are as long as the sizes of a Matryoshka student, of which the largest is the whole.
+
+    Raises:
+        ConfigError: they are shorter.
+    """
+    if not settings.matryoshka:
+        return
+    cut, model.truncate_dim = model.truncate_dim, None
+    try:
+        width = model.get_embedding_dimension()
+    finally:
+        model.truncate_dim = cut
+    if max(settings.matryoshka) > width:
+        raise ConfigError(f"training.matryoshka: {max(settings.matryoshka)}, but the student's vectors have {width} dimensions. Give {width} at most")
 
 
 @contextlib.contextmanager
@@ -233,7 +251,7 @@ def _trainer(
         loss = loss if isinstance(loss, ReinforcedLoss) else parallel.PartLoss(loss)  # its terms are those of the whole batch in every process
         given |= {"per_device_train_batch_size": 1, "dataloader_drop_last": True}  # a row of this data set is a part of a batch; none is left over
         callbacks = [watcher if group.first else parallel.Companion(watcher.steps), *([parallel.SharedSparsity(watcher.sparsity)] if watcher.sparsity else [])]
-    trainer = kind(model=model, args=arguments(**given), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
+    trainer = kind(model=model, args=on_one_device(arguments(**given)), train_dataset=dataset, data_collator=batcher, loss=loss, callbacks=callbacks)
     print_nothing(trainer)
     return trainer
 
@@ -300,6 +318,16 @@ def _arguments(settings: TrainingSettings, folder: Path, seed: int, samples: int
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+
+
+def on_one_device(arguments: Any) -> Any:
+    """The same arguments for a single device of each process, however many GPUs there are.
+
+    transformers would otherwise let one process train on all of them, with as many times the batch; several processes (`parallel`) are the way to that.
+    """
+    _ = arguments.device  # counts the GPUs
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _in_order(dataset: Dataset, batch_size: int, drop_last: bool, **_: Any) -> DefaultBatchSampler:

@@ -97,4 +97,5 @@ def _described_part(part: nn.Module) -> list[Any]:
     """A module on one of several routes: its settings unless it is a transformer, and the length it reads if it reads texts."""
     name, settings = _described(part)
     length = getattr(getattr(part, "tokenizer", None), "model_max_length", None)
-    return [name, "" if isinstance(part, Transformer) else settings, length]
+    options = [f"{option} {value}" for option in OF_THE_FIRST_MODULE if (value := getattr(part, option, None)) is not None]
+    return [name, "" if isinstance(part, Transformer) else settings, length, *options]
