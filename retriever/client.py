@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from retriever.serving.answers import (
     SearchAnswer,
     TurnAnswer,
 )
+from retriever.serving.settings import LOOPBACK
 from retriever.types import Document, Turn
 
 KEY = "RETRIEVER_KEY"
@@ -48,12 +50,19 @@ class ServiceError(RetrieverError):
 
     Attributes:
         status: of HTTP; 0 where no server answered.
-        kind: as the server calls what was wrong, such as "not_found".
+        kind: as the server calls what was wrong, such as "not_found"; without an answer "timeout", after which it may still be done, or "unreachable".
     """
 
     def __init__(self, message: str, status: int = 0, kind: str = "unreachable") -> None:
         super().__init__(message)
         self.status, self.kind = status, kind
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows none: the key must not travel to another host, and a change would go there as a question."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +74,14 @@ class Client:
         key: None for that of the environment variable `KEY`, or none.
         timeout_seconds: for an answer.
         tries: how often what the server is too busy for is asked.
+        change_timeout_seconds: for the answer to a change; longer than the server takes to say that it goes on without an answer.
     """
 
     url: str
     key: str | None = dataclasses.field(default=None, repr=False)
     timeout_seconds: float = 60.0
     tries: int = 3
+    change_timeout_seconds: float = 660.0
 
     def search(
         self,
@@ -114,11 +125,11 @@ class Client:
     def add(self, documents: Iterable[Document], index: str | None = None) -> ChangeAnswer:
         """Adds documents, or puts them in the place of those with the same ids; their images stay here."""
         listed = [{"id": one.doc_id, "title": one.title, "text": one.text, "fields": dict(one.fields)} for one in documents]
-        return self._post(ChangeAnswer, "documents", {"documents": listed, "index": index})
+        return self._change("POST", {"documents": listed, "index": index})
 
     def delete(self, doc_ids: Iterable[str], index: str | None = None, ignore_missing: bool = False) -> ChangeAnswer:
         """Deletes documents by their ids; none where one is not there."""
-        return self._ask(ChangeAnswer, "DELETE", "documents", {"ids": list(doc_ids), "index": index, "ignore_missing": ignore_missing})
+        return self._change("DELETE", {"ids": list(doc_ids), "index": index, "ignore_missing": ignore_missing})
 
     def document(self, doc_id: str, index: str | None = None) -> DocumentAnswer:
         """A document by its id."""
@@ -165,7 +176,7 @@ class Client:
 
     def forget(self, conversation: str) -> None:
         """Has the server forget a conversation now."""
-        self._send("DELETE", _conversation(conversation), None)
+        self._send("DELETE", _conversation(conversation), None, self.timeout_seconds)
 
     def feedback(self, query: str, doc_id: str, grade: int | None = None, index: str | None = None, turns: Sequence[Turn] = ()) -> FeedbackAnswer:
         """Tells the server of a click on a result, or of a judgement: 0 for irrelevant, more for better."""
@@ -175,18 +186,36 @@ class Client:
     def _post(self, kind: type[Told], route: str, body: Mapping[str, Any]) -> Told:
         return self._ask(kind, "POST", route, body)
 
+    def _change(self, method: str, body: Mapping[str, Any]) -> ChangeAnswer:
+        return self._read(ChangeAnswer, self._send(method, "documents", body, self.change_timeout_seconds))
+
     def _ask(self, kind: type[Told], method: str, route: str, body: Mapping[str, Any] | None = None) -> Told:
-        data = self._send(method, route, body)
+        return self._read(kind, self._send(method, route, body, self.timeout_seconds))
+
+    def _read(self, kind: type[Told], data: bytes) -> Told:
         try:
             return kind.model_validate_json(data)
         except ValidationError as error:
             raise ServiceError(f"{self.url}: answered something else than retriever does. Is the address right?") from error
 
-    def _send(self, method: str, route: str, body: Mapping[str, Any] | None) -> bytes:
+    @cached_property
+    def _opener(self) -> urllib.request.OpenerDirector:
+        """What asks this server and no other, and one on this machine without a proxy between."""
+        try:
+            address = urllib.parse.urlsplit(self.url)
+            host = address.hostname if address.scheme in ("http", "https") else None
+        except ValueError:
+            host = None
+        if host is None:
+            raise ServiceError(f"{self.url}: is no address of a server; write it like http://127.0.0.1:8080")
+        proxies = [urllib.request.ProxyHandler({})] if host in LOOPBACK else []
+        return urllib.request.build_opener(_NoRedirects, *proxies)
+
+    def _send(self, method: str, route: str, body: Mapping[str, Any] | None, timeout_seconds: float) -> bytes:
         """The bytes of an answer; what the server is too busy for is asked again after the time that it says."""
         for attempt in range(1, self.tries + 1):
             try:
-                with urllib.request.urlopen(self._request(method, route, body), timeout=self.timeout_seconds) as answer:
+                with self._opener.open(self._request(method, route, body), timeout=timeout_seconds) as answer:
                     data: bytes = answer.read()
                     return data
             except urllib.error.HTTPError as error:
@@ -194,14 +223,16 @@ class Client:
                 if error.code != 429 or attempt == self.tries or not after.isdigit():
                     raise _told(self.url, error) from error
                 time.sleep(min(float(after), LONGEST_WAIT_SECONDS))
+            except TimeoutError as error:  # the request went out whole: one that could not is a URLError
+                raise ServiceError(
+                    f"{self.url}: no answer within {timeout_seconds:g} s; what was asked may still be done, so look before you try again", kind="timeout"
+                ) from error
             except (OSError, http.client.HTTPException) as error:  # the second: a server that ends in the middle of an answer
                 reason = getattr(error, "reason", error)
                 raise ServiceError(f"{self.url}: no answer ({reason}). Is the server running there? Start one: retriever serve INDEX") from error
         raise AssertionError
 
     def _request(self, method: str, route: str, body: Mapping[str, Any] | None) -> urllib.request.Request:
-        if not self.url.startswith(("http://", "https://")):
-            raise ServiceError(f"{self.url}: is no address of a server; write it like http://127.0.0.1:8080")
         key = self.key or os.environ.get(KEY, "").strip()
         headers = {"Content-Type": "application/json", "Accept": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         data = None if body is None else json.dumps(_given(body)).encode()
@@ -215,6 +246,8 @@ def _told(url: str, error: urllib.error.HTTPError) -> ServiceError:
         kind, message = str(said["type"]), str(said["message"])
     except (ValueError, KeyError, TypeError, OSError):
         kind, message = "unknown", f"answered with the status {error.code}"
+    if 300 <= error.code < 400:
+        message += f", which leads to {error.headers.get('Location', 'another address'):.200} and is not followed. Give the server's own address"
     advice = f". Give the key in the environment variable {KEY}" if error.code == 401 else ""
     return ServiceError(f"{url}: {message}{advice}", error.code, kind)
 

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from retriever.client import Client, ServiceError
 from retriever.errors import ConfigError
-from retriever.index.changes import add, delete
+from retriever.index.changes import add, delete, roll_back
 from retriever.index.layout import read_version
 from retriever.index_settings import AutoSettings
 from retriever.search import open_index
+from retriever.serving import served_index
 from retriever.serving.keys import new_key
 from retriever.types import Document, Query, Turn
 from tests.page_material import squares_index
@@ -32,6 +33,7 @@ from tests.test_index import NEW, built, listed
 from tests.tiny_experiment import command
 
 QUERY = "an animal that hunts"
+BEHIND = "503 unavailable: notes: its newest version cannot be served, and the one before is served on; the server's log says why"
 DOCUMENTS = [
     Document("owl", "a bird that hunts mice at night. It has large eyes.", "Owl", fields={"kind": "animal", "legs": 2}),
     Document("beaver", "a rodent that builds dams", "Beaver", fields={"kind": "animal", "legs": 4}),
@@ -270,6 +272,18 @@ def test_documents_come_and_go_and_every_search_after_the_answer_knows_of_it(fol
     assert len(open_index(folder)) == 6
 
 
+@pytest.mark.parametrize(("inside", "place"), [("work", "."), ("work/index", "."), (".", "work/index"), ("work", "index")])
+def test_words_of_a_message_are_no_path_wherever_the_server_was_started(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, place: str
+) -> None:
+    shutil.copytree(whole, tmp_path / "work" / "index")
+    monkeypatch.chdir(tmp_path / inside)
+    with running(tmp_path / "state", f"notes={place}", write=True) as server:
+        refused = server.post("/v1/documents", {"documents": [{"id": "x", "text": "x", "fields": {"kind": 3}}]})
+    message = 'notes: the field "kind" is a number in the new documents and a text in the index. Give all of them the same'
+    assert refused.error == f"400 invalid_request: {message}"
+
+
 def test_a_server_that_only_reads_says_so(server: Running) -> None:
     assert server.post("/v1/documents", {"documents": [{"id": "a", "text": "b"}]}).error.startswith("403 read_only: this server changes nothing")
     assert server.ask("DELETE", "/v1/documents/owl").status == 403
@@ -311,6 +325,51 @@ def test_a_version_that_cannot_be_opened_leaves_the_one_before_in_service(folder
     with running(tmp_path / "state", folder) as server:
         (folder / "index.json").write_text("{")
         assert len(server.ids(QUERY)) == 5
+        assert server.ask("GET", "/ready").error == BEHIND
+
+
+def test_a_version_whose_student_does_not_suit_leaves_the_one_before_in_service_and_is_told(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(served_index._LOG, "exception", lambda message, *values: logged.append(message % values))
+    folder = shutil.copytree(whole, tmp_path / "notes" / "index")
+    with running(tmp_path / "state", folder, reads=["all"]) as server:
+        assert server.ask("GET", "/ready").status == 200
+        squares_index(tmp_path / "notes")  # its student reads conversations in its own way, and so takes no reading
+        assert read_version(folder).number == 2
+        answers = [server.post("/v1/search", {"query": QUERY}).json for _ in range(2)]
+        assert [(found["version"], len(found["results"])) for found in answers] == [(1, 5)] * 2
+        assert server.ask("GET", "/ready").error == BEHIND
+        assert logged == ["notes: the new version cannot be served; the one before is served on"]
+        monkeypatch.setattr(served_index, "_AGAIN_SECONDS", 0.0)
+        roll_back(folder, 1)
+        assert server.post("/v1/search", {"query": QUERY}).json["version"] == 3
+        assert server.ask("GET", "/ready").json == {"status": "ready", "indexes": ["notes"]}
+
+
+def test_a_version_that_could_not_be_served_is_tried_again_when_much_more_time_has_passed_than_it_took(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, own = list[bool](), served_index.shared_encoder
+
+    def fails_once(*arguments: Any) -> Any:
+        tries.append(True)
+        if len(tries) == 1:
+            raise ConfigError("the disk is full")
+        return own(*arguments)
+
+    folder = shutil.copytree(whole, tmp_path / "notes" / "index")
+    with running(tmp_path / "state", folder) as server:
+        monkeypatch.setattr(served_index, "shared_encoder", fails_once)
+        monkeypatch.setattr(served_index, "_AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr(served_index, "_PATIENCE", 1e12)
+        squares_index(tmp_path / "notes")
+        assert [server.post("/v1/search", {"query": "red"}).json["version"] for _ in range(3)] == [1, 1, 1]
+        assert len(tries) == 1
+        monkeypatch.setattr(served_index, "_PATIENCE", 0.0)
+        assert server.post("/v1/search", {"query": "red", "k": 1}).json["version"] == 2
+        assert len(tries) == 2
 
 
 def test_the_version_before_is_not_given_out_while_the_new_one_is_opened(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +471,9 @@ def test_what_nobody_foresaw_is_told_in_one_line_too(server: Running, monkeypatc
 
 
 def test_pages_of_other_sites_may_not_ask(server: Running, whole: Path, tmp_path: Path) -> None:
-    assert server.ask("POST", "/v1/search", {"query": "a"}, Origin="http://evil.example").status == 403
+    for origin in ("http://evil.example", "null", "", "http://[", server.url.removeprefix("http://")):
+        refused = server.ask("POST", "/v1/search", {"query": "a"}, Origin=origin)
+        assert refused.error == "403 forbidden: pages of other sites may not ask this server"
     assert server.ask("POST", "/v1/search", {"query": "a"}, Origin=server.url).status == 200
     assert "access-control-allow-origin" not in server.ask("OPTIONS", "/v1/search", Origin="http://evil.example").headers
     with running(tmp_path / "state", whole, hosts=("127.0.0.1",)) as guarded:

@@ -42,7 +42,7 @@ def test_a_collection_of_an_engine_is_searched_as_it_is_in_the_terminal(tmp_path
     remote.index.close()
 
 
-def test_stages_are_searched_as_many_as_are_asked_for(finished_experiment: Path, tmp_path: Path) -> None:
+def test_stages_are_searched_as_many_as_are_asked_for(finished_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from retriever.config import read_experiment
     from retriever.pipeline import Pipeline
     from retriever.stage_step import open_stages
@@ -50,7 +50,9 @@ def test_stages_are_searched_as_many_as_are_asked_for(finished_experiment: Path,
     file = tmp_path / "tiny.toml"
     file.write_text((finished_experiment / "tiny.toml").read_text() + STAGES)
     hits = open_stages(Pipeline(read_experiment(file), finished_experiment / "work")).hits("an animal that hunts", 10)
-    with running(tmp_path / "state", file, work=finished_experiment / "work") as server:
+    monkeypatch.chdir(finished_experiment)
+    with running(tmp_path / "state", file, work=Path("work")) as server:
+        assert server.service.served["tiny"].paths == {str(finished_experiment / "work" / "tiny"): "tiny"}
         found = server.post("/v1/search", {"query": "an animal that hunts"}).json
         assert [(one["id"], one["score"]) for one in found["results"]] == [(hit.document.doc_id, pytest.approx(hit.score, abs=1e-5)) for hit in hits]
         assert {"bm25 + student, best 6", "student, best 4"} < set(found["timings_ms"])

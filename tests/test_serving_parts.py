@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from retriever.errors import ConfigError, DataError
 from retriever.explanation import sentences_of
 from retriever.filters import Condition, conditions_from, parse_condition
 from retriever.ragged import Ragged
+from retriever.serving import keys as keys_module
 from retriever.serving.cache import RecentValues
 from retriever.serving.conversation_store import ConversationStore
 from retriever.serving.encoder_thread import PIECE, Asked, EncoderThread, Found
@@ -189,6 +192,60 @@ def test_a_key_is_known_by_its_hash_alone_and_no_longer_once_its_line_is_gone(tm
     assert keys.check(writer) is None
     path.write_text("{")
     assert keys.check(searcher) is None
+
+
+@contextlib.contextmanager
+def half_checked(keys: Keys, key: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
+    """Another thread computes the hash of a key for as long as the block runs, which gets threads to ask for others in."""
+    begun, free, hashed = threading.Event(), threading.Event(), keys_module._hashed
+
+    def slow(secret: str, salt: bytes) -> bytes:
+        begun.set()
+        assert free.wait(60)
+        return hashed(secret, salt)
+
+    monkeypatch.setattr(keys_module, "_hashed", slow)
+    with ThreadPoolExecutor(2) as pool:
+        checked = pool.submit(keys.check, key)
+        assert begun.wait(20)
+        try:
+            yield pool
+        finally:
+            free.set()
+            checked.result(20)
+
+
+def test_a_known_key_is_looked_up_while_another_one_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = new_key(tmp_path / "keys.json", "search")
+    keys = Keys(tmp_path / "keys.json")
+    found = keys.check(known)
+    with half_checked(keys, f"{known}x", monkeypatch) as pool:
+        assert pool.submit(keys.remembered, known).result(5) == (True, found)
+        assert pool.submit(keys.remembered, f"{known}x").result(5) == (False, None)
+    assert keys.remembered(f"{known}x") == (True, None)
+
+
+def test_a_key_whose_line_is_taken_out_while_it_is_checked_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.json"
+    gone, kept = new_key(path, "write"), new_key(path, "search")
+    keys = Keys(path)
+    held = json.loads(path.read_text())
+    with half_checked(keys, gone, monkeypatch) as pool:
+        path.write_text(json.dumps({"keys": [record for record in held["keys"] if record["role"] == "search"]}))
+        assert pool.submit(keys.remembered, kept).result(5) == (False, None)  # which reads the file again
+    assert keys.remembered(gone) == (False, None)
+    assert keys.check(gone) is None
+
+
+def test_wrong_keys_push_no_right_one_out_of_the_memory_and_take_no_more_room_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys_module, "_REMEMBERED", 3)
+    right = new_key(tmp_path / "keys.json", "search")
+    keys = Keys(tmp_path / "keys.json")
+    found = keys.check(right)
+    wrong = [f"{right}{number}" for number in range(5)]
+    assert [keys.check(key) for key in wrong] == [None] * 5
+    assert keys.remembered(right) == (True, found)
+    assert [keys.remembered(key) for key in wrong] == [(False, None)] * 2 + [(True, None)] * 3
 
 
 def test_a_file_of_keys_that_lets_nobody_in_is_told(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def fault_of(error: RetrieverError, places: Mapping[str, str]) -> RequestError:
 
     Args:
         error: of a user, whose messages may name folders of this machine.
-        places: path -> the name that takes its place.
+        places: path -> the name that takes its place; absolute ones, which stand in a message for nothing else.
     """
     if not isinstance(error, ConfigError | DataError):
         LOG.error("%s", error)

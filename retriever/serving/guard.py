@@ -181,7 +181,7 @@ def _check_caller(service: Service, headers: dict[bytes, str]) -> None:
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
     if service.settings.hosts and _name(f"//{host}") not in service.settings.hosts:
         raise RequestError(403, "forbidden", "the server is not called by this name; add it with --allow-host, or use keys")
-    if origin is not None and (origin == "null" or urlsplit(origin).netloc != host):
+    if origin is not None and _site(origin) != host:
         raise RequestError(403, "forbidden", "pages of other sites may not ask this server")
 
 
@@ -190,6 +190,14 @@ def _name(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
+
+
+def _site(origin: str) -> str | None:
+    """Where a page comes from, as a Host header names it; None for what names no place: "null", or no address at all."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _check_text(body: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
+from retriever.serving.faults import unavailable
 from retriever.serving.page import api_page
 from retriever.serving.routes import WRONG, Here, Searcher, answer
 
@@ -22,6 +23,8 @@ async def is_ready(service: Here) -> Response:
     """Answer when every index is open in its newest version, and the server is not about to stop."""
     for served in service.served.values():
         await service.view(served)
+        if served.behind:
+            raise unavailable(f"{served.name}: its newest version cannot be served, and the one before is served on; the server's log says why")
     return answer({"status": "ready", "indexes": list(service.served)})
 
 

@@ -9,7 +9,6 @@ import hmac
 import os
 import secrets
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retriever.errors import ConfigError
 from retriever.files import lock, mark_of, write_atomic
+from retriever.serving.cache import RecentValues
 
 Role = Literal["search", "write", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -26,7 +26,7 @@ COST, BLOCK, LANES = 2**14, 8, 1
 """Of scrypt (RFC 7914): 16 MiB and some 50 milliseconds for a key that is new to a process."""
 
 _REMEMBERED = 1_024
-"""Keys that a process has checked and need not check again, right ones and wrong ones together."""
+"""Right keys that a process has checked and need not check again, and as many wrong ones."""
 
 
 class _Record(BaseModel):
@@ -88,33 +88,47 @@ class Keys:
             ConfigError: it is missing, damaged, or holds no key.
         """
         self.path = path
-        self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, Principal | None] = OrderedDict()
+        self._lock = threading.Lock()  # of the file and of what is remembered of it: never held for long, as the event loop waits for it
+        self._hashing = threading.Lock()  # one at a time: each takes 16 MiB
+        self._right: RecentValues[Principal] = RecentValues(_REMEMBERED)  # each of size 1
+        self._wrong: RecentValues[bool] = RecentValues(_REMEMBERED)  # apart, so that guessing makes no right key be checked again
         self._mark, self._records = self._loaded()
         if not self._records:
             raise ConfigError(f"{path}: holds no key. Make one with: retriever serve --new-key admin --keys {path}")
 
     def remembered(self, key: str) -> tuple[bool, Principal | None]:
         """Whether the key was checked before, and whose it is; takes no time."""
+        digest = hashlib.sha256(key.encode()).digest()
         with self._lock:
             self._reload()
-            digest = hashlib.sha256(key.encode()).digest()
-            return digest in self._known, self._known.get(digest)
+            found = self._right.get(digest)
+            return found is not None or self._wrong.get(digest) is not None, found
 
     def check(self, key: str) -> Principal | None:
         """Whose key it is; None for one that is not in the file. Takes some 50 milliseconds the first time."""
         prefix, _, rest = key.partition("_")
         key_id, _, secret = rest.partition("_")
-        with self._lock:  # one at a time: each takes 16 MiB
-            self._reload()
-            record = self._records.get(key_id) if prefix == "rk" else None
+        with self._hashing:
+            with self._lock:
+                self._reload()
+                mark, record = self._mark, self._records.get(key_id) if prefix == "rk" else None
             wanted, salt = (base64.b64decode(record.hash), base64.b64decode(record.salt)) if record else (bytes(32), bytes(16))
             right = hmac.compare_digest(_hashed(secret, salt), wanted)  # an unknown id takes as long as a wrong secret
-            found = Principal(key_id=record.id, role=record.role) if record and right else None
-            self._known[hashlib.sha256(key.encode()).digest()] = found
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-            return found
+        found = Principal(key_id=record.id, role=record.role) if record and right else None
+        self._remember(key, found, mark)
+        return found
+
+    def _remember(self, key: str, found: Principal | None, mark: tuple[int, int, int]) -> None:
+        """Keeps what a key turned out to be, unless the file was changed while it was checked."""
+        digest = hashlib.sha256(key.encode()).digest()
+        with self._lock:
+            self._reload()
+            if mark != self._mark:
+                return
+            if found is None:
+                self._wrong.put(digest, True, 1)
+            else:
+                self._right.put(digest, found, 1)
 
     def _reload(self) -> None:
         try:
@@ -124,7 +138,8 @@ class Keys:
         except (ConfigError, OSError):
             self._records = {}  # a file that cannot be read lets nobody in
             self._mark = (0, 0, 0)
-        self._known.clear()
+        self._right.clear()
+        self._wrong.clear()
 
     def _loaded(self) -> tuple[tuple[int, int, int], dict[str, _Record]]:
         if not self.path.is_file():

@@ -94,6 +94,11 @@ class Served(Protocol):
         ...
 
     @property
+    def behind(self) -> bool:
+        """Whether the newest version could not be served, and the one before answers on; the log says why."""
+        ...
+
+    @property
     def paths(self) -> Mapping[str, str]:
         """Paths that messages may name -> what clients are told instead."""
         ...

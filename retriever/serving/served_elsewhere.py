@@ -83,6 +83,7 @@ class ServedEngine:
 
     kind = "engine"
     folder = None
+    behind = False
     paths: Mapping[str, str] = {}
 
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
@@ -173,6 +174,7 @@ class ServedStages:
 
     kind = "stages"
     folder = None
+    behind = False
 
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
         from retriever.config import read_experiment
@@ -180,7 +182,7 @@ class ServedStages:
         from retriever.stage_step import open_stages
 
         self.name = place.name
-        pipeline = Pipeline(read_experiment(Path(place.where), settings.overrides), settings.work)
+        pipeline = Pipeline(read_experiment(Path(place.where), settings.overrides), settings.work.absolute())
         self.paths: Mapping[str, str] = {str(pipeline.folder): place.name}
         found = open_stages(pipeline)
         self._view = StagesView(found, shared_encoder(_student_of(pipeline), thread, settings, place))

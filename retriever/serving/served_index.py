@@ -29,7 +29,10 @@ from retriever.types import Document, Query
 
 _LOG = logging.getLogger("retriever.serving")
 _AGAIN_SECONDS = 1.0
-"""After which opening a version that could not be opened is tried again."""
+"""After which a version that could not be served is tried again."""
+
+_PATIENCE = 60
+"""Times as long as the last try took: requests wait for a try, and one that ends with an export takes many seconds."""
 
 _ENTRY = 300
 """Bytes that a remembered value takes beside its arrays and texts."""
@@ -123,7 +126,8 @@ class ServedIndex:
 
     Attributes:
         name: by which requests name it.
-        folder: where it lies.
+        folder: where it lies, absolute: a relative path, such as "index" or ".", would be found in the words of any message.
+        behind: whether the newest version could not be served when it was tried last.
     """
 
     kind = "index"
@@ -133,43 +137,58 @@ class ServedIndex:
         self._place = place
         self._settings = settings
         self._thread = thread
-        self._index = open_index(Path(place.where), settings.student)
+        self._index = open_index(Path(place.where).absolute(), settings.student)
         self.folder = self._index.folder
         self._cache_bytes = settings.limits.cache_bytes
         self._encoded: RecentValues[Any] = RecentValues(self._cache_bytes)
         self._opening = threading.Lock()
-        self._tried = 0.0
-        self._opened = self._index.snapshot
+        self._tried = self._took = 0.0
+        self.behind = False
+        self._newest = self._opened = self._index.snapshot
         self._view = self._view_of(self._opened, None)
 
     @property
     def paths(self) -> Mapping[str, str]:
         """The folder, under the index's name."""
-        return {str(self.folder): self.name, str(self.folder.absolute()): self.name}
+        return {str(self.folder): self.name}
 
     def fresh(self) -> IndexView | None:
         """The newest version, where it is open."""
-        if not self._index.is_current or self._opening.locked():  # in this order: a version that is just being opened counts as current already
+        if not self._is_current or self._opening.locked():  # in this order: a version that is just being opened counts as current already
             return None
         return self._view
 
     def reopened(self) -> IndexView:
-        """The newest version. One that cannot be opened is told in the log, and the one before answers on."""
+        """The newest version. One that cannot be opened, or whose student does not suit, is told in the log, and the one before answers on."""
         with self._opening:
-            if self._index.is_current or time.monotonic() - self._tried < _AGAIN_SECONDS:
+            if self._is_current or self._was_just_tried:
                 return self._view
+            begun = time.monotonic()
             try:
-                snapshot = self._index.snapshot
+                self._newest = self._index.snapshot
+                if self._newest is not self._opened:
+                    self._view = self._view_of(self._newest, self._view)
+                    self._opened = self._newest
+                self.behind = False
             except RetrieverError:
-                self._tried = time.monotonic()
-                _LOG.exception("%s: the new version cannot be opened; the one before is served on", self.name)
-                return self._view
-            if snapshot is not self._opened:
-                self._opened, self._view = snapshot, self._view_of(snapshot, self._view)
+                self.behind, self._tried = True, time.monotonic()
+                self._took = self._tried - begun
+                _LOG.exception("%s: the new version cannot be served; the one before is served on", self.name)
             return self._view
 
     def close(self) -> None:
         """Nothing: files are only mapped."""
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether the view is of the newest version. One that was opened and cannot be served is current for the index alone."""
+        return self._index.is_current and self._newest is self._opened
+
+    @property
+    def _was_just_tried(self) -> bool:
+        """Whether it is too early to try again; what has come since the last try waits for no longer than `_AGAIN_SECONDS`."""
+        pause = max(_AGAIN_SECONDS, _PATIENCE * self._took) if self._index.is_current else _AGAIN_SECONDS
+        return time.monotonic() - self._tried < pause
 
     def _view_of(self, snapshot: Snapshot, before: IndexView | None) -> IndexView:
         """A new view; its encoder is the one before where the student is."""
