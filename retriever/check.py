@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from retriever.collection import Collection
 from retriever.conversations import is_user
 from retriever.files import text_hash
+from retriever.queries import plain_words
 from retriever.types import Query
 
 _EXAMPLES = 5
@@ -186,14 +187,8 @@ def _quantiles(collection: Collection) -> dict[str, int]:
 
 
 def _same_text(train: Mapping[str, Query], test: Mapping[str, Query]) -> list[tuple[str, str]]:
-    seen = {_plain(query): query_id for query_id, query in train.items()}
-    return [(seen[_plain(query)], query_id) for query_id, query in test.items() if _plain(query) in seen]
-
-
-def _plain(query: Query) -> tuple[str, ...]:
-    """What makes two queries the same: words of the text and of the turns before it; images are never the same."""
-    words = (" ".join(text.split()).casefold() for text in (*(turn.text for turn in query.turns), query.text))
-    return (*words, "" if query.image is None else str(query.image))
+    seen = {plain_words(query): query_id for query_id, query in train.items()}
+    return [(seen[plain_words(query)], query_id) for query_id, query in test.items() if plain_words(query) in seen]
 
 
 def _warnings(report: CollectionReport, train: str, test: str) -> Iterable[str]:

@@ -13,7 +13,9 @@ from retriever.collection import Collection, with_queries
 from retriever.errors import ConfigError
 from retriever.eval.measures import Evaluation
 from retriever.eval.report import RunResult, read_report
+from retriever.evaluation_settings import EvaluationSettings
 from retriever.queries import kept_together
+from retriever.systems import readings_of
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
@@ -62,12 +64,23 @@ def fold_pipelines(pipeline: Pipeline) -> list[Pipeline]:
     made, _ = pipeline.open_step(
         lambda: pipeline.step("folds", inputs, {"folds": folds}, work), lambda folder: [Collection(folder / str(number + 1)) for number in range(folds)]
     )
-    return [_fold(pipeline, made.folder / str(number), number) for number in range(1, folds + 1)]
+    evaluation = _evaluation_of_parts(pipeline)
+    return [_fold(pipeline, made.folder / str(number), number, evaluation) for number in range(1, folds + 1)]
 
 
-def _fold(pipeline: Pipeline, folder: Path, number: int) -> Pipeline:
+def _fold(pipeline: Pipeline, folder: Path, number: int, evaluation: EvaluationSettings) -> Pipeline:
     source = {"path": folder, "format": None, "train": "train", "test": "test"}
-    return pipeline.on(f"fold-{number}", source, {"rewriter": ()}, pipeline.folder)  # the queries in the folder have their rewrites
+    changes = {"rewriter": (), "evaluation": evaluation}  # the queries in the folder have their rewrites
+    return pipeline.on(f"fold-{number}", source, changes, pipeline.folder)
+
+
+def _evaluation_of_parts(pipeline: Pipeline) -> EvaluationSettings:
+    """What is measured in every part: the readings are those of the whole split, and fields tell apart the results of all parts together.
+
+    A part may have no turn, no rewrite or no field where others have them; its runs must be theirs.
+    """
+    readings = readings_of(pipeline, pipeline.conversations("test"))
+    return pipeline.experiment.evaluation.model_copy(update={"readings": readings, "by": (), "zero_shot": None})
 
 
 def joined(folders: list[Path], runs: Path) -> list[RunResult]:

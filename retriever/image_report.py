@@ -15,6 +15,7 @@ from retriever.eval.directions import direction_of_query
 from retriever.eval.report import ReportData
 from retriever.eval.shown import FOUND_SHOWN, MOST_THUMBNAILS, Shown, ShownDocument
 from retriever.images import read_image
+from retriever.queries import captioned_images
 from retriever.runs import Run, read_run
 from retriever.types import Document, Qrels, Query
 
@@ -34,8 +35,7 @@ def wholes_of(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str] | No
 
 def image_clusters(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
     """Caption -> the images that it is a caption of: captions of one image are alike, and tests take them together. Empty where each image has one."""
-    captions = {query_id: query for query_id, query in queries.items() if direction_of_query(query) and query.image is None}
-    clusters = {query_id: " ".join(sorted(relevant_to(qrels, query_id))) for query_id in captions}
+    clusters = captioned_images(queries, qrels)
     return clusters if len(set(clusters.values())) < len(clusters) else {}
 
 

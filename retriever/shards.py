@@ -207,6 +207,11 @@ def not_redone(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet.damaged") if _number(path) not in taken)
 
 
+def redone(folder: Path) -> list[Path]:
+    """The shards that were set aside and whose number another one has taken, so that nothing needs them."""
+    return sorted(set(folder.glob("*.parquet.damaged")) - set(not_redone(folder)))
+
+
 def free_numbers(folder: Path) -> Iterator[int]:
     """The numbers for the next shards: first those of lost shards, then the ones after the last.
 

@@ -25,6 +25,7 @@ from retriever.shards import (
     list_shards,
     next_number,
     read_shard,
+    redone,
     remove_temporaries,
     with_dictionaries,
     write_shard,
@@ -222,6 +223,8 @@ def _compact_teacher(files: StoreFiles, identity: TeacherIdentity, shard_rows: i
             raise StoreError(f'{error}. Run "retriever score" with this teacher first: it scores the pairs of the shard again') from error
         if table is None:
             return Change(identity.name, 0, 0)
+        for path in redone(folder):  # before the numbers that prove it are free again; writing a shard puts this on the disk first
+            path.unlink()
         kept = table.take(pa.array(_one_of_each(table)))
         data = [encode_table(with_dictionaries(kept.slice(start, shard_rows))) for start in range(0, kept.num_rows, shard_rows)]
         if [path.read_bytes() for path in old] == data:

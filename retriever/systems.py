@@ -10,6 +10,8 @@ import numpy as np
 
 from retriever.candidates import bm25_run, hybrid_run, pair_scores
 from retriever.conversations import HUMAN, READINGS, ConversationReader, Reading, can_read
+from retriever.eval.measures import parse_measure
+from retriever.evaluation_settings import EvaluationSettings
 from retriever.filters import conditions_from
 from retriever.pipeline import Pipeline
 from retriever.queries import reader_of
@@ -151,7 +153,7 @@ def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: Se
     alone = _indexed(pipeline, name, what, index)
     if pipeline.collection.has_images:
         return [alone]
-    depth = min(pipeline.experiment.candidates.depth, pipeline.experiment.evaluation.depth)
+    depth = fused_depth(pipeline.experiment.candidates.depth, pipeline.experiment.evaluation)
     encodings = pipeline.encodings(index.encoder, name)
     reader = ConversationReader(pipeline.experiment.collection.conversation)
 
@@ -162,12 +164,21 @@ def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: Se
         alone,
         System(
             hybrid,
-            f"BM25 and {what}, fused by z-scores",
+            f"BM25 and {what}, the best {depth:,} of each fused by z-scores",
             lambda: fused(pipeline.conversations("test")),
             lambda query: fused({query.query_id: query}),
             index.bytes + pipeline.bm25.n_bytes,
         ),
     ]
+
+
+def fused_depth(candidates: int, settings: EvaluationSettings) -> int:
+    """How many documents of BM25 and of a student are fused: as many as the candidates, or as the measures count where that is more.
+
+    With fewer than a measure counts it would compare how deep runs are. A measure without a cutoff counts all that are kept.
+    """
+    counted = max(parse_measure(measure).cutoff or settings.depth for measure in settings.measures)
+    return min(max(candidates, counted), settings.depth)
 
 
 def _of_stages(pipeline: Pipeline) -> list[System]:

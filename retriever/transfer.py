@@ -78,8 +78,11 @@ def _measured(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query],
     qrels = there.documents.qrels(split)
     measures = [str(parse_measure(measure)) for measure in settings.measures]
     runs = _runs(pipeline, there, queries, trained)
+    own = settings.remove_own_document
     evaluations = {
-        in_direction(name, way): evaluate(run.rename(in_direction(name, way)), {query_id: qrels[query_id] for query_id in query_ids}, settings.measures)
+        in_direction(name, way): evaluate(
+            run.rename(in_direction(name, way)), {query_id: qrels[query_id] for query_id in query_ids}, settings.measures, without_own_documents=own
+        )
         for way, query_ids in directions_of(queries).items()
         for name, run in runs.items()
     }

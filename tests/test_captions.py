@@ -16,6 +16,7 @@ from retriever.collection import Collection, open_collection
 from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from
 from retriever.errors import ConfigError, DataError
+from retriever.folds import parts_of
 from retriever.image_readers import check_readers
 from retriever.images import read_image
 from retriever.queries import judged_queries, kept_together
@@ -190,6 +191,17 @@ def test_an_image_and_its_captions_are_held_out_together(folder: Path) -> None:
     assert kept_together(queries, qrels) == {**together, "green.png": "green.png", "green.png#0": "green.png"}
     texts = {"q": Query("q", "alone"), "t": Query("t", "a turn", conversation="c")}
     assert kept_together(texts, {"q": {"q": 1}}) == {"q": "", "t": "c"}
+
+
+def test_captions_of_an_image_are_kept_together_where_no_image_asks(folder: Path) -> None:
+    collection, split = opened(folder), "train.text_to_image"
+    assert kept_together(collection.queries(split), collection.qrels(split)) == {"red.png#0": "red.png", "red.png#1": "red.png"}
+    qrels = {f"{image}.png#{number}": {f"{image}.png": 1, "other.png": 0} for image in range(4) for number in range(5)}
+    queries = {query_id: Query(query_id, f"caption {query_id}", fields={"direction": "text_to_image"}) for query_id in qrels}
+    for seed in range(5):
+        parts = parts_of(kept_together(queries, qrels), 2, seed)
+        first, second = ({query_id.partition("#")[0] for query_id in part} for part in parts)
+        assert ([len(part) for part in parts], len(first), len(second), first & second) == ([10, 10], 2, 2, set())
 
 
 def test_images_and_conditions_survive_the_way_through_beir_files(folder: Path, tmp_path: Path) -> None:

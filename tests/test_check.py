@@ -4,6 +4,8 @@ from pathlib import Path
 
 from retriever.check import ConversationsReport, check_collection
 from retriever.collection import write_collection
+from retriever.collection_settings import CollectionSettings
+from retriever.queries import judged_queries
 from retriever.types import Document, Query, Turn
 from tests.tiny_experiment import command, write_experiment
 
@@ -44,6 +46,23 @@ def test_a_test_query_that_stands_in_train_is_warned_of_whatever_its_case(tmp_pa
     report = check_collection(write_collection(tmp_path / "c", [Document("d", "text")], queries, qrels))
     assert (report.overlapping_queries, report.overlap_examples) == (1, (("q1", "q2"),))
     assert report.warnings == ('queries of "test" whose text stands in "train" too: 1 (q1 = q2). They flatter the evaluation',)
+
+
+def test_what_the_check_warns_of_is_left_out_of_training(tmp_path: Path) -> None:
+    before, spaced = (Turn("user", "Who baked it"),), (Turn("user", " who  baked it\n"),)
+    queries = [
+        Query("a", "What is  yeast "),
+        Query("b", "what is\tyeast"),
+        Query("c", "and why", spaced),
+        Query("d", "and  why", before),
+        Query("e", "and why"),
+    ]
+    qrels = {split: {query_id: {"d": 1} for query_id in own} for split, own in {"train": "ace", "test": "bd"}.items()}
+    collection, said = write_collection(tmp_path / "c", [Document("d", "text")], queries, qrels), list[str]()
+    assert check_collection(collection).overlap_examples == (("a", "b"), ("c", "d"))
+    asked = judged_queries(collection, CollectionSettings(path=tmp_path), said.append)
+    assert {split: list(found) for split, found in asked.items()} == {"train": ["e"], "test": ["b", "d"]}
+    assert said == ["train: 2 queries left out, their texts are test queries too (a, c)"]
 
 
 def test_queries_without_a_relevant_document_absent_splits_and_dropped_pairs_are_warned_of(tmp_path: Path) -> None:

@@ -96,6 +96,15 @@ def test_a_caption_or_an_image_that_is_held_out_teaches_nothing(pipeline: Pipeli
         samples_of(pipeline, held=[f"{colour}.png" for colour in COLOURS])
 
 
+def test_an_image_of_which_a_caption_is_held_out_does_not_teach_where_captions_alone_ask(values: dict[str, Any], tmp_path: Path) -> None:
+    values["collection"] |= {"train": "train.text_to_image", "test": "test.text_to_image"}
+    pipeline = Pipeline(experiment_from(values), tmp_path / "work")
+    held = pipeline.held_out[1]
+    kept = {caption.partition("#")[0] for caption in held}
+    assert (len(held), len(kept)) == (3, 1)  # a tenth of 18 would be two captions
+    assert set(samples_of(pipeline, held=held).doc_ids) == {f"{colour}.png" for colour in COLOURS} - kept
+
+
 # A batch
 
 

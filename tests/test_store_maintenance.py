@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from retriever.collection import Collection
 from retriever.errors import RetrieverError, StoreError
 from retriever.files import lock
 from retriever.scoring import part_of
+from retriever.shards import set_aside
 from retriever.store import ScoreStore
 from retriever.store_files import StoreFiles
 from retriever.store_maintenance import compact_store, drop_teacher, list_teachers, merge_stores, verify_store
@@ -213,6 +215,43 @@ def test_a_compaction_that_is_stopped_anywhere_reads_the_same_and_can_be_finishe
     compact_store(folder, shard_rows=6)
     assert stored_rows(folder) == rows
     assert verify_store(folder) == []
+
+
+@pytest.mark.parametrize("stop_at", [None, *range(10)])
+def test_what_was_damaged_and_scored_again_is_gone_for_good_wherever_a_compaction_was_stopped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int | None
+) -> None:
+    store, steps = scored(folder, ALL_PAIRS), iter(range(100))
+    rows, shards = stored_rows(folder), sorted(folder.rglob("score/scores/*/*.parquet"))
+    for path in (shards[0], shards[1]):
+        path.write_bytes(path.read_bytes()[:-1])
+    store.score(LoggingTeacher(), run_of(ALL_PAIRS), QUERIES, on_damage=lambda _: None)
+    assert len(list(folder.rglob("*.damaged"))) == 2
+
+    def counted(step: Callable[..., object]) -> Callable[..., object]:
+        def maybe_stop(*arguments: object, **options: object) -> object:
+            if next(steps) == stop_at:
+                raise KeyboardInterrupt
+            return step(*arguments, **options)
+
+        return maybe_stop
+
+    monkeypatch.setattr(store_maintenance, "write_shard", counted(store_maintenance.write_shard))
+    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    with pytest.raises(KeyboardInterrupt) if stop_at is not None else contextlib.nullcontext():
+        compact_store(folder, shard_rows=6)
+    monkeypatch.undo()
+    assert verify_store(folder) == []
+    compact_store(folder, shard_rows=6)
+    assert verify_store(folder) == []
+    assert (stored_rows(folder), list(folder.rglob("*.damaged"))) == (rows, [])
+
+
+def test_what_was_damaged_and_is_not_scored_again_yet_is_told_after_compacting_too(folder: Path) -> None:
+    store = scored(folder, ALL_PAIRS)
+    aside = set_aside(sorted(store.folder_of(LoggingTeacher().identity.fingerprint).glob("*.parquet"))[1])
+    compact_store(folder, shard_rows=6)
+    assert [problem.path for problem in verify_store(folder)] == [aside]
 
 
 def test_of_unequal_scores_of_a_pair_the_one_stays_that_was_read_before(folder: Path, work: Path, tmp_path: Path) -> None:
