@@ -166,7 +166,7 @@ class Batcher:
     def _tokens(self, texts: Sequence[str], task: str) -> dict[str, Any]:
         names = ("query",) if task == "query" else ("document", "passage", "corpus")
         prompt = next((self.model.prompts[name] for name in names if name in self.model.prompts), None)
-        reader = modules_of(self.model, task)[0]
+        reader = modules_of(self.model, "query" if task == "query" else "document")[0]
         length = length_to_read(self.max_length, getattr(reader, "max_seq_length", None), getattr(reader, f"{task}_length", None))
         features: dict[str, Any] = self.model.preprocess(as_texts(self.model, texts), prompt=prompt or None, task=task, **length, **text_options(self.model))
         return features
