@@ -25,6 +25,9 @@ from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
 RERANKED_TOGETHER = 1024
 """Pairs whose texts are in memory at a time."""
 
+SEARCHED_TOGETHER = 256
+"""Queries of one search: an exhaustive one reads all documents once for them."""
+
 
 def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str, Query], depth: int, reporter: Reporter | None = None) -> Run:
     """The best `depth` documents of each query by BM25, among those that it may find."""
@@ -38,7 +41,7 @@ def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str
     return run_of_rows(name, collection, list(queries), rows, scores)
 
 
-def index_run(name: str, encoder: Encoder, index: Any, documents: Any, queries: Mapping[str, Query], depth: int, batch: int = 256) -> Run:
+def index_run(name: str, encoder: Encoder, index: Any, documents: Any, queries: Mapping[str, Query], depth: int, batch: int = SEARCHED_TOGETHER) -> Run:
     """The best `depth` documents of each query in an index, among those that it may find; `documents.ids_of` names what its rows are."""
     listed, search = list(queries.values()), search_of(index, documents)
     rows: list[NDArray[np.int64]] = []
@@ -67,16 +70,18 @@ def hybrid_run(
     of the student's, and `reader` reads conversations for BM25.
     """
     encoder: Encoder = index.encoder
-    encoded = encoder.encode_queries(list(queries.values()))
+    asked = list(queries.values())
+    encoded = encoder.encode_queries(asked)
+    found: list[NDArray[np.int64]] = []
+    for start in range(0, len(asked), SEARCHED_TOGETHER):
+        places = np.arange(start, min(start + SEARCHED_TOGETHER, len(asked)))
+        found.extend(search_scoped(search_of(index, index), encoded[places], [asked[place] for place in places], depth)[0])
     rows, scores = [], []
-    search = search_of(index, index)
-    for number, query in enumerate(queries.values()):
-        one = np.array([number])
+    for number, query in enumerate(asked):
         text = reader.text(query).text
         lexical = bm25.scores(text)
-        of_student, _ = search_scoped(search, encoded[one], [query], depth)
-        found = collection.rows_of(index.ids_of(of_student[0]))  # the index may hold documents of its own
-        union = np.union1d(bm25.search(text, depth, scope_of(collection, query))[0], found[found >= 0])
+        of_student = collection.rows_of(index.ids_of(found[number]))  # the index may hold documents of its own
+        union = np.union1d(bm25.search(text, depth, scope_of(collection, query))[0], of_student[of_student >= 0])
         one_list = np.array([0, len(union)])
         own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
         rows.append(union)
