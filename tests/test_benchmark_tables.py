@@ -240,7 +240,7 @@ def test_minutes_of_a_stopped_training_are_added_and_those_of_a_killed_one_unkno
 def test_a_kind_is_measured_and_a_second_one_scores_nothing(benchmark: Any, tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
     students = benchmark("students")
     teachers = f'teacher=[{{kind="lexical"}}, {{kind="embedding", name="judge", model="{encoder_folder}"}}]'
-    tiny = [f"collection.path={shared_beir_folder}", 'candidates.sources=["bm25"]', teachers, f"student.model={encoder_folder}", "training.epochs=1"]
+    tiny = [f"collection.path={shared_beir_folder}", 'candidates.sources=["bm25"]', teachers, f"student.model={encoder_folder}", "training.frozen_layers=1"]
     steered = ["student.query_dimensions=8", "student.document_dimensions=16"]
     sparse = students.experiment_of("doc2dial-sparse", [*tiny, *steered])
     result = students.run_experiment(sparse, tmp_path)
@@ -265,6 +265,7 @@ def test_a_loss_is_tried_on_queries_whose_dialogues_do_not_teach(benchmark: Any,
     losses = benchmark("losses")
     teacher = f'teacher=[{{kind="embedding", name="judge", model="{encoder_folder}"}}]'
     sizes = ["student.layers=2", "student.max_length=32", "training.max_length=32", "training.learning_rate=2e-2", "training.validation_fraction=0.3"]
+    sizes += ["training.frozen_layers=1"]
     tiny = [f"collection.path={shared_beir_folder}", 'candidates.sources=["bm25"]', teacher, f"student.model={encoder_folder}", *sizes]
     pipeline = losses.pipeline_of("dense", tmp_path, tiny)
     plan = losses.plan_of(pipeline, queries=8, choosing=2)

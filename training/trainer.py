@@ -95,12 +95,12 @@ def train_student(
     """
     check_training(settings)
     check_queue(model, settings)
-    check_sizes(model, settings)
     if settings.queue and parallel.processes().count > 1:
         raise ConfigError("training.queue: each process would keep a queue of its own part. Train with one process, or leave training.queue out")
     if samples.encodings is not None:
         check_stored(samples.encodings, settings)
         freeze_documents(model)
+    check_sizes(model, settings)
     parallel.check_batch_size(settings.batch_size, parallel.processes().count)
     check_length(settings.max_length, getattr(model, "config", None), "training.max_length")
     with _texts_cut(model, settings.max_length):
