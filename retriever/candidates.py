@@ -73,9 +73,10 @@ def hybrid_run(
     asked = list(queries.values())
     encoded = encoder.encode_queries(asked)
     found: list[NDArray[np.int64]] = []
+    search = search_of(index, index)
     for start in range(0, len(asked), SEARCHED_TOGETHER):
         places = np.arange(start, min(start + SEARCHED_TOGETHER, len(asked)))
-        found.extend(search_scoped(search_of(index, index), encoded[places], [asked[place] for place in places], depth)[0])
+        found.extend(search_scoped(search, encoded[places], [asked[place] for place in places], depth)[0])
     rows, scores = [], []
     for number, query in enumerate(asked):
         text = reader.text(query).text

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from retriever.errors import RetrieverError
 from retriever.image_files import image_bytes
+from retriever.openers import opener_for
 from retriever.serving.answers import (
     ChangeAnswer,
     ConversationAnswer,
@@ -33,7 +34,6 @@ from retriever.serving.answers import (
     SearchAnswer,
     TurnAnswer,
 )
-from retriever.serving.settings import LOOPBACK
 from retriever.types import Document, Turn
 
 KEY = "RETRIEVER_KEY"
@@ -56,13 +56,6 @@ class ServiceError(RetrieverError):
     def __init__(self, message: str, status: int = 0, kind: str = "unreachable") -> None:
         super().__init__(message)
         self.status, self.kind = status, kind
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows none: the key must not travel to another host, and a change would go there as a question."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """No request."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +201,7 @@ class Client:
             host = None
         if host is None:
             raise ServiceError(f"{self.url}: is no address of a server; write it like http://127.0.0.1:8080")
-        proxies = [urllib.request.ProxyHandler({})] if host in LOOPBACK else []
-        return urllib.request.build_opener(_NoRedirects, *proxies)
+        return opener_for(host)
 
     def _send(self, method: str, route: str, body: Mapping[str, Any] | None, timeout_seconds: float) -> bytes:
         """The bytes of an answer; what the server is too busy for is asked again after the time that it says."""

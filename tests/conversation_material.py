@@ -12,6 +12,7 @@ from retriever.types import Query, Turn
 
 FIRST = Turn("user", "who baked it")
 ANSWER = Turn("agent", "Ada did")
+UTTERANCE = "yes please"
 
 
 def write(path: Path, *lines: str) -> None:
@@ -37,3 +38,22 @@ def opened(source: Path) -> Collection:
 
 def queries(source: Path) -> dict[str, Query]:
     return {query.query_id: query for query in opened(source).all_queries()}
+
+
+def as_second_turns(folder: Path, together: int) -> Path:
+    """A collection with its queries as second turns: all say the same, after the question was asked before; so many make a conversation."""
+    records = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    (folder / "queries.jsonl").unlink()
+    turns = [
+        {
+            "id": record["_id"],
+            "conversation_id": f"c{number // together}",
+            "history": [{"speaker": "user", "text": record["text"]}, {"speaker": "agent", "text": "is it that you ask?"}],
+            "utterance": UTTERANCE,
+            "rewrite": record["text"],
+            "domain": ("animals", "tools")[number % 2],
+        }
+        for number, record in enumerate(records)
+    ]
+    write_jsonl(folder / "conversations.jsonl", *turns)
+    return folder

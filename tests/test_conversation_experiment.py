@@ -23,28 +23,14 @@ from retriever.search import open_index
 from retriever.systems import readings_of
 from retriever.transfer import asked_elsewhere
 from retriever.types import Query
+from tests.conversation_material import as_second_turns
 from tests.llm_material import FunctionEngine, save_tiny_model
 from tests.tiny_experiment import command
 
 
 @pytest.fixture
 def talks(beir_folder: Path) -> Path:
-    """The tiny collection with its queries as second turns: "yes", after the question was asked before."""
-    records = [json.loads(line) for line in (beir_folder / "queries.jsonl").read_text().splitlines()]
-    (beir_folder / "queries.jsonl").unlink()
-    turns = [
-        {
-            "id": record["_id"],
-            "conversation_id": f"c{number // 2}",
-            "history": [{"speaker": "user", "text": record["text"]}, {"speaker": "agent", "text": "is it that you ask?"}],
-            "utterance": "yes please",
-            "rewrite": record["text"],
-            "domain": ("animals", "tools")[number % 2],
-        }
-        for number, record in enumerate(records)
-    ]
-    (beir_folder / "conversations.jsonl").write_text("".join(json.dumps(turn) + "\n" for turn in turns))
-    return beir_folder
+    return as_second_turns(beir_folder, together=2)
 
 
 @pytest.fixture(scope="module")

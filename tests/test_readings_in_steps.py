@@ -17,28 +17,13 @@ from retriever.pipeline import Pipeline
 from retriever.rounds import teacher_vectors, vectors_input
 from retriever.search import open_index
 from retriever.training_settings import TrainingSettings
+from tests.conversation_material import UTTERANCE, as_second_turns
 from tests.tiny_experiment import manifest_times, write_experiment
-
-UTTERANCE = "yes please"
 
 
 @pytest.fixture
 def talks(beir_folder: Path) -> Path:
-    """The tiny collection with its queries as second turns: all say the same, after the question was asked before."""
-    records = [json.loads(line) for line in (beir_folder / "queries.jsonl").read_text().splitlines()]
-    (beir_folder / "queries.jsonl").unlink()
-    turns = [
-        {
-            "id": record["_id"],
-            "conversation_id": f"c{number}",
-            "history": [{"speaker": "user", "text": record["text"]}, {"speaker": "agent", "text": "is it that you ask?"}],
-            "utterance": UTTERANCE,
-            "rewrite": record["text"],
-        }
-        for number, record in enumerate(records)
-    ]
-    (beir_folder / "conversations.jsonl").write_text("".join(json.dumps(turn) + "\n" for turn in turns))
-    return beir_folder
+    return as_second_turns(beir_folder, together=1)
 
 
 @pytest.fixture

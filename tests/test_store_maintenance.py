@@ -193,14 +193,13 @@ def test_compacting_keeps_every_pair_once_and_again_changes_nothing(folder: Path
     assert verify_store(folder) == []
 
 
-@pytest.mark.parametrize("stop_at", range(10))
-def test_a_compaction_that_is_stopped_anywhere_reads_the_same_and_can_be_finished(folder: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    store, teacher = scored(folder, ALL_PAIRS), LoggingTeacher()
-    rows, steps = stored_rows(folder), iter(range(100))
+def stop_before(step_number: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a compaction be stopped before one of the files that it writes or removes, counted from 0."""
+    steps = iter(range(100))
 
     def counted(step: Callable[..., object]) -> Callable[..., object]:
         def maybe_stop(*arguments: object, **options: object) -> object:
-            if next(steps) == stop_at:
+            if next(steps) == step_number:
                 raise KeyboardInterrupt
             return step(*arguments, **options)
 
@@ -208,6 +207,14 @@ def test_a_compaction_that_is_stopped_anywhere_reads_the_same_and_can_be_finishe
 
     monkeypatch.setattr(store_maintenance, "write_shard", counted(store_maintenance.write_shard))
     monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+
+
+@pytest.mark.parametrize("stop_at", range(10))
+def test_a_compaction_that_is_stopped_anywhere_reads_the_same_and_can_be_finished(folder: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
+    store, teacher = scored(folder, ALL_PAIRS), LoggingTeacher()
+    rows = stored_rows(folder)
+
+    stop_before(stop_at, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         compact_store(folder, shard_rows=6)
     monkeypatch.undo()
@@ -221,23 +228,14 @@ def test_a_compaction_that_is_stopped_anywhere_reads_the_same_and_can_be_finishe
 def test_what_was_damaged_and_scored_again_is_gone_for_good_wherever_a_compaction_was_stopped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int | None
 ) -> None:
-    store, steps = scored(folder, ALL_PAIRS), iter(range(100))
+    store = scored(folder, ALL_PAIRS)
     rows, shards = stored_rows(folder), sorted(folder.rglob("score/scores/*/*.parquet"))
     for path in (shards[0], shards[1]):
         path.write_bytes(path.read_bytes()[:-1])
     store.score(LoggingTeacher(), run_of(ALL_PAIRS), QUERIES, on_damage=lambda _: None)
     assert len(list(folder.rglob("*.damaged"))) == 2
 
-    def counted(step: Callable[..., object]) -> Callable[..., object]:
-        def maybe_stop(*arguments: object, **options: object) -> object:
-            if next(steps) == stop_at:
-                raise KeyboardInterrupt
-            return step(*arguments, **options)
-
-        return maybe_stop
-
-    monkeypatch.setattr(store_maintenance, "write_shard", counted(store_maintenance.write_shard))
-    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    stop_before(stop_at, monkeypatch)
     with pytest.raises(KeyboardInterrupt) if stop_at is not None else contextlib.nullcontext():
         compact_store(folder, shard_rows=6)
     monkeypatch.undo()

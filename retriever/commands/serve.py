@@ -148,8 +148,8 @@ def _check_reach(host: str, write: bool, has_keys: bool, allowed: Sequence[str])
     Raises:
         ConfigError: everybody could change documents.
     """
+    from retriever.openers import LOOPBACK
     from retriever.serving.server import is_loopback
-    from retriever.serving.settings import LOOPBACK
 
     if is_loopback(host):
         return () if has_keys else (*LOOPBACK, host, *allowed)

@@ -19,6 +19,7 @@ from typing import Any
 
 from retriever.engines.settings import ServerSettings
 from retriever.errors import ConfigError, RetrieverError
+from retriever.openers import opener_for
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Answers after which the same request may succeed."""
@@ -39,13 +40,6 @@ class _StoppedError(RetrieverError):
     """A request that was not made because another one failed."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows none: the key must not travel to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """No request."""
-
-
 class Connection:
     """Requests to one server.
 
@@ -62,9 +56,7 @@ class Connection:
         self._lock = threading.Lock()
         self._next_start = 0.0
         self._failure: RetrieverError | None = None
-        host = urllib.parse.urlsplit(settings.url).hostname
-        proxies = [urllib.request.ProxyHandler({})] if host in ("localhost", "127.0.0.1", "::1") else []
-        self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
+        self._opener = opener_for(urllib.parse.urlsplit(settings.url).hostname)
         self._headers = {"Content-Type": "application/json", "User-Agent": "retriever-distill", **self._authorization()}
 
     def _authorization(self) -> dict[str, str]:

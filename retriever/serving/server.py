@@ -16,11 +16,12 @@ from uvicorn.supervisors import Multiprocess
 from retriever.doctor import usable_cores
 from retriever.errors import ConfigError
 from retriever.index.layout import index_folder, read_version
+from retriever.openers import LOOPBACK
 from retriever.remote.addresses import is_address
 from retriever.serving.app import application, open_service
 from retriever.serving.logs import write_log
 from retriever.serving.metrics import SHARED
-from retriever.serving.settings import ENVIRONMENT, LOOPBACK, ServeSettings
+from retriever.serving.settings import ENVIRONMENT, ServeSettings
 
 FACTORY = "retriever.serving.app:app_from_environment"
 STOP_SECONDS = 30

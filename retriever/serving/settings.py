@@ -18,7 +18,6 @@ from retriever.settings import PositiveInt, Settings, nearest
 ENVIRONMENT = "RETRIEVER_SERVE"
 """The variable that carries the settings to worker processes."""
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
