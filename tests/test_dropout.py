@@ -110,6 +110,24 @@ def test_attention_and_its_gradients_are_those_of_the_formula(chunk: int, masked
         torch.testing.assert_close(slope, other)
 
 
+def test_attention_of_bf16_is_computed_in_float32_under_autocast_too() -> None:
+    seeded(9)
+    inputs = [torch.randn(3, 2, 5, 4).bfloat16().requires_grad_() for _ in range(3)]
+    bias, upstream = torch.randn(3, 1, 5, 5).bfloat16(), torch.randn(3, 2, 5, 4).bfloat16()
+    seeded(10)
+    factors = kept((3, 2, 5, 5), 0.3)
+    exact = [one.detach().float().requires_grad_() for one in inputs]
+    expected = by_the_formula(*exact, bias.float(), factors, 0.5)
+    wanted = torch.autograd.grad((expected * upstream.float()).sum(), exact)
+    with cheap_dropout(), torch.autocast("cpu", dtype=torch.bfloat16):
+        seeded(10)
+        found = functional.scaled_dot_product_attention(*inputs, attn_mask=bias, dropout_p=0.3, scale=0.5)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())  # rounded once, at the end
+    for slope, other in zip(torch.autograd.grad((found * upstream).sum(), inputs), wanted, strict=True):
+        assert torch.equal(slope, other.bfloat16())
+
+
 def test_attention_that_this_does_not_know_is_torchs() -> None:
     inputs = [torch.randn(1, 2, 3, 4) for _ in range(3)]
     for settings in ({}, {"dropout_p": 0.0}, {"is_causal": True, "dropout_p": 0.5}):
