@@ -30,7 +30,7 @@ from retriever.config import Experiment, read_experiment
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import compare
 from retriever.evaluate_step import evaluate_experiment
-from retriever.files import write_json
+from retriever.files import fingerprint, write_json
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.runs import Run
@@ -89,8 +89,10 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def scores_file(experiment: Experiment, teacher: str, folder: Path) -> Path:
-    """Where the scores of a taught teacher lie; those of all students of a dataset are the same."""
-    return folder / f"{experiment.name.split('-', maxsplit=1)[0]}-{teacher}.parquet"
+    """Where the scores of a taught teacher lie: under another name where it, its seed or the candidates have other settings; students share them."""
+    settings = next(one for one in experiment.teacher if one.label == teacher)
+    decides = [settings.model_dump(mode="json", exclude_unset=True), experiment.candidates.model_dump(mode="json", exclude_unset=True), experiment.seed]
+    return folder / f"{experiment.name.split('-', maxsplit=1)[0]}-{teacher}-{fingerprint(decides)[:8]}.parquet"
 
 
 def with_scores(experiment: Experiment, folder: Path | None) -> Experiment:
