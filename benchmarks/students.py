@@ -98,7 +98,7 @@ def scores_file(experiment: Experiment, teacher: str, folder: Path) -> Path:
 def with_scores(experiment: Experiment, folder: Path | None) -> Experiment:
     """The experiment with the scores of its taught teachers, where they lie in a folder, in the place of the teachers."""
     teachers = [
-        RunSettings(name=one.label, path=scores_file(experiment, one.label, folder), missing="lowest")
+        RunSettings(name=one.label, path=scores_file(experiment, one.label, folder), missing="lowest", weight=one.weight)
         if folder and getattr(one, "train", None) and scores_file(experiment, one.label, folder).is_file()
         else one
         for one in experiment.teacher

@@ -43,6 +43,7 @@ def check_collection(collection: Collection, train: str = "train", test: str = "
         text_words=_quantiles(collection),
         queries=collection.counts["queries"],
         splits=splits,
+        unjudged_queries=_unjudged(collection),
         overlapping_queries=len(overlap),
         overlap_examples=tuple(overlap[:_EXAMPLES]),
         conversations=_conversations(collection.all_queries()),
@@ -109,6 +110,7 @@ class CollectionReport:
         text_words: min, p5, p50, p95 and max of the words (parted by white space) in title and text.
         queries: of all splits.
         splits: by the name of the split.
+        unjudged_queries: that no split's qrels name.
         overlapping_queries: test queries whose text a train query has, apart from case and white space.
         overlap_examples: pairs of a train and a test query's id.
         conversations: what is in them; None where no query is a turn of one.
@@ -126,6 +128,7 @@ class CollectionReport:
     text_words: Mapping[str, int]
     queries: int
     splits: Mapping[str, SplitReport]
+    unjudged_queries: int
     overlapping_queries: int
     overlap_examples: tuple[tuple[str, str], ...]
     conversations: ConversationsReport | None
@@ -160,6 +163,11 @@ def _conversations(queries: Iterable[Query]) -> ConversationsReport | None:
         rewrites=dict(sorted(Counter(rewriter for query in turns for rewriter in query.rewrites).items())),
         turns_without_conversation=sum(not query.conversation for query in turns),
     )
+
+
+def _unjudged(collection: Collection) -> int:
+    judged = {query_id for split in collection.splits for query_id in collection.qrels(split)}
+    return sum(query.query_id not in judged for query in collection.all_queries())
 
 
 def _shared_conversations(train: Mapping[str, Query], test: Mapping[str, Query]) -> list[str]:

@@ -20,6 +20,7 @@ class CollectionSettings(Settings):
     fields: tuple[str, ...] = Field((), strict=False, description="of a document's record, kept to filter searches by, such as year; those in its metadata too")
     conversation: Reading = Field("last", description="what is read of a turn of a conversation: " + ", ".join((*READINGS, "rewrite or rewrite:NAME")))
     train: str = Field("train", description="split whose queries teach")
+    unjudged: bool = Field(False, description="queries that no qrels name teach too, by the teacher's scores alone; its best document stands for the positive")
     folds: int | None = Field(
         None, ge=2, description="train and test are one split, cut into so many parts by conversation: every part is scored by a student of the others"
     )
@@ -37,6 +38,8 @@ class CollectionSettings(Settings):
             )
         if self.folds and self.train != self.test:
             raise ValueError(f'folds cuts one split, but train is "{self.train}" and test "{self.test}". Name the same split twice, or leave folds out')
+        if self.folds and self.unjudged:
+            raise ValueError("folds cuts judged queries, and unjudged takes others. Leave one of the two out")
         return self
 
 

@@ -157,6 +157,13 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _unjudged(self) -> Experiment:
+        """Generated queries take the place of the collection's own."""
+        if self.collection.unjudged and self.generation:
+            raise ValueError("collection.unjudged: queries that [generation] writes take the place of the collection's own. Leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
     def _critic(self) -> Experiment:
         """The teacher that judges generated queries must be able to, before there are any."""
         name = self.generation.teacher if self.generation else None

@@ -202,8 +202,9 @@ def _summary(pipeline: Pipeline) -> str:
     _, held = pipeline.held_out
     listed = ", ".join(f"{teacher} {value:.3f}" for teacher, value in sorted(quality.items(), key=lambda item: -item[1]))
     queries = {split: len(pipeline.queries(split)) for split in ("train", "test")}
+    unjudged = f"{len(pipeline.unjudged):,} of the train queries are unjudged and teach by the target's scores alone. " if pipeline.unjudged else ""
     return (
-        f"{pipeline.collection.name}: {len(pipeline.collection):,} documents, {queries['train']:,} train and {queries['test']:,} test queries. "
+        f"{pipeline.collection.name}: {len(pipeline.collection):,} documents, {queries['train']:,} train and {queries['test']:,} test queries. {unjudged}"
         f"{generation_note(pipeline.collection)}"
         f"Distilled from {name}: {pipeline.target.reason.removesuffix('.')}. {measure} of the teachers on {len(held)} held-out train queries: {listed}."
     )

@@ -27,7 +27,7 @@ from retriever.image_readers import check_readers
 from retriever.index.changes import publish
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
-from retriever.queries import asked_fingerprint, judged_queries, kept_together, read_queries, reader_of
+from retriever.queries import asked_fingerprint, judged_queries, kept_together, read_queries, reader_of, unjudged_queries
 from retriever.resources import Resources
 from retriever.rewriting import rewritten, with_rewrites
 from retriever.rounds import train_in_rounds
@@ -109,7 +109,7 @@ class Pipeline:
             changes: what is set in other sections.
             parent: of its folder.
         """
-        collection = self.experiment.collection.model_copy(update={"ir_datasets": None, "fields": (), "folds": None, **source})
+        collection = self.experiment.collection.model_copy(update={"ir_datasets": None, "fields": (), "folds": None, "unjudged": False, **source})
         changed = {"transfer": (), **changes, "name": name, "collection": collection}
         other = type(self)(self.experiment.model_copy(update=changed), parent, self.reporter)
         other.encodings_folder, other.rewritten_folder = self.encodings_folder, self.rewritten_folder
@@ -155,6 +155,8 @@ class Pipeline:
     def conversations(self, split: str) -> dict[str, Query]:
         """The queries of "train" or "test" as the collection has them; a train query that is a test query too is left out of "train".
 
+        Unjudged queries that teach stand in "train" after the others.
+
         Raises:
             DataError: the split has none.
         """
@@ -162,7 +164,9 @@ class Pipeline:
 
     @cached_property
     def _conversations(self) -> dict[str, dict[str, Query]]:
-        found = judged_queries(self.collection, self.experiment.collection, self.reporter.say)
+        settings = self.experiment.collection
+        found = judged_queries(self.collection, settings, self.reporter.say)
+        found["train"] |= unjudged_queries(self.collection, settings)
         rewrites = rewritten(self)
         queries = {split: with_rewrites(own, rewrites) for split, own in found.items()}
         for reading in self.experiment.evaluation.readings or ():
@@ -212,10 +216,18 @@ class Pipeline:
 
     @cached_property
     def held_out(self) -> tuple[list[str], list[str]]:
-        """Train query ids, and those held out to choose the target and the checkpoint."""
-        training = self.experiment.training
+        """Ids of the judged train queries, and those of them held out to choose the target and the checkpoint."""
+        training, qrels = self.experiment.training, self.qrels("train")
         generator = np.random.default_rng(self.experiment.seed)
-        return hold_out(kept_together(self.conversations("train"), self.qrels("train")), training.validation_fraction, training.validation_queries, generator)
+        judged = {query_id: query for query_id, query in self.conversations("train").items() if query_id in qrels}
+        return hold_out(kept_together(judged, qrels), training.validation_fraction, training.validation_queries, generator)
+
+    @cached_property
+    def unjudged(self) -> list[str]:
+        """Ids of the unjudged train queries, for students to learn from; no turn of a held-out conversation is among them."""
+        queries, qrels = self.conversations("train"), self.qrels("train")
+        held = {queries[query_id].conversation for query_id in self.held_out[1]} - {""}
+        return [query_id for query_id, query in queries.items() if query_id not in qrels and query.conversation not in held]
 
     # Encoders
 

@@ -12,6 +12,7 @@ from retriever.conversations import ConversationReader
 from retriever.errors import DataError
 from retriever.eval.directions import direction_of_query
 from retriever.files import fingerprint
+from retriever.query_table import row_of_query
 from retriever.types import Qrels, Query
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ def judged_queries(collection: Collection, settings: CollectionSettings, say: Ca
     if leaked:
         say(f"train: {len(leaked)} queries left out, their texts are test queries too ({', '.join(leaked[:3])})")
     return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
+
+
+def unjudged_queries(collection: Collection, settings: CollectionSettings) -> dict[str, Query]:
+    """The queries that no split judges, in the order of the source, where they are to teach: by a teacher's scores alone.
+
+    Left out are those whose text is a test query's, and turns of conversations of which a split that does not teach judges a turn: those
+    are for tests, as wholes.
+    """
+    if not settings.unjudged:
+        return {}
+    judged = {split: set(collection.qrels(split)) for split in collection.splits}
+    every = {query.query_id: query for query in collection.all_queries()}
+    elsewhere = {every[query_id].conversation for split, ids in judged.items() if split != settings.train for query_id in ids} - {""}
+    tested = {plain_words(every[query_id]) for query_id in judged.get(settings.test, ())}
+    free = {query_id: query for query_id, query in every.items() if not any(query_id in ids for ids in judged.values())}
+    return {query_id: query for query_id, query in free.items() if query.conversation not in elsewhere and plain_words(query) not in tested}
 
 
 def plain_words(query: Query) -> tuple[str, ...]:
@@ -94,6 +111,9 @@ def reading_input(pipeline: Pipeline, splits: Sequence[str] = ("train",)) -> dic
 
 
 def asked_fingerprint(collection: Collection, split: str, read: Mapping[str, Query]) -> str:
-    """Changes with the queries of a split, their grades, and what is read of them."""
-    judged, texts = collection.queries_fingerprint(split), read_otherwise(collection.queries(split), read)
-    return fingerprint([judged, texts]) if texts else judged
+    """Changes with the queries of a split, their grades, and what is read of them; and with the unjudged queries that are read beside them."""
+    asked = collection.queries(split)
+    texts = read_otherwise(asked, {query_id: query for query_id, query in read.items() if query_id in asked})
+    unjudged = [row_of_query(query) for query_id, query in sorted(read.items()) if query_id not in asked]
+    found = [collection.queries_fingerprint(split), *([texts] if texts or unjudged else []), *([unjudged] if unjudged else [])]
+    return fingerprint(found) if len(found) > 1 else str(found[0])

@@ -22,6 +22,7 @@ from retriever.answer_plans import KeyedPlan, plan_missing
 from retriever.answer_shards import Answers, read_all, read_rows, write_samples, write_shard
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic, write_text
+from retriever.queries import unjudged_queries
 from retriever.rewriter_settings import RewriterSettings
 from retriever.rewriting_model import Rewriter, identity_of, open_rewriter, turn_key
 from retriever.rewriting_prompts import STATUSES, prompt_of, read_rewrite
@@ -195,8 +196,10 @@ def _tables(pipeline: Pipeline) -> tuple[RewriterSettings, ...]:
 
 def _turns(pipeline: Pipeline, settings: RewriterSettings) -> dict[str, Query]:
     """The turns of the splits of a table, by their query ids."""
-    names = [getattr(pipeline.experiment.collection, split) for split in settings.splits]
-    return {query_id: query for name in names if name in pipeline.collection.splits for query_id, query in pipeline.collection.queries(name).items()}
+    collection = pipeline.experiment.collection
+    names = [getattr(collection, split) for split in settings.splits]
+    judged = {query_id: query for name in names if name in pipeline.collection.splits for query_id, query in pipeline.collection.queries(name).items()}
+    return judged | (unjudged_queries(pipeline.collection, collection) if "train" in settings.splits else {})
 
 
 def _asked(turns: Mapping[str, Query]) -> dict[str, Query]:

@@ -57,7 +57,8 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, t
         name: of the last step.
         training: the experiment's own settings, or those of another training that it is held against.
         teacher: whether the target orders the documents from which negatives are drawn and leaves out those that may be relevant; otherwise
-            they come in the order of retrieval and all that are unjudged are negatives, as they would for someone without a teacher.
+            they come in the order of retrieval and all that are unjudged are negatives, as they would for someone without a teacher;
+            unjudged queries teach nothing then.
 
     Raises:
         ConfigError: the student lacks what a loss compares, or a loss cannot learn from the target; nothing was scored.
@@ -86,6 +87,7 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, t
 def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start: Start, pairs: Run, scores: TeacherScores, teacher: bool) -> Done:
     """A train step of that name, from pairs of the train queries and the target's scores of them, or their places as they were retrieved."""
     train, held = pipeline.held_out
+    unjudged = pipeline.unjudged if teacher else []
     lesson = Lesson(
         settings=training,
         target=scores,
@@ -99,12 +101,13 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         batch_size=pipeline.experiment.index.batch_size,
         seed=pipeline.experiment.seed,
         vectors=teacher_vectors(pipeline, training),
+        unjudged=unjudged,
         quality=query_quality(pipeline),
         active=wanted_dimensions(pipeline),
         reinforced=reinforced_dataset(pipeline, training),
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
-    inputs |= {"queries": fingerprint([train, held]), "judgements": pipeline.judgements, "measure": lesson.measure}
+    inputs |= {"queries": fingerprint([train, held, *([unjudged] if unjudged else [])]), "judgements": pipeline.judgements, "measure": lesson.measure}
     inputs |= reading_input(pipeline)
     inputs |= vectors_input(pipeline, training, lesson.vectors) if lesson.vectors else {}
     inputs |= {"reinforced dataset": lesson.reinforced.fingerprint} if lesson.reinforced else {}

@@ -56,6 +56,7 @@ class Lesson:
         batch_size: texts encoded at a time.
         seed: of draws and dropout.
         vectors: of a teacher, for losses that compare vectors.
+        unjudged: ids of further queries that teach, by the target's scores alone.
         quality: query id -> the probability that it teaches in an epoch; 1 for those that are left out.
         active: wanted active dimensions of a sparse student's queries and documents; None for queries that are looked up.
         document_encodings: the student's own of all documents, where only the encoding of queries is to learn.
@@ -74,6 +75,7 @@ class Lesson:
     batch_size: int
     seed: int
     vectors: TeacherVectors | None = None
+    unjudged: Sequence[str] = ()
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     active: tuple[float | None, float | None] | None = None
     document_encodings: DocumentEncodings | None = None
@@ -127,10 +129,12 @@ def teach_student(student: Any, lesson: Lesson, folder: Path, reporter: Reporter
 
 def _lists(lesson: Lesson, folder: Path, reporter: Reporter, name: str) -> tuple[TrainingSamples, contextlib.AbstractContextManager[None]]:
     """Lists of the target's candidates in training order, and the block within which other processes train along."""
-    queries = {query_id: lesson.queries[query_id] for query_id in lesson.train}
-    samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, np.random.default_rng(lesson.seed), lesson.quality)
+    queries = {query_id: lesson.queries[query_id] for query_id in (*lesson.train, *lesson.unjudged)}
+    generator = np.random.default_rng(lesson.seed)
+    samples = make_samples(lesson.target, queries, lesson.qrels, lesson.collection, lesson.settings, generator, lesson.quality, set(lesson.unjudged))
     samples = dataclasses.replace(samples, encodings=lesson.document_encodings)
-    reporter.say(f"{name}: {len(queries):,} queries, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
+    unjudged = f" ({len(lesson.unjudged):,} unjudged)" if lesson.unjudged else ""
+    reporter.say(f"{name}: {len(queries):,} queries{unjudged}, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
     if advice := temperature_advice(samples.teacher, samples.mask, lesson.settings):
         reporter.say(f"{name}: {advice}")
     order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)

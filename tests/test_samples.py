@@ -193,6 +193,17 @@ def test_qrels_without_a_scored_positive_are_refused(collection: Collection, qre
         made(collection, {"q1": falling(5)}, qrels)
 
 
+def test_the_teachers_best_is_the_positive_of_a_query_that_nobody_judged(collection: Collection) -> None:
+    scores = in_logits(Run.from_dict("teacher", {"q1": falling(6), "q2": {"d3": 2.0, "d5": 9.0, "d8": 8.5, "d9": 1.0}, "q3": {}}))
+    training = TrainingSettings(documents_per_query=4, epochs=1, false_negative_margin=1.0)
+    samples = make_samples(scores, QUERIES, {"q1": {"d4": 1}}, collection, training, np.random.default_rng(1), unjudged={"q2", "q3"})
+    place = [query.query_id for query in samples.queries].index("q2")
+    assert len(samples) == 2  # of q3 the teacher says nothing
+    assert samples.documents[place].tolist() == [5, 8, 3, 9]
+    assert samples.teacher[place].tolist() == [9.0, 8.5, 2.0, 1.0]
+    assert samples.not_negative[place].tolist() == [5, 8]  # the positive, and what is less than the margin below it
+
+
 def test_lists_of_one_document_are_refused() -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         TrainingSettings(documents_per_query=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,7 @@ def make_samples(
     settings: TrainingSettings,
     generator: np.random.Generator,
     quality: Mapping[str, float] | None = None,
+    unjudged: Container[str] = (),
 ) -> TrainingSamples:
     """Lists for all epochs, in training order: each epoch is shuffled and draws its documents anew.
 
@@ -95,18 +96,19 @@ def make_samples(
 
     Args:
         target: the teacher's scores of each train query's candidates, the positives among them.
-        queries: the train queries; those without a scored positive are left out.
+        queries: the train queries; judged ones without a scored positive are left out.
         qrels: grades above 0 are positives; a document judged 0 is a negative whatever the teacher says, an unjudged one
             unless the teacher scores it above `highest_negative`.
         collection: where the documents are.
         settings: K, epochs, how deep negatives are drawn, the rule for false negatives.
         generator: decides order and draws.
         quality: query id -> the probability in [0, 1] that it teaches in an epoch; 1 for those that are left out.
+        unjudged: ids of queries of which only the teacher says anything; its best document is their positive.
 
     Raises:
         DataError: no query has a scored positive.
     """
-    judged = [_judge(query, target.run, qrels.get(query_id, {}), collection, settings) for query_id, query in queries.items()]
+    judged = [_judge(query, target.run, qrels.get(query_id, {}), collection, settings, query_id in unjudged) for query_id, query in queries.items()]
     lessons = [(item, int(place)) for item in judged for place in np.flatnonzero(item.positive)]
     if not lessons:
         raise DataError(f"training: none of the {len(queries)} train queries has a scored positive. Check the train qrels with: retriever check")
@@ -212,13 +214,16 @@ def hold_out(queries: Mapping[str, str], fraction: float, at_most: int, generato
     return [query_id for name in names for query_id in together[name]], held
 
 
-def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Collection, settings: TrainingSettings) -> _Judged:
+def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Collection, settings: TrainingSettings, alone: bool) -> _Judged:
+    """What is known of a query; `alone` says that nobody but the teacher knows anything."""
     ranked = target[query.query_id]
     doc_ids = [doc_id for doc_id, _ in ranked]
     scores = np.array([score for _, score in ranked], dtype=np.float32)
     rows = collection.rows_of(doc_ids)
     positive = np.array([grades.get(doc_id, 0) > 0 for doc_id in doc_ids], dtype=np.bool_)
-    relevant = collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0])
+    if alone:
+        positive[:1] = True  # they are ranked, best first
+    relevant = np.union1d(rows[positive], collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0]))
     unjudged = np.array([doc_id not in grades for doc_id in doc_ids], dtype=np.bool_)
     suspected = rows[unjudged & (scores > highest_negative(scores[positive], settings))]
     return _Judged(query, rows, scores, positive, np.unique(np.concatenate([relevant, suspected])))

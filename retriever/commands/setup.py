@@ -93,6 +93,9 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     typer.echo(f"{report.documents:,} documents; {splits or 'no queries'}", err=True)
     if report.conversations:
         typer.echo(_conversations_line(report.conversations), err=True)
+    if report.unjudged_queries and not settings.folds and not generation:
+        teach = "teach by teachers' scores alone" if settings.unjudged else "are not used; to let them teach by teachers' scores: collection.unjudged = true"
+        typer.echo(f"{report.unjudged_queries:,} queries without judgements {teach}", err=True)
     if generation:
         typer.echo(f"train queries are generated ({generation.method}): retriever generate {file} --dry-run", err=True)
     for name, turns in rewriters.items():
