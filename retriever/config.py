@@ -74,6 +74,13 @@ class Experiment(Settings):
         """The kind of index that finds exactly what the student ranks best; of an own student "flat"."""
         return EXACT.get(self.student.kind, "flat")
 
+    @property
+    def trainings(self) -> dict[str, dict[str, float]]:
+        """Run -> losses of the trainings that the student is held against."""
+        found = {"contrastive": {"contrastive": 1.0}} if self.evaluation.ablation else {}
+        found |= {"judged": self.training.losses} if self.evaluation.ablation and self.collection.unjudged else {}
+        return found | self.evaluation.other_losses
+
     @model_validator(mode="after")
     def _teacher_names(self) -> Experiment:
         labels = [teacher.label for teacher in self.teacher]

@@ -41,6 +41,7 @@ COMPARED = (
     ("student", "student_before"),
     ("student", "bm25"),
     ("student", "contrastive"),
+    ("student", "judged"),
     ("student", "last_turn"),
     ("student", "all_turns"),
     ("student", "rewrite"),
@@ -73,7 +74,7 @@ def evaluate_experiment(pipeline: Pipeline) -> Done:
     inputs |= {"target": pipeline.target.run("test").fingerprint}
     inputs |= {"collection": pipeline.collection.fingerprint, "queries": pipeline.collection.queries_fingerprint(pipeline.experiment.collection.test)}
     inputs |= reading_input(pipeline, ("test",))
-    inputs |= {name: train_other(pipeline, name).key for name in settings.trainings}
+    inputs |= {name: train_other(pipeline, name).key for name in pipeline.experiment.trainings}
     if pipeline.experiment.rewriter:
         inputs["rewrites"] = rewrites_fingerprint(pipeline.conversations("test"))
     inputs |= transfer_inputs(elsewhere)

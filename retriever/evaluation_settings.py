@@ -10,7 +10,7 @@ from retriever.conversations import Reading
 from retriever.settings import PositiveInt, Settings
 from retriever.training_settings import check_losses
 
-RUNS = ("bm25", "student", "student_before", "hybrid", "hybrid_before", "teacher", "contrastive", "last_turn", "user_turns", "all_turns", "rewrite")
+RUNS = ("bm25", "student", "student_before", "hybrid", "hybrid_before", "teacher", "contrastive", "judged", "last_turn", "user_turns", "all_turns", "rewrite")
 """The runs that a report has anyway."""
 
 
@@ -35,7 +35,9 @@ class EvaluationSettings(Settings):
     depth: PositiveInt = Field(1000, description="documents kept per query")
     remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
     latency_queries: PositiveInt = 200
-    ablation: bool = Field(False, description="train once more without the teacher and add the run `contrastive`")
+    ablation: bool = Field(
+        False, description="train once more without the teacher and add the run `contrastive`; with unjudged queries without those, too: `judged`"
+    )
     other_losses: dict[str, dict[str, float]] = Field(
         default={}, description="run -> losses: train once more for each, in the same way otherwise, such as { convdr = { vector_mse = 1.0 } }"
     )
@@ -46,11 +48,6 @@ class EvaluationSettings(Settings):
     zero_shot: ZeroShotSettings | None = Field(
         None, description='how often students name what is in a test image, such as { field = "category", template = "a photo of {}" }'
     )
-
-    @property
-    def trainings(self) -> dict[str, dict[str, float]]:
-        """Run -> losses of the trainings that the student is held against."""
-        return ({"contrastive": {"contrastive": 1.0}} if self.ablation else {}) | self.other_losses
 
     @field_validator("other_losses")
     @classmethod

@@ -402,9 +402,12 @@ class Pipeline:
         """The step that trained the student: `student` holds the stock folder, `curve.json` the curve."""
         return self._trained[0]
 
-    def train(self, name: str, training: TrainingSettings, teacher: bool = True) -> Done:
-        """The last train step of these settings, the experiment's own or others, with the target or without any teacher; each round's is done first."""
-        return train_in_rounds(self, name, training, teacher)
+    def train(self, name: str, training: TrainingSettings, teacher: bool = True, unjudged: bool = True) -> Done:
+        """The last train step of these settings, the experiment's own or others; each round's is done first.
+
+        With the target or without any teacher, with the unjudged queries or without.
+        """
+        return train_in_rounds(self, name, training, teacher, self.unjudged if teacher and unjudged else [])
 
     def open_student(self, folder: Path) -> Any:
         """A student that a train step saved."""

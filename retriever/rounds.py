@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class Start:
     load: Callable[[], Any]
 
 
-def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, teacher: bool = True) -> Done:
+def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, teacher: bool, unjudged: Sequence[str]) -> Done:
     """The train step of the last round; those of the rounds before it are done first.
 
     Args:
@@ -57,8 +57,8 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, t
         name: of the last step.
         training: the experiment's own settings, or those of another training that it is held against.
         teacher: whether the target orders the documents from which negatives are drawn and leaves out those that may be relevant; otherwise
-            they come in the order of retrieval and all that are unjudged are negatives, as they would for someone without a teacher;
-            unjudged queries teach nothing then.
+            they come in the order of retrieval and all that are unjudged are negatives, as they would for someone without a teacher.
+        unjudged: ids of queries without judgements that teach, too; none without a teacher.
 
     Raises:
         ConfigError: the student lacks what a loss compares, or a loss cannot learn from the target; nothing was scored.
@@ -75,19 +75,27 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, t
     training = training if teacher else training.model_copy(update={"false_negatives": "keep"})
     start = Start(pipeline.start.identity, lambda: pipeline.load_student(pipeline.experiment.student))
     for number in range(1, training.rounds):
-        done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target, teacher)
+        done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target, teacher, unjudged)
         load = functools.partial(pipeline.open_student, done.folder / "student")
         student = load()
         pairs = mined_pairs(pipeline, f"mine-{name}-{number}", student, pairs)
         target = target_of(pipeline, pairs) if teacher else as_retrieved(pairs)
         start = Start(student.identity, load)
-    return train_once(pipeline, name, training, start, pairs, target, teacher)
+    return train_once(pipeline, name, training, start, pairs, target, teacher, unjudged)
 
 
-def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start: Start, pairs: Run, scores: TeacherScores, teacher: bool) -> Done:
+def train_once(
+    pipeline: Pipeline,
+    name: str,
+    training: TrainingSettings,
+    start: Start,
+    pairs: Run,
+    scores: TeacherScores,
+    teacher: bool,
+    unjudged: Sequence[str],
+) -> Done:
     """A train step of that name, from pairs of the train queries and the target's scores of them, or their places as they were retrieved."""
     train, held = pipeline.held_out
-    unjudged = pipeline.unjudged if teacher else []
     lesson = Lesson(
         settings=training,
         target=scores,
@@ -107,7 +115,7 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, start:
         reinforced=reinforced_dataset(pipeline, training),
     )
     inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
-    inputs |= {"queries": fingerprint([train, held, *([unjudged] if unjudged else [])]), "judgements": pipeline.judgements, "measure": lesson.measure}
+    inputs |= {"queries": fingerprint([train, held, *([list(unjudged)] if unjudged else [])]), "judgements": pipeline.judgements, "measure": lesson.measure}
     inputs |= reading_input(pipeline)
     inputs |= vectors_input(pipeline, training, lesson.vectors) if lesson.vectors else {}
     inputs |= {"reinforced dataset": lesson.reinforced.fingerprint} if lesson.reinforced else {}

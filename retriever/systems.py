@@ -45,7 +45,7 @@ class System:
 
 def systems(pipeline: Pipeline) -> list[System]:
     """What the report compares, the student last but for stages; without words there is no BM25, alone or fused."""
-    others = [_other(pipeline, name) for name in pipeline.experiment.evaluation.trainings]
+    others = [_other(pipeline, name) for name in pipeline.experiment.trainings]
     if pipeline.reranks:
         found = [*_bm25(pipeline), _reranking(pipeline, "student_before", "the starting checkpoint", pipeline.start), _of_teacher(pipeline)]
         return [*found, *others, _reranking(pipeline, "student", "the distilled student", pipeline.student), *_of_stages(pipeline)]
@@ -74,9 +74,10 @@ def system_name(reading: Reading) -> str:
 
 
 def train_other(pipeline: Pipeline, name: str) -> Done:
-    """The step that trains in the same way by other losses, or, as the run `contrastive`, on the qrels alone: what the student is held against."""
-    losses = pipeline.experiment.evaluation.trainings[name]
-    return pipeline.train(f"train_{name}", pipeline.experiment.training.model_copy(update={"losses": losses}), teacher=name != "contrastive")
+    """The step that trains what the student is held against: by other losses, on the qrels alone (`contrastive`), on judged queries alone (`judged`)."""
+    losses = pipeline.experiment.trainings[name]
+    training = pipeline.experiment.training.model_copy(update={"losses": losses})
+    return pipeline.train(f"train_{name}", training, teacher=name != "contrastive", unjudged=name != "judged")
 
 
 def _other(pipeline: Pipeline, name: str) -> System:
@@ -90,9 +91,11 @@ def _other(pipeline: Pipeline, name: str) -> System:
 
 def _training_words(pipeline: Pipeline, name: str) -> str:
     """What a report says of the training."""
-    losses = pipeline.experiment.evaluation.trainings[name]
+    losses = pipeline.experiment.trainings[name]
     if name == "contrastive":
         return "the same training on qrels and retrieved negatives, without a teacher"
+    if name == "judged":
+        return "the same training on judged queries alone"
     return "the same training by " + " + ".join(f"{weight:g} {loss}" for loss, weight in losses.items() if weight)
 
 

@@ -62,7 +62,7 @@ def transfers_of(pipeline: Pipeline, elsewhere: Sequence[Elsewhere]) -> list[Tra
     """What the systems are worth on each of the other collections."""
     if not elsewhere:
         return []
-    others = {name: pipeline.open_student(train_other(pipeline, name).folder / "student") for name in pipeline.experiment.evaluation.trainings}
+    others = {name: pipeline.open_student(train_other(pipeline, name).folder / "student") for name in pipeline.experiment.trainings}
     return [_measured(pipeline, there, queries, {**others, "student": pipeline.student}) for there, queries in elsewhere]
 
 

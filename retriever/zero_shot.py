@@ -29,7 +29,7 @@ def zero_shot_of(pipeline: Pipeline) -> ZeroShot | None:
         return None
     names = zero_shot_names(pipeline)
     images = [query for query in pipeline.student_queries("test").values() if query.image is not None]
-    others = {name: pipeline.open_student(train_other(pipeline, name).folder / "student") for name in pipeline.experiment.evaluation.trainings}
+    others = {name: pipeline.open_student(train_other(pipeline, name).folder / "student") for name in pipeline.experiment.trainings}
     students = {"student_before": pipeline.start, **others, "student": pipeline.student}
     return classify(students, images, names, settings.field, settings.template, pipeline.experiment.seed)
 

@@ -59,7 +59,10 @@ def test_students_learn_from_unjudged_queries_and_nothing_else_does(collection: 
     samples = pipeline.trained.result["samples"]
     positives = sum(grade > 0 for query_id in train for grade in pipeline.qrels("train")[query_id].values())
     assert samples == positives + 3
+    assert list(pipeline.experiment.trainings) == ["contrastive", "judged"]
     assert train_other(pipeline, "contrastive").result["samples"] == positives  # no teacher, so nobody says anything of the others
+    judged = train_other(pipeline, "judged")
+    assert (judged.result["samples"], judged.result["target"]) == (positives, pipeline.target.name)
     said = pipeline.reporter.said
     assert f"train: {len(train) + 3} queries (3 unjudged), {samples} lists of 4 documents" in said
     plain = Pipeline(read_experiment(tmp_path / "tiny.toml"), tmp_path / "plain", Noted())
