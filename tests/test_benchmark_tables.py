@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from retriever.config import experiment_from
+from retriever.collection import write_collection
+from retriever.config import experiment_from, read_experiment
 from retriever.eval.measures import evaluate
 from retriever.eval.report import ReportData, RunResult
 from retriever.eval.transfer import transfer_of
+from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.steps import Done
-from retriever.types import Query, Turn
+from retriever.types import Document, Query, Turn
+from tests.tiny_experiment import write_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -288,3 +291,19 @@ def test_turns_of_a_dialogue_are_known_by_how_it_began(benchmark: Any) -> None:
     first = Query("d_1", "my insurance ended")
     later = Query("d_3", "my insurance ended i will get one", turns=(Turn("user", "my insurance ended"), Turn("agent", "get one")))
     assert opening(first) == opening(later) != opening(Query("e_1", "how do I renew"))
+
+
+def test_the_benchmark_keeps_the_judgements_of_whole_dialogues_and_all_queries(benchmark: Any, encoder_folder: Path, tmp_path: Path) -> None:
+    few = benchmark("unjudged")
+    queries = [Query(f"c{talk}_{turn}", f"text {talk} {turn}", conversation=f"c{talk}") for talk in range(9) for turn in range(3)]
+    qrels = {"train": {query.query_id: {"d1": 1} for query in queries[:24]}, "test": {query.query_id: {"d2": 1} for query in queries[24:]}}
+    write_collection(tmp_path / "c", [Document(f"d{number}", f"text {number}") for number in range(4)], queries, qrels).to_beir(tmp_path / "beir")
+    whole = read_experiment(write_experiment(tmp_path, tmp_path / "beir", encoder_folder))
+    experiment = few.with_few_judged(whole, tmp_path / "work", 7)
+    assert experiment == few.with_few_judged(whole, tmp_path / "work", 7)  # its collection lies there already
+    pipeline = Pipeline(experiment, tmp_path / "work")
+    talks = {query_id.split("_")[0] for query_id in pipeline.qrels("train")}
+    assert (len(pipeline.qrels("train")), len(talks)) == (9, 3)
+    assert len(pipeline.conversations("train")) == 24
+    assert pipeline.qrels("test") == qrels["test"]
+    assert list(experiment.trainings) == ["contrastive", "judged"]
