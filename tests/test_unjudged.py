@@ -94,10 +94,12 @@ def test_turns_of_a_held_out_conversation_do_not_teach_unjudged_either(tmp_path:
 
 
 def test_the_check_says_what_becomes_of_queries_without_judgements(collection: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    with (collection / "queries.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"_id": "log4", "text": "Mow grass  by hand"}) + "\n")  # what test8 asks
     file = write_experiment(tmp_path, collection, encoder_folder)
     plain, teaching = (command("check", file, "--work", tmp_path / "work", *more).err for more in ([], ["--set", "collection.unjudged=true"]))
-    assert "3 queries without judgements are not used; to let them teach by teachers' scores: collection.unjudged = true\n" in plain
-    assert "3 queries without judgements teach by teachers' scores alone\n" in teaching
+    assert "4 queries without judgements are not used; to let them teach by teachers' scores: collection.unjudged = true\n" in plain
+    assert "3 queries without judgements teach by teachers' scores alone; 1 do not, for tests would know them again\n" in teaching
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     """Validate the file and the collection; print every setting."""
     from retriever.check import check_collection
     from retriever.experiment_file import as_toml
-    from retriever.queries import judged_queries
+    from retriever.queries import judged_queries, unjudged_queries
     from retriever.rewriting import turns_to_rewrite
 
     pipeline = pipeline_of(file, set_, work)
@@ -94,8 +94,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     if report.conversations:
         typer.echo(_conversations_line(report.conversations), err=True)
     if report.unjudged_queries and not settings.folds and not generation:
-        teach = "teach by teachers' scores alone" if settings.unjudged else "are not used; to let them teach by teachers' scores: collection.unjudged = true"
-        typer.echo(f"{report.unjudged_queries:,} queries without judgements {teach}", err=True)
+        typer.echo(_unjudged_line(report.unjudged_queries, len(unjudged_queries(pipeline.documents, settings)) if settings.unjudged else None), err=True)
     if generation:
         typer.echo(f"train queries are generated ({generation.method}): retriever generate {file} --dry-run", err=True)
     for name, turns in rewriters.items():
@@ -103,6 +102,13 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     tell_next("distill", file, set_, work)
+
+
+def _unjudged_line(queries: int, teach: int | None) -> str:
+    if teach is None:
+        return f"{queries:,} queries without judgements are not used; to let them teach by teachers' scores: collection.unjudged = true"
+    left = f"; {queries - teach:,} do not, for tests would know them again" if teach < queries else ""
+    return f"{teach:,} queries without judgements teach by teachers' scores alone{left}"
 
 
 def _conversations_line(report: ConversationsReport) -> str:
