@@ -13,7 +13,6 @@ start, the training on the judged queries without the teacher (contrastive), dis
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ import numpy as np
 from record import MACHINE, keep
 from students import EXAMPLES, settings_of
 
-from retriever.collection import Collection, open_collection
+from retriever.collection import open_collection, with_queries
 from retriever.config import Experiment, read_experiment
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import compare
 from retriever.evaluate_step import evaluate_experiment
-from retriever.files import write_text
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
+from retriever.training.samples import hold_out
 
 COMPARED = (("student", "judged"), ("student", "contrastive"), ("student", "student_before"), ("contrastive", "student_before"))
 """The questions, each (run, baseline); Holm's correction is over these four."""
@@ -67,36 +66,19 @@ def main() -> None:
 
 
 def with_few_judged(experiment: Experiment, work: Path, count: int) -> Experiment:
-    """The experiment on a copy of its collection in which few train queries are judged, and the others are there all the same."""
-    whole = open_collection(experiment.collection, work / "whole")
-    name = f"{experiment.name}-{count}-judged"
+    """The experiment on a copy of its collection in which few train queries, whole dialogues of them, are judged, and the others are there all the same."""
+    name, settings = f"{experiment.name}-{count}-judged", experiment.collection
     folder = work / f"{name}-collection"
     if not folder.exists():
-        new = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        whole.to_beir(new)
-        kept = few_judged(whole, experiment.collection.train, count, experiment.seed)
-        lines = [f"{query_id}\t{doc_id}\t{grade}\n" for query_id, judged in kept.items() for doc_id, grade in judged.items()]
-        write_text(new / "qrels" / f"{experiment.collection.train}.tsv", "query-id\tcorpus-id\tscore\n" + "".join(lines))
-        new.rename(folder)
-    collection = experiment.collection.model_copy(update={"path": folder.resolve(), "unjudged": True})
+        whole = open_collection(settings, work / "whole")
+        talks = {query_id: query.conversation for query_id, query in whole.queries(settings.train).items()}
+        _, kept = hold_out(talks, 1.0, count, np.random.default_rng(experiment.seed))
+        judged = whole.qrels(settings.train)
+        qrels = {settings.train: {query_id: judged[query_id] for query_id in kept}, settings.test: whole.qrels(settings.test)}
+        with_queries(whole, work / "few", whole.all_queries(), qrels, whole.source).to_beir(folder)
+    collection = settings.model_copy(update={"path": folder.resolve(), "unjudged": True})
     evaluation = experiment.evaluation.model_copy(update={"ablation": True})
     return experiment.model_copy(update={"name": name, "collection": collection, "evaluation": evaluation})
-
-
-def few_judged(collection: Collection, split: str, count: int, seed: int) -> dict[str, dict[str, int]]:
-    """The qrels of whole dialogues, drawn until so many queries are judged."""
-    qrels, talks = collection.qrels(split), {}
-    for query_id, query in collection.queries(split).items():
-        talks.setdefault(query.conversation or query_id, []).append(query_id)
-    names = sorted(talks)
-    np.random.default_rng(seed).shuffle(names)
-    kept: dict[str, dict[str, int]] = {}
-    for name in names:
-        if len(kept) >= count:
-            break
-        kept |= {query_id: qrels[query_id] for query_id in talks[name]}
-    return kept
 
 
 def measured(report: ReportData) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retriever.collection import Collection
 from retriever.conversations import is_user
 from retriever.files import text_hash
-from retriever.queries import plain_words
+from retriever.queries import plain_words, without_judgements
 from retriever.types import Query
 
 _EXAMPLES = 5
@@ -43,7 +43,7 @@ def check_collection(collection: Collection, train: str = "train", test: str = "
         text_words=_quantiles(collection),
         queries=collection.counts["queries"],
         splits=splits,
-        unjudged_queries=_unjudged(collection),
+        unjudged_queries=len(without_judgements(collection)),
         overlapping_queries=len(overlap),
         overlap_examples=tuple(overlap[:_EXAMPLES]),
         conversations=_conversations(collection.all_queries()),
@@ -163,11 +163,6 @@ def _conversations(queries: Iterable[Query]) -> ConversationsReport | None:
         rewrites=dict(sorted(Counter(rewriter for query in turns for rewriter in query.rewrites).items())),
         turns_without_conversation=sum(not query.conversation for query in turns),
     )
-
-
-def _unjudged(collection: Collection) -> int:
-    judged = {query_id for split in collection.splits for query_id in collection.qrels(split)}
-    return sum(query.query_id not in judged for query in collection.all_queries())
 
 
 def _shared_conversations(train: Mapping[str, Query], test: Mapping[str, Query]) -> list[str]:

@@ -43,20 +43,25 @@ def judged_queries(collection: Collection, settings: CollectionSettings, say: Ca
     return queries | {"train": {query_id: query for query_id, query in queries["train"].items() if query_id not in set(leaked)}}
 
 
+def without_judgements(collection: Collection) -> dict[str, Query]:
+    """The queries that no split judges, in the order of the source."""
+    judged = {query_id for split in collection.splits for query_id in collection.qrels(split)}
+    return {query.query_id: query for query in collection.all_queries() if query.query_id not in judged}
+
+
 def unjudged_queries(collection: Collection, settings: CollectionSettings) -> dict[str, Query]:
-    """The queries that no split judges, in the order of the source, where they are to teach: by a teacher's scores alone.
+    """The queries that no split judges, where they are to teach: by a teacher's scores alone.
 
     Left out are those whose text is a test query's, and turns of conversations of which a split that does not teach judges a turn: those
     are for tests, as wholes.
     """
     if not settings.unjudged:
         return {}
-    judged = {split: set(collection.qrels(split)) for split in collection.splits}
-    every = {query.query_id: query for query in collection.all_queries()}
-    elsewhere = {every[query_id].conversation for split, ids in judged.items() if split != settings.train for query_id in ids} - {""}
-    tested = {plain_words(every[query_id]) for query_id in judged.get(settings.test, ())}
-    free = {query_id: query for query_id, query in every.items() if not any(query_id in ids for ids in judged.values())}
-    return {query_id: query for query_id, query in free.items() if query.conversation not in elsewhere and plain_words(query) not in tested}
+    others = {split: collection.queries(split).values() for split in collection.splits if split != settings.train}
+    elsewhere = {query.conversation for queries in others.values() for query in queries} - {""}
+    tested = {plain_words(query) for query in others.get(settings.test, ())}
+    free = without_judgements(collection).items()
+    return {query_id: query for query_id, query in free if query.conversation not in elsewhere and plain_words(query) not in tested}
 
 
 def plain_words(query: Query) -> tuple[str, ...]:
