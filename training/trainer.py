@@ -25,6 +25,7 @@ from retriever.collection import Collection
 from retriever.errors import ConfigError, MissingExtraError
 from retriever.models import check_length
 from retriever.routes import freeze_documents, readers_of
+from retriever.splade import without_logits
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
 from retriever.training.ahead import ReadAhead
@@ -173,6 +174,7 @@ def _train(
                 explain_memory("training", training_advice(settings, group.count, isinstance(model, CrossEncoder), reads)),
                 parallel.no_warning_of_buffers(),
                 cheap_dropout() if model.device.type == "cpu" else contextlib.nullcontext(),
+                without_logits(model),
             ):
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
         parallel.shared(None)  # from here on the first process may remove what others wrote

@@ -24,6 +24,7 @@ from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
 from retriever.ragged import Ragged
 from retriever.routes import document_model, modules_of, rebuilt, transformers_of, with_frozen_documents
+from retriever.splade import without_logits
 from retriever.student_settings import SparseSettings
 from retriever.students._head import sparsen, splade_of
 from retriever.students._identity import fingerprints
@@ -130,7 +131,7 @@ class SparseStudent:
     def _vectors(self, texts: list[str], task: str) -> NDArray[np.float32]:
         """[b, V], no value below 0, of length 1 where the model compares by cosine."""
         encode = self.model.encode_query if task == "query" else self.model.encode_document
-        with torch.inference_mode():
+        with torch.inference_mode(), without_logits(self.model):
             dense = encode(texts, batch_size=len(texts), show_progress_bar=False, convert_to_sparse_tensor=False, save_to_cpu=True)
             vectors = dense.float().clamp(min=0)
             return np.asarray(torch.nn.functional.normalize(vectors, dim=-1) if self.unit == "cosine" else vectors)
