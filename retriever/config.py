@@ -113,6 +113,13 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _frozen(self) -> Experiment:
+        """Texts have states between layers only where a transformer reads them one by one."""
+        why = {
+            "static": "has no transformer whose layers could stay as they are",
+            "cross_encoder": "reads query and document together, so no text has states of its own",
+        }
+        if self.training.frozen_layers and self.student.kind in why:
+            raise ValueError(f"training.frozen_layers: a {self.student.kind} student {why[self.student.kind]}. Leave training.frozen_layers out")
         if self.student.frozen_documents and self.training.frozen_layers:
             raise ValueError("student.frozen_documents reads no document in training, which training.frozen_layers would make cheap. Leave one of them out")
         return self

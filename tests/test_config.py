@@ -66,6 +66,15 @@ def test_only_single_vectors_are_trained_at_several_sizes(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "setting", "value"), [(kind, key, value) for kind in ("static", "cross_encoder") for key, value in (("frozen_layers", 3), ("lora", {}))]
+)
+def test_what_layers_a_student_lacks_is_said_before_anything_is_scored(kind: str, setting: str, value: object) -> None:
+    changes = {"training": {setting: value}}
+    assert f"training.{setting}: a {kind} student" in problem(**changes, student={"kind": kind, "model": "m"})
+    assert experiment_from({**SMALLEST, **changes}).student.kind == "dense"
+
+
+@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"candidate": {}}, 'unknown key "candidate", did you mean "candidates"?'),
