@@ -9,6 +9,8 @@ words have none, backwards are two products with a sparse matrix. A head of Mini
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,7 +36,18 @@ ELSEWHERE = 2**27
 
 PROBE = ("a text", "another text of more words")
 
-_FITS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+@dataclasses.dataclass
+class _Use:
+    """Whether a model fits, and how many blocks of how many threads stand open: the last one to end takes everything back."""
+
+    fits: bool
+    open: int = 0
+    exchanged: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+
+
+_USES: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -43,6 +56,7 @@ def without_logits(model: Any) -> Iterator[None]:
 
     Its modules stay the stock ones: their forward passes are exchanged, and nothing of it is saved. A model that pools sums, whose decoder
     is no plain linear layer, or which does more to the logits than to pool them is left alone: two texts are tried once for each model.
+    Blocks may stand within another one, and in several threads.
 
     Args:
         model: any model; only a SparseEncoder whose words are pooled by SPLADE is changed.
@@ -50,10 +64,20 @@ def without_logits(model: Any) -> Iterator[None]:
     if not isinstance(model, SparseEncoder):
         yield
         return
-    if model not in _FITS:
-        _FITS[model] = _fits(model)
-    with _pooling_states(model) if _FITS[model] else contextlib.nullcontext():
+    with _LOCK:
+        if model not in _USES:
+            _USES[model] = _Use(_fits(model))
+        use = _USES[model]
+        use.open += 1
+        if use.fits and use.open == 1:
+            use.exchanged.enter_context(_pooling_states(model))
+    try:
         yield
+    finally:
+        with _LOCK:
+            use.open -= 1
+            if not use.open:
+                use.exchanged.close()
 
 
 def largest_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -140,7 +164,7 @@ def _pooling_states(model: SparseEncoder) -> Iterator[None]:
     try:
         for transformer in _transformers(model):
             decoder = transformer.auto_model.get_output_embeddings()
-            if "forward" not in vars(decoder):  # the block stands within another one
+            if "forward" not in vars(decoder):  # another model with the same modules has it exchanged
                 vars(decoder)["forward"] = _as_given
                 hooks.append(transformer.register_forward_hook(_hand_on))
                 changed.append(decoder)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -198,6 +199,21 @@ def test_models_of_other_kinds_are_left_alone(encoder_folder: Any) -> None:
     model = SentenceTransformer(str(encoder_folder), device="cpu", local_files_only=True)
     with without_logits(model):
         assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_threads_that_encode_at_once_find_what_one_finds(bert: SparseEncoder) -> None:
+    with torch.no_grad():
+        wanted = bert(dict(bert.preprocess(TEXTS, task="document")), task="document")["sentence_embedding"]
+
+    def encoded(_: int) -> Tensor:
+        with torch.inference_mode(), without_logits(bert):
+            found: Tensor = bert(dict(bert.preprocess(TEXTS, task="document")), task="document")["sentence_embedding"]
+            return found
+
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(encoded, range(200)):
+            torch.testing.assert_close(found, wanted)
+    assert "forward" not in vars(bert[-1])
 
 
 @pytest.mark.parametrize("training", [True, False])
