@@ -35,7 +35,7 @@ class IndexSettings(Settings):
     """What every index has, whatever its kind."""
 
     kind: str
-    batch_size: PositiveInt = Field(64, description="texts encoded at a time")
+    batch_size: PositiveInt = Field(64, description="texts encoded at a time at most; on a CPU 8 for each thread fill it")
 
 
 class ApproximateSettings(IndexSettings):

@@ -25,7 +25,7 @@ from retriever.ragged import Ragged
 from retriever.serving import keys as keys_module
 from retriever.serving.cache import RecentValues
 from retriever.serving.conversation_store import ConversationStore
-from retriever.serving.encoder_thread import PIECE, Asked, EncoderThread, Found
+from retriever.serving.encoder_thread import PASSAGE, PIECE, TOGETHER, Asked, EncoderThread, Found
 from retriever.serving.faults import FullError, RequestError, fault_of
 from retriever.serving.feedback import append, to_qrels, write_training
 from retriever.serving.keys import Keys, new_key
@@ -124,17 +124,43 @@ def test_texts_of_several_requests_are_encoded_together_each_giving_its_own_resu
         return Ragged(np.cumsum([0, *map(len, texts)]), {"letters": np.array([ord(letter) for letter in "".join(texts)])})
 
     begun(thread, view)
-    long = ["long"] * (PIECE - 2)
+    long = ["l" * (PASSAGE + 100)] * (PIECE - 1)
     futures = [thread.encode(lengths, texts) for texts in (["a"], ["bb", "ccc"], long)]
     futures[2:2] = [thread.encode(ragged, ["xy"])]
     futures.append(thread.encode(ragged, ["", "z"]))
     with pytest.raises(FullError):
         thread.encode(ragged, ["more"])
     view.may.set()
-    assert [future.result(10).tolist() for future in (*futures[:2], futures[3])] == [[[1]], [[2], [3]], [[4]] * (PIECE - 2)]
+    assert [future.result(10).tolist() for future in (*futures[:2], futures[3])] == [[[1]], [[2], [3]], [[PASSAGE + 100]] * (PIECE - 1)]
     assert together == [["a", "bb", "ccc"], long]  # the long ones have no room beside the others
     assert [future.result(10).columns["letters"].tolist() for future in (futures[2], futures[4])] == [[ord("x"), ord("y")], [ord("z")]]
     assert futures[4].result(10).offsets.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("read", "together"),
+    [
+        (["a short text"] * PIECE, TOGETHER // PIECE),
+        ([Query("q", "a short query")] * PIECE, TOGETHER // PIECE),
+        ([("a query", "a passage")] * PIECE, TOGETHER // PIECE),
+        ([Document("d", "t" * PASSAGE)] * PIECE, 1),
+        ([Document("d", "its caption", image=Path("a.png"))] * PIECE, 1),
+    ],
+    ids=lambda read: type(read[0]).__name__ if isinstance(read, list) else str(read),
+)
+def test_short_texts_of_more_requests_are_encoded_together_than_long_ones(read: list[Any], together: int) -> None:
+    thread, view, sizes = EncoderThread(batch=2, wait_seconds=0, queue=8), Slow(), list[int]()
+
+    def encode(texts: Sequence[Any]) -> Any:
+        sizes.append(len(texts))
+        return np.arange(len(texts))
+
+    begun(thread, view)
+    futures = [thread.encode(encode, read) for _ in range(6)]
+    view.may.set()
+    assert [len(future.result(10)) for future in futures] == [PIECE] * 6
+    thread.close()
+    assert sizes[0] == PIECE * together
 
 
 def test_one_requests_mistake_is_its_own_where_texts_are_encoded_together(thread: EncoderThread) -> None:

@@ -31,7 +31,13 @@ ATTEMPTS, PAUSE = 50, 0.1
 """To find room for a piece, and the seconds between two of them."""
 
 PIECE = 16
-"""Texts of other work, of one request or of several, that are encoded at a time, so that queries need not wait for long."""
+"""Texts of other work of a request that are encoded at a time, so that queries need not wait for long."""
+
+TOGETHER = 64
+"""Texts of several requests that are encoded at a time, where they are short."""
+
+PASSAGE = 1000
+"""Characters of a passage of middling length. What is encoded at a time is not longer than `PIECE` of these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +113,11 @@ class _Piece:
     texts: Sequence[Any] | None
     future: Future[Any]
 
+    @property
+    def characters(self) -> int:
+        """Of its texts."""
+        return sum(map(_characters, self.texts or ()))
+
 
 Item = TypeVar("Item", _Waiting, _Piece)
 
@@ -168,7 +179,7 @@ class EncoderThread:
         return self._put(_Piece(work, None, Future()))
 
     def encode(self, encode: Callable[[Sequence[Any]], Any], texts: Sequence[Any]) -> Future[Any]:
-        """What a function makes of up to `PIECE` texts, together with those of others that wait for the same function.
+        """What a function makes of up to `PIECE` texts, together with those of others that wait for the same function; short ones up to `TOGETHER`.
 
         Raises:
             FullError: too many wait.
@@ -238,13 +249,23 @@ class EncoderThread:
         first = self._pieces.popleft()
         if first.texts is None:
             return [first]
-        taken, left, room = [first], list[_Piece](), PIECE - len(first.texts)
+        taken, left, room, characters = [first], list[_Piece](), TOGETHER - len(first.texts), PIECE * PASSAGE - first.characters
         for piece in self._pieces:
-            fits = piece.texts is not None and piece.work == first.work and len(piece.texts) <= room
+            fits = piece.texts is not None and piece.work == first.work and len(piece.texts) <= room and piece.characters <= characters
             (taken if fits else left).append(piece)
             room -= len(piece.texts or ()) if fits else 0
+            characters -= piece.characters if fits else 0
         self._pieces = collections.deque(left)
         return taken
+
+
+def _characters(read: Any) -> int:
+    """Of a text, a query, a document, or several of them; an image counts as a passage."""
+    if isinstance(read, tuple):
+        return sum(map(_characters, read))
+    if getattr(read, "image", None):
+        return PASSAGE
+    return len(read.full_text if isinstance(read, Document) else getattr(read, "text", read))
 
 
 def _made_together(pieces: Sequence[_Piece]) -> list[Any]:

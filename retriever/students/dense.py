@@ -19,6 +19,7 @@ from retriever.errors import ConfigError
 from retriever.models import check_length, find_model
 from retriever.routes import is_routed, transformers_of, with_frozen_documents
 from retriever.student_settings import DenseSettings
+from retriever.students._batches import texts_at_a_time
 from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers
 from retriever.students._prompts import set_prompts
@@ -44,7 +45,7 @@ class DenseStudent:
 
     def __init__(self, model: SentenceTransformer, batch_size: int = 64) -> None:
         self.model = model
-        self.batch_size = batch_size
+        self.batch_size = texts_at_a_time(model, batch_size)
         self.reader = ConversationReader()
         self.identity, self.document_identity = fingerprints(model)
 

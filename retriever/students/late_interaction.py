@@ -23,6 +23,7 @@ from retriever.models import check_length, find_model
 from retriever.ragged import Ragged
 from retriever.routes import modules_of, readers_of, rebuilt, transformers_of, with_frozen_documents
 from retriever.student_settings import LateInteractionSettings
+from retriever.students._batches import texts_at_a_time
 from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers
 from retriever.students._prompts import set_prompts
@@ -57,7 +58,7 @@ class LateInteractionStudent:
 
     def __init__(self, model: MultiVectorEncoder, batch_size: int = 64, pooling: BaseTokenPooling | None = None, document_type: DTypeLike = np.float16) -> None:
         self.model = model
-        self.batch_size = batch_size
+        self.batch_size = texts_at_a_time(model, batch_size)
         self.reader = ConversationReader()
         self.pooling = pooling
         self.document_type = np.dtype(document_type)

@@ -26,6 +26,7 @@ from retriever.ragged import Ragged
 from retriever.routes import document_model, modules_of, rebuilt, transformers_of, with_frozen_documents
 from retriever.splade import without_logits
 from retriever.student_settings import SparseSettings
+from retriever.students._batches import texts_at_a_time
 from retriever.students._head import sparsen, splade_of
 from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers
@@ -56,7 +57,7 @@ class SparseStudent:
 
     def __init__(self, model: SparseEncoder, batch_size: int = 64) -> None:
         self.model = model
-        self.batch_size = batch_size
+        self.batch_size = texts_at_a_time(model, batch_size)
         self.reader = ConversationReader()
         for module in model.modules():
             if isinstance(module, SpladePooling):  # stock learns it at the first text, which would change the identity
