@@ -1,17 +1,17 @@
-"""Which loss: each trains a dense and a late-interaction student on a part of doc2dial, three times.
+"""Which loss: each trains a dense and a late-interaction student on a part of scifact, three times.
 
     python benchmarks/losses.py                          # 60 trainings: about 3 hours on 2 quiet cores
     python benchmarks/losses.py --students dense --losses contrastive kl_divergence --seeds 1
-    python benchmarks/losses.py --queries 400            # a smaller part
+    python benchmarks/losses.py --queries 200            # a smaller part
 
-The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, one epoch over 800 train queries (drawn with seed 1):
-about 4,800 texts or 3 minutes a training, and half a minute to encode the 1,849 documents and rank them. A run's seed decides the order of
-the samples, their negatives and dropout. All losses have the same learning rate and read the scores of the same target.
+The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, two epochs over 500 train queries (drawn with seed 1),
+and the examples' teachers: BM25 and MiniLM as it comes, which nobody has taught. A run's seed decides the order of the samples, their
+negatives and dropout. All losses have the same learning rate and read the scores of the same target.
 
-Measured on the held-out train queries, which no model here learns from, the taught teacher included, and of whose dialogues no turn
-teaches a student: as first stage over all documents, and re-ranking the candidates. Test queries are not looked at.
-The seeds are the outer loop: stopped after a third, every loss has been seen once. Each run is kept in benchmarks/results/losses.json
-and not made again with the same settings. Needs ../shared/data/doc2dial, or --set collection.path=FOLDER.
+Measured on other train queries, none of whose relevant documents is one of a query that teaches or chooses: a student that has learned
+what it is asked for later would rank a loss by how well it is learned by heart. As first stage over all documents, and re-ranking the
+candidates. Test queries are not looked at. The seeds are the outer loop: stopped after a third, every loss has been seen once. Each run is kept
+in benchmarks/results/losses.json and not made again with the same settings. Needs ../shared/data/scifact, or --set collection.path=FOLDER.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from typing import Any
 
 import numpy as np
 from record import MACHINE, keep, kept
-from students import experiment_of, folder_of, settings_of, share_steps, with_scores
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from students import experiment_of, folder_of, settings_of, share_steps
 from tables import losses_table
 
 from retriever.candidates import index_run
@@ -40,10 +42,11 @@ from retriever.plugins import load_kind
 from retriever.progress import Terminal
 from retriever.ragged_encodings import encode_ragged
 from retriever.train_step import Lesson, teach_student
+from retriever.training.samples import hold_out
 from retriever.training_settings import TrainingSettings
-from retriever.types import Query
+from retriever.types import Qrels
 
-DATASET = "doc2dial"
+DATASET = "scifact"
 LOSSES: dict[str, dict[str, float]] = {
     "contrastive": {"contrastive": 1.0},
     "kl_divergence": {"kl_divergence": 1.0},
@@ -56,7 +59,7 @@ LOSSES: dict[str, dict[str, float]] = {
     "partial_ranking": {"partial_ranking": 1.0},
     "adr_mse": {"adr_mse": 1.0},
 }
-SIZES = ("student.max_length=128", "training.max_length=128", "training.documents_per_query=5", "training.epochs=1")
+SIZES = ("student.max_length=128", "training.max_length=128", "training.documents_per_query=5", "training.epochs=2")
 OTHERS = ("training.batch_size=16", "training.learning_rate=5e-5")
 DEPTH = 100
 
@@ -76,24 +79,25 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=("dense", "late_interaction"), default=["dense", "late_interaction"])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--queries", type=int, default=800, help="that teach")
+    parser.add_argument("--queries", type=int, default=500, help="that teach, at most")
     parser.add_argument("--choosing", type=int, default=50, help="queries that choose the checkpoint")
+    parser.add_argument("--measured", type=int, default=250, help="queries that are measured")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-students"), help="that of students.py, whose scores are taken if they are there")
-    parser.add_argument("--scores", type=Path, help="as that of students.py", metavar="FOLDER")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     results = {} if arguments.no_results else kept("losses")
-    pipelines = {kind: pipeline_of(kind, arguments.work, arguments.overrides, arguments.scores) for kind in arguments.students}
+    pipelines = {kind: pipeline_of(kind, arguments.work, arguments.overrides) for kind in arguments.students}
     wanted = [(kind, "start", None) for kind in arguments.students]
     wanted += [(kind, loss, seed) for seed in arguments.seeds for loss in arguments.losses for kind in arguments.students]
     for kind, loss, seed in wanted:
-        plan = plan_of(pipelines[kind], arguments.queries, arguments.choosing)
+        plan = plan_of(pipelines[kind], arguments.queries, arguments.choosing, arguments.measured)
         settings = {
             **settings_of(asked_of(kind, arguments.overrides)),
             "losses": LOSSES.get(loss, {}),
             "queries": arguments.queries,
             "choosing": arguments.choosing,
+            "measured": arguments.measured,
         }
         key, settings_key = f"{kind} {loss} {seed or ''}".strip(), fingerprint(settings)
         if results.get(key, {}).get("settings") == settings_key:
@@ -110,28 +114,32 @@ def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
     return experiment_of(example, [*SIZES, *OTHERS, *overrides]).model_copy(update={"name": f"{example}-losses"})
 
 
-def pipeline_of(kind: str, work: Path, overrides: Sequence[str], scores: Path | None = None) -> Pipeline:
+def pipeline_of(kind: str, work: Path, overrides: Sequence[str]) -> Pipeline:
     """It in a folder of its own, with the candidates and scores of others of the dataset where there are any."""
     found = asked_of(kind, overrides)
     share_steps(work, found.name)
-    pipeline = Pipeline(with_scores(found, scores), work, Terminal())
+    pipeline = Pipeline(found, work, Terminal())
     pipeline.target.scores("train")
     return pipeline
 
 
-def plan_of(pipeline: Pipeline, queries: int, choosing: int) -> Plan:
-    """Draws by the experiment's seed; of a dialogue with a measured turn no other turn teaches, for it would ask nearly the same."""
-    others, measured = pipeline.held_out
-    asked = pipeline.queries("train")
-    seen = {opening(asked[query_id]) for query_id in measured}
-    free = [query_id for query_id in others if opening(asked[query_id]) not in seen]
-    np.random.default_rng(pipeline.experiment.seed).shuffle(free)
-    return Plan(free[choosing : choosing + queries], free[:choosing], measured)
+def plan_of(pipeline: Pipeline, queries: int, choosing: int, measured: int) -> Plan:
+    """Draws by the experiment's seed."""
+    draw = np.random.default_rng(pipeline.experiment.seed)
+    others, apart = hold_out(by_documents(pipeline.qrels("train")), 1.0, measured, draw)
+    draw.shuffle(others)
+    return Plan(others[choosing : choosing + queries], others[:choosing], apart)
 
 
-def opening(query: Query) -> str:
-    """How the dialogue of a query began, which tells dialogues apart."""
-    return query.turns[0].text if query.turns else query.text
+def by_documents(qrels: Qrels) -> dict[str, str]:
+    """Query id -> its group: queries share one where they have a relevant document in common, or each has one with a third."""
+    query_ids = list(qrels)
+    pairs = [(number, doc_id) for number, query_id in enumerate(query_ids) for doc_id, grade in qrels[query_id].items() if grade > 0]
+    _, documents = np.unique([doc_id for _, doc_id in pairs], return_inverse=True)
+    size = len(query_ids) + len(pairs)
+    edges = ([number for number, _ in pairs], documents + len(query_ids))
+    _, groups = connected_components(coo_array((np.ones(len(pairs)), edges), shape=(size, size)), directed=False)
+    return {query_id: str(group) for query_id, group in zip(query_ids, groups, strict=False)}
 
 
 def run(pipeline: Pipeline, plan: Plan, loss: str, seed: int | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from retriever.eval.transfer import transfer_of
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.steps import Done
-from retriever.types import Document, Query, Turn
+from retriever.types import Document, Query
 from tests.tiny_experiment import write_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -267,14 +267,14 @@ def test_a_kind_is_measured_and_a_second_one_scores_nothing(benchmark: Any, tmp_
 
 
 @pytest.mark.slow
-def test_a_loss_is_tried_on_queries_whose_dialogues_do_not_teach(benchmark: Any, tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+def test_a_loss_is_tried_on_queries_whose_documents_teach_nobody(benchmark: Any, tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
     losses = benchmark("losses")
     teacher = f'teacher=[{{kind="embedding", name="judge", model="{encoder_folder}"}}]'
     sizes = ["student.layers=2", "student.max_length=32", "training.max_length=32", "training.learning_rate=2e-2", "training.validation_fraction=0.3"]
     sizes += ["training.frozen_layers=1"]
     tiny = [f"collection.path={shared_beir_folder}", 'candidates.sources=["bm25"]', teacher, f"student.model={encoder_folder}", *sizes]
     pipeline = losses.pipeline_of("dense", tmp_path, tiny)
-    plan = losses.plan_of(pipeline, queries=8, choosing=2)
+    plan = losses.plan_of(pipeline, queries=8, choosing=2, measured=6)
     assert [len(ids) for ids in (plan.teach, plan.choose, plan.measured)] == [8, 2, 6]
     assert len({*plan.teach, *plan.choose, *plan.measured}) == 16
     start = losses.run(pipeline, plan, "start", None)
@@ -286,11 +286,10 @@ def test_a_loss_is_tried_on_queries_whose_dialogues_do_not_teach(benchmark: Any,
     assert list((pipeline.folder / "runs").iterdir()) == []  # the students of a benchmark are not kept
 
 
-def test_turns_of_a_dialogue_are_known_by_how_it_began(benchmark: Any) -> None:
-    opening = benchmark("losses").opening
-    first = Query("d_1", "my insurance ended")
-    later = Query("d_3", "my insurance ended i will get one", turns=(Turn("user", "my insurance ended"), Turn("agent", "get one")))
-    assert opening(first) == opening(later) != opening(Query("e_1", "how do I renew"))
+def test_queries_are_measured_whose_documents_teach_nobody(benchmark: Any) -> None:
+    groups = benchmark("losses").by_documents({"q1": {"a": 1}, "q2": {"a": 1, "b": 2}, "q3": {"b": 1, "c": 0}, "q4": {"c": 1}, "q5": {"d": 0}})
+    assert groups["q1"] == groups["q2"] == groups["q3"]
+    assert len({groups[query_id] for query_id in ("q1", "q4", "q5")}) == 3
 
 
 def test_the_benchmark_keeps_the_judgements_of_whole_dialogues_and_all_queries(benchmark: Any, encoder_folder: Path, tmp_path: Path) -> None:
