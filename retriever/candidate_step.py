@@ -78,4 +78,4 @@ def _run_of(pipeline: Pipeline, source: str, split: str, reading: Reading | None
     settings_of_source = EmbeddingSettings(model=source, family="image_text" if pipeline.experiment.student.kind == "image_text" else "dense")
     encoder, encodings = pipeline.encoder_of(settings_of_source)
     index = load_kind("indexing", EXACT[encoder.kind], "candidates").of_vectors(encodings)
-    return index_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth)
+    return index_run(f"{source}, {split}", encoder, index, pipeline.collection, queries, settings.depth, pipeline.reporter)

@@ -41,21 +41,31 @@ def bm25_run(name: str, bm25: BM25, collection: Collection, queries: Mapping[str
     return run_of_rows(name, collection, list(queries), rows, scores)
 
 
-def index_run(name: str, encoder: Encoder, index: Any, documents: Any, queries: Mapping[str, Query], depth: int, batch: int = SEARCHED_TOGETHER) -> Run:
+def index_run(
+    name: str,
+    encoder: Encoder,
+    index: Any,
+    documents: Any,
+    queries: Mapping[str, Query],
+    depth: int,
+    reporter: Reporter | None = None,
+    batch: int = SEARCHED_TOGETHER,
+) -> Run:
     """The best `depth` documents of each query in an index, among those that it may find; `documents.ids_of` names what its rows are."""
     listed, search = list(queries.values()), search_of(index, documents)
     rows: list[NDArray[np.int64]] = []
     scores: list[NDArray[np.float32]] = []
-    for start in range(0, len(listed), batch):
-        asked = listed[start : start + batch]
-        found, values = search_scoped(search, encoder.encode_queries(asked), asked, depth)
-        rows.extend(found)
-        scores.extend(values)
+    with (reporter or Quiet()).bar(name, len(listed)) as advance:
+        for start in range(0, len(listed), batch):
+            asked = listed[start : start + batch]
+            found, values = search_scoped(search, encoder.encode_queries(asked), asked, depth)
+            rows.extend(found)
+            scores.extend(values)
+            advance(len(asked))
     return run_of_rows(name, documents, list(queries), rows, scores)
 
 
 def hybrid_run(
-    name: str,
     bm25: BM25,
     index: Any,
     encodings: DocumentEncodings,
@@ -63,6 +73,7 @@ def hybrid_run(
     queries: Mapping[str, Query],
     depth: int,
     reader: ConversationReader,
+    reporter: Reporter | None = None,
 ) -> Run:
     """BM25 and a student fused: the sum of both per-query z-scores over the union of their best `depth` documents.
 
@@ -70,24 +81,24 @@ def hybrid_run(
     of the student's, and `reader` reads conversations for BM25.
     """
     encoder: Encoder = index.encoder
-    asked = list(queries.values())
-    encoded = encoder.encode_queries(asked)
-    found: list[NDArray[np.int64]] = []
-    search = search_of(index, index)
-    for start in range(0, len(asked), SEARCHED_TOGETHER):
-        places = np.arange(start, min(start + SEARCHED_TOGETHER, len(asked)))
-        found.extend(search_scoped(search, encoded[places], [asked[place] for place in places], depth)[0])
+    listed, search = list(queries.values()), search_of(index, index)
     rows, scores = [], []
-    for number, query in enumerate(asked):
-        text = reader.text(query).text
-        lexical = bm25.scores(text)
-        of_student = collection.rows_of(index.ids_of(found[number]))  # the index may hold documents of its own
-        union = np.union1d(bm25.search(text, depth, scope_of(collection, query))[0], of_student[of_student >= 0])
-        one_list = np.array([0, len(union)])
-        own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
-        rows.append(union)
-        scores.append(z_scores(lexical[union], one_list) + z_scores(own, one_list))
-    return run_of_rows(name, collection, list(queries), rows, scores)
+    with (reporter or Quiet()).bar("fusing with BM25", len(listed)) as advance:
+        for start in range(0, len(listed), SEARCHED_TOGETHER):
+            asked = listed[start : start + SEARCHED_TOGETHER]
+            encoded = encoder.encode_queries(asked)
+            found, _ = search_scoped(search, encoded, asked, depth)
+            for number, query in enumerate(asked):
+                text = reader.text(query).text
+                lexical = bm25.scores(text)
+                of_student = collection.rows_of(index.ids_of(found[number]))  # the index may hold documents of its own
+                union = np.union1d(bm25.search(text, depth, scope_of(collection, query))[0], of_student[of_student >= 0])
+                one_list = np.array([0, len(union)])
+                own = score_rows(encoder, encoded, np.full(len(union), number), encodings, union)
+                rows.append(union)
+                scores.append(z_scores(lexical[union], one_list) + z_scores(own, one_list))
+                advance(1)
+    return run_of_rows("hybrid", collection, list(queries), rows, scores)
 
 
 def pair_scores(reranker: Any, pairs: Run, queries: Mapping[str, Query], collection: Collection, reporter: Reporter | None = None) -> NDArray[np.float32]:

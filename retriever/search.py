@@ -16,6 +16,7 @@ from retriever.filters import Condition, conditions_from
 from retriever.image_readers import refuse_images
 from retriever.index.layout import MANIFEST, index_folder, read_version
 from retriever.index.snapshot import Snapshot, asked_by, open_snapshot, student_in
+from retriever.progress import Reporter
 from retriever.runs import Run
 from retriever.types import Document, Query
 from retriever.vector_index import Found
@@ -89,15 +90,22 @@ class SearchIndex:
         documents = snapshot.documents_by_row(rows[0])
         return [Hit(rank, float(score), document) for rank, (score, document) in enumerate(zip(scores[0], documents, strict=True), 1)]
 
-    def run(self, queries: Mapping[str, Query], k: int = 1000, name: str | None = None, where: Mapping[str, Any] | Sequence[Condition] = ()) -> Run:
-        """The best k documents of many queries, as a run.
+    def run(
+        self,
+        queries: Mapping[str, Query],
+        k: int = 1000,
+        name: str | None = None,
+        where: Mapping[str, Any] | Sequence[Condition] = (),
+        reporter: Reporter | None = None,
+    ) -> Run:
+        """The best k documents of many queries, as a run; the reporter shows how far it is.
 
         Raises:
             ConfigError: as `hits` says.
         """
         snapshot, conditions = self.snapshot, as_conditions(where)
         refuse_images(snapshot.encoder, queries.values())
-        return index_run(name or self.folder.name, snapshot.encoder, _Filtered(snapshot, conditions), snapshot, queries, k)
+        return index_run(name or self.folder.name, snapshot.encoder, _Filtered(snapshot, conditions), snapshot, queries, k, reporter)
 
     def _opened(self, before: Snapshot | None) -> tuple[Any, Snapshot]:
         for attempt in range(_ATTEMPTS):

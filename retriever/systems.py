@@ -14,6 +14,7 @@ from retriever.eval.measures import parse_measure
 from retriever.evaluation_settings import EvaluationSettings
 from retriever.filters import conditions_from
 from retriever.pipeline import Pipeline
+from retriever.progress import Reporter
 from retriever.queries import reader_of
 from retriever.runs import Run
 from retriever.scopes import scope_of
@@ -122,7 +123,7 @@ def _reading(pipeline: Pipeline, reading: Reading) -> System:
     return System(
         name,
         f"the starting checkpoint, which reads {READINGS.get(reading, f'the rewrites ({reading})')}",
-        lambda: index.run(reader.read_all(pipeline.conversations("test")), depth, name),
+        lambda: index.run(reader.read_all(pipeline.conversations("test")), depth, name, reporter=pipeline.reporter),
         lambda query: index.snapshot.search(index.encoder.encode_queries([reader.read(query)]), depth, conditions_from(query.among)),
         index.bytes,
     )
@@ -133,7 +134,7 @@ def _indexed(pipeline: Pipeline, name: str, what: str, index: SearchIndex) -> Sy
     return System(
         name,
         what,
-        lambda: index.run(pipeline.student_queries("test"), depth, name),
+        lambda: index.run(pipeline.student_queries("test"), depth, name, reporter=pipeline.reporter),
         lambda query: index.snapshot.search(index.encoder.encode_queries([query]), depth, conditions_from(query.among)),
         index.bytes,
     )
@@ -160,15 +161,15 @@ def _of_student(pipeline: Pipeline, name: str, hybrid: str, what: str, index: Se
     encodings = pipeline.encodings(index.encoder, name)
     reader = ConversationReader(pipeline.experiment.collection.conversation)
 
-    def fused(queries: Mapping[str, Query]) -> Run:
-        return hybrid_run(hybrid, pipeline.bm25, index.snapshot, encodings, pipeline.collection, queries, depth, reader)
+    def fused(queries: Mapping[str, Query], reporter: Reporter | None = None) -> Run:
+        return hybrid_run(pipeline.bm25, index.snapshot, encodings, pipeline.collection, queries, depth, reader, reporter).rename(hybrid)
 
     return [
         alone,
         System(
             hybrid,
             f"BM25 and {what}, the best {depth:,} of each fused by z-scores",
-            lambda: fused(pipeline.conversations("test")),
+            lambda: fused(pipeline.conversations("test"), pipeline.reporter),
             lambda query: fused({query.query_id: query}),
             index.bytes + pipeline.bm25.n_bytes,
         ),

@@ -101,9 +101,9 @@ def _runs(pipeline: Pipeline, there: Pipeline, queries: Mapping[str, Query], tra
     read = {system_name(reading): dataclasses.replace(reader_of(start), reading=reading) for reading in readings}
     index = _index(there, start, "student_before")
     for name, reader in {"student_before": reader_of(start), **read}.items():
-        runs[name] = index_run(name, start, index, there.documents, reader.read_all(queries), depth)
+        runs[name] = index_run(name, start, index, there.documents, reader.read_all(queries), depth, pipeline.reporter)
     for name, student in trained.items():
-        runs[name] = index_run(name, student, _index(there, student, name), there.documents, reader_of(student).read_all(queries), depth)
+        runs[name] = index_run(name, student, _index(there, student, name), there.documents, reader_of(student).read_all(queries), depth, pipeline.reporter)
     return runs
 
 

@@ -107,7 +107,7 @@ def test_progress_is_told_once_for_each_query(bm25: BM25, collection: Collection
 def test_dense_candidates_are_the_best_inner_products_whatever_the_batch(
     encoder: DenseStudent, index: FlatIndex, collection: Collection, queries: dict[str, Query], batch: int
 ) -> None:
-    run = index_run("dense", encoder, index, collection, queries, DEPTH, batch)
+    run = index_run("dense", encoder, index, collection, queries, DEPTH, batch=batch)
     for query_id, query in queries.items():
         scores = all_dense_scores(encoder, collection, query)
         assert [doc_id for doc_id, _ in run[query_id]] == best(scores, DEPTH)
@@ -118,7 +118,7 @@ def test_a_hybrid_is_the_sum_of_both_z_scores_over_the_union(
     bm25: BM25, encoder: DenseStudent, index: FlatIndex, vectors: Vectors, collection: Collection, queries: dict[str, Query]
 ) -> None:
     snapshot = SimpleNamespace(encoder=encoder, search=index.search, ids_of=collection.ids_of)
-    run = hybrid_run("hybrid", bm25, snapshot, vectors, collection, queries, DEPTH, ConversationReader())
+    run = hybrid_run(bm25, snapshot, vectors, collection, queries, DEPTH, ConversationReader())
     lexical_run = bm25_run("bm25", bm25, collection, queries, DEPTH)
     assert list(run) == list(queries)
     for query_id, query in queries.items():

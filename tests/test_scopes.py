@@ -169,7 +169,7 @@ def test_an_index_in_memory_finds_the_best_of_what_each_query_may_find(
     student: WordStudent, vectors: Vectors, collection: Collection, queries: dict[str, Query], batch: int
 ) -> None:
     everything = index_run("all", student, of_vectors(vectors), collection, unscoped(queries), N)
-    same(index_run("own", student, of_vectors(vectors), collection, queries, DEPTH, batch), filtered(everything, queries, collection))
+    same(index_run("own", student, of_vectors(vectors), collection, queries, DEPTH, batch=batch), filtered(everything, queries, collection))
 
 
 def test_bm25_finds_the_best_of_what_each_query_may_find(bm25: BM25, collection: Collection, queries: dict[str, Query]) -> None:
@@ -197,7 +197,7 @@ def test_conditions_of_a_search_are_added_to_the_query_s_own(index: SearchIndex,
 def test_a_hybrid_fuses_what_both_find_among_what_each_query_may_find(
     index: SearchIndex, bm25: BM25, vectors: Vectors, collection: Collection, queries: dict[str, Query]
 ) -> None:
-    run = hybrid_run("hybrid", bm25, index.snapshot, vectors, collection, queries, DEPTH, ConversationReader())
+    run = hybrid_run(bm25, index.snapshot, vectors, collection, queries, DEPTH, ConversationReader())
     parts = (bm25_run("bm25", bm25, collection, queries, DEPTH), index.run(queries, DEPTH))
     for query_id in queries:
         assert {doc_id for doc_id, _ in run[query_id]} == {doc_id for part in parts for doc_id, _ in part[query_id]}

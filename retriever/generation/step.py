@@ -191,7 +191,7 @@ class _Retrievers:
             runs["bm25"] = bm25_run("round trip, BM25", pipeline.bm25, pipeline.documents, queries, depth, pipeline.reporter)
         if "student" in self.settings.round_trip:
             index = load_kind("indexing", pipeline.experiment.exact_index, "generation").of_vectors(pipeline.encodings(pipeline.start, "start"))
-            runs["student"] = index_run("round trip, student", pipeline.start, index, pipeline.documents, queries, depth)
+            runs["student"] = index_run("round trip, student", pipeline.start, index, pipeline.documents, queries, depth, pipeline.reporter)
         return runs
 
 
