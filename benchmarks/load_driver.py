@@ -47,6 +47,7 @@ class Answers:
             "p99_ms": self.milliseconds(99),
             "answered": len(self.latencies),
             "failed": len(self.failed),
+            "failures": sorted(set(self.failed)),
         }
 
 
@@ -74,6 +75,8 @@ class Connection:
             self._streams = None
 
     async def _posted(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if self._streams and self._streams[0].at_eof():  # the server gave up a connection that was idle for long
+            self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection(self.host, self.port)
         reader, writer = self._streams

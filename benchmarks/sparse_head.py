@@ -7,7 +7,7 @@ Documents of scifact, cut to 128 tokens, through all-MiniLM-L6-v2 with the head 
 own modules do it, and as our training and encoding do it with the same modules (retriever/splade.py). Both see the same texts in turn, several
 rounds; printed are medians, and the largest difference of a weight and of a gradient beside the largest there is. A step is a pass
 forwards and one backwards; by default through the upper half of the layers, whose lower ones are frozen, as in the examples. Memory is
-what the process held at most above what it held before, each contender in a process of its own. Writes benchmarks/results/sparse_head.json.
+what the process held at most above what it held before (Linux), each contender in a process of its own. Writes benchmarks/results/sparse_head.json.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -85,8 +83,8 @@ def main() -> None:
 def material(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The student's model, made as for training, with frozen layers, and the texts of a step."""
     experiment = read_experiment(EXPERIMENT, arguments.overrides)
-    with open_collection(experiment.collection, Path("work/benchmark-sparse-head")) as collection:
-        documents = list(islice(collection.documents(), 1000))
+    collection = open_collection(experiment.collection, Path("work/benchmark-sparse-head"))
+    documents = list(islice(collection.documents(), 1000))
     settings = SparseSettings(kind="sparse", model="sentence-transformers/all-MiniLM-L6-v2", max_length=arguments.max_length)
     model = load(settings, sample=documents).model.train()
     if arguments.frozen_layers:
@@ -139,10 +137,16 @@ def _peak(arguments: argparse.Namespace, lean: bool) -> float:
     model, features = material(arguments)
     small = {name: value[:1] if isinstance(value, Tensor) else value for name, value in features.items()}
     step(model, small, lean)
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux forgets the peak so far, that of the parent among it
+    before = memory("VmRSS")
     step(model, features, lean)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return memory("VmHWM") - before
+
+
+def memory(name: str) -> float:
+    """Gigabytes of this process."""
+    found = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return int(found[name].split()[0]) / 2**20
 
 
 if __name__ == "__main__":

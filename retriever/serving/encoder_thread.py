@@ -33,7 +33,7 @@ ATTEMPTS, PAUSE = 50, 0.1
 PIECE = 16
 """Texts of other work of a request that are encoded at a time, so that queries need not wait for long."""
 
-TOGETHER = 64
+TOGETHER = 32
 """Texts of several requests that are encoded at a time, where they are short."""
 
 PASSAGE = 1000

@@ -35,7 +35,7 @@ class Limits(Settings):
     texts: PositiveInt = Field(256, description="of one request for embeddings or scores")
     text_characters: PositiveInt = Field(65_536, description="of one of these texts")
     documents: PositiveInt = Field(1_000, description="added or deleted by one request")
-    batch: PositiveInt = Field(64, description="queries encoded together")
+    batch: PositiveInt = Field(32, description="queries encoded together")
     batch_wait_ms: float = Field(2.0, ge=0, le=100, description="that a query waits for others")
     queue: PositiveInt = Field(256, description="queries, and pieces of other work, that wait for the encoder, before the answer is 429")
     writes: PositiveInt = Field(16, description="that wait for their turn in one process, before the answer is 429")
