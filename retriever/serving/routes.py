@@ -30,8 +30,8 @@ WRONG: dict[int | str, dict[str, Any]] = {
 """The answers that every route can give beside its own."""
 
 
-def service_of(request: Request) -> Service:
-    """What the process holds."""
+async def service_of(request: Request) -> Service:
+    """What the process holds. Not a plain function: FastAPI would give each request a thread for it."""
     found: Service = request.app.state.service
     return found
 
@@ -42,7 +42,7 @@ def needs(role: Role) -> Callable[[Request], Awaitable[Principal]]:
     async def principal(request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
-        found = await service_of(request).principal(key)
+        found = await (await service_of(request)).principal(key)
         note(request, key=found.key_id)
         if not found.may(role):
             raise RequestError(403, "forbidden", f'this key has the role "{found.role}", and this needs "{role}"')
