@@ -89,8 +89,19 @@ def largest_logits(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | 
         weight: shape [V, H], of the decoder.
         bias: shape [V], or None.
     """
+    if not torch.is_grad_enabled():  # weights may ask for gradients all the same, and which token was the largest would be looked up for nothing
+        given = _in_precision(states, weight, bias)
+        with torch.autocast(states.device.type, enabled=False):
+            return _screened(*given, mask.bool())
     largest: Tensor = _Largest.apply(states, mask.bool(), weight, bias)  # type: ignore[no-untyped-call]
     return largest
+
+
+def _in_precision(states: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tensors in the precision of the pass forwards."""
+    kind = states.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+    return states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 class _Largest(torch.autograd.Function):
@@ -99,16 +110,11 @@ class _Largest(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As `largest_logits`."""
-        kind = states.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-        ctx.learns = any(ctx.needs_input_grad)
-        with torch.autocast(kind, enabled=False):
-            decoder = weight.to(dtype), None if bias is None else bias.to(dtype)
-            largest = _screened(states.to(dtype), mask, *decoder)
-            if ctx.learns:
-                texts, words = largest.nonzero(as_tuple=True)
-                tokens = _tokens_of(states.to(dtype), mask, *decoder, texts, words)
-                ctx.save_for_backward(states, weight, bias, texts, words, tokens)
+        given = _in_precision(states, weight, bias)
+        with torch.autocast(states.device.type, enabled=False):
+            largest = _screened(*given, mask)
+            texts, words = largest.nonzero(as_tuple=True)
+            ctx.save_for_backward(states, weight, bias, texts, words, _tokens_of(given[0], mask, given[1], texts, words))
         return largest
 
     @staticmethod
@@ -129,7 +135,7 @@ class _Largest(torch.autograd.Function):
         return of_states, None, of_weight, of_bias
 
 
-def _screened(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _screened(states: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor) -> Tensor:
     """[n, V], the largest logits, by parts of the texts and of the words."""
     count, length, width = states.shape
     first = mask.int().argmax(dim=1)
@@ -145,7 +151,7 @@ def _screened(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None)
     return found.clamp_(min=0) * mask.any(dim=1, keepdim=True)
 
 
-def _tokens_of(states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, texts: Tensor, words: Tensor) -> Tensor:
+def _tokens_of(states: Tensor, mask: Tensor, weight: Tensor, texts: Tensor, words: Tensor) -> Tensor:
     """[N], the place of the token that gives a text its largest logit of a word, for N texts and words, rising by text."""
     found = torch.empty_like(words)
     ends = torch.bincount(texts, minlength=len(states)).cumsum(0).tolist()

@@ -104,6 +104,13 @@ def test_a_text_without_tokens_has_no_weights() -> None:
     assert largest_logits(torch.ones(2, 2, 4), torch.tensor([[1, 0], [0, 0]]), torch.zeros(3, 4), bias).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
+def test_without_gradients_no_token_is_looked_up(bert: SparseEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = pooled(bert, lean=False)[0]
+    monkeypatch.setattr(splade, "_tokens_of", None)
+    with torch.no_grad(), without_logits(bert):
+        torch.testing.assert_close(bert(dict(bert.preprocess(TEXTS, task="document")), task="document")["sentence_embedding"], stock)
+
+
 def test_only_what_learns_gets_a_gradient() -> None:
     weight, bias = torch.ones(3, 4), torch.zeros(3, requires_grad=True)
     largest_logits(torch.ones(1, 2, 4), torch.ones(1, 2), weight, bias).sum().backward()
