@@ -34,6 +34,7 @@ from tables import losses_table
 
 from retriever.candidates import index_run
 from retriever.config import Experiment
+from retriever.conversation_facets import relevant_to
 from retriever.encodings import encode_collection, score_rows
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint
@@ -124,9 +125,10 @@ def pipeline_of(kind: str, work: Path, overrides: Sequence[str]) -> Pipeline:
 
 
 def plan_of(pipeline: Pipeline, queries: int, choosing: int, measured: int) -> Plan:
-    """Draws by the experiment's seed."""
-    draw = np.random.default_rng(pipeline.experiment.seed)
-    others, apart = hold_out(by_documents(pipeline.qrels("train")), 1.0, measured, draw)
+    """Draws by the experiment's seed, of the judged train queries; one whose text is a test query's is none of them."""
+    draw, qrels = np.random.default_rng(pipeline.experiment.seed), pipeline.qrels("train")
+    judged = {query_id: qrels[query_id] for query_id in pipeline.queries("train") if query_id in qrels}
+    others, apart = hold_out(by_documents(judged), 1.0, measured, draw)
     draw.shuffle(others)
     return Plan(others[choosing : choosing + queries], others[:choosing], apart)
 
@@ -134,7 +136,7 @@ def plan_of(pipeline: Pipeline, queries: int, choosing: int, measured: int) -> P
 def by_documents(qrels: Qrels) -> dict[str, str]:
     """Query id -> its group: queries share one where they have a relevant document in common, or each has one with a third."""
     query_ids = list(qrels)
-    pairs = [(number, doc_id) for number, query_id in enumerate(query_ids) for doc_id, grade in qrels[query_id].items() if grade > 0]
+    pairs = [(number, doc_id) for number, query_id in enumerate(query_ids) for doc_id in relevant_to(qrels, query_id)]
     _, documents = np.unique([doc_id for _, doc_id in pairs], return_inverse=True)
     size = len(query_ids) + len(pairs)
     edges = ([number for number, _ in pairs], documents + len(query_ids))

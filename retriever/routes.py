@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 from sentence_transformers.base.model import BaseModel
@@ -79,3 +80,15 @@ def freeze_documents(model: BaseModel) -> None:
         )
     for weight in read:
         weight.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """All modules evaluate for as long as the block runs; afterwards each does what it did, for a loaded model has parts that evaluate already."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -19,8 +19,11 @@ import torch
 from sentence_transformers import SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
+from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from retriever.routes import without_dropout
 
 DECODER = "splade_decoder"
 """The feature by which a transformer hands its decoder to the pooling; its token embeddings are then the states before the decoder."""
@@ -235,12 +238,6 @@ def _fits(model: SparseEncoder) -> bool:
 @torch.no_grad()
 def _weights(model: SparseEncoder) -> Mapping[str, Tensor]:
     """[2, V] of the probe, read as queries and as documents."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        features = {task: model.preprocess(list(PROBE), task=task) for task in ("query", "document")}
-        here = {task: {name: value.to(model.device) if isinstance(value, Tensor) else value for name, value in one.items()} for task, one in features.items()}
-        return {task: model(one, task=task)["sentence_embedding"].float() for task, one in here.items()}
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with without_dropout(model):
+        read = {task: batch_to_device(model.preprocess(list(PROBE), task=task), model.device) for task in ("query", "document")}
+        return {task: model(features, task=task)["sentence_embedding"].float() for task, features in read.items()}

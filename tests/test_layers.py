@@ -14,7 +14,7 @@ SIDE_FOLDERS = ("teachers", "indexing", "training", "eval")
 FOUNDATION = frozenset(
     f"retriever.{name}"
     for name in [
-        *("types", "errors", "files", "resources", "plugins", "models", "config", "settings", "conversations", "routes", "openers"),
+        *("types", "errors", "files", "resources", "plugins", "models", "config", "settings", "conversations", "routes", "splade", "openers"),
         *(
             "collection_settings",
             "training_settings",

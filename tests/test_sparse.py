@@ -149,7 +149,7 @@ def test_no_more_logits_than_allowed_are_in_memory(masked_language_model: Path, 
     monkeypatch.setattr(sparse, "LOGITS", 80 * student.dimensions)
     parts = student.encode_documents(DOCUMENTS)
     assert sum(count for count, _, _ in shapes) == len(DOCUMENTS)
-    assert all(count * length * width <= sparse.LOGITS for count, length, width in shapes)
+    assert all(count * length * student.dimensions <= sparse.LOGITS for count, length, _ in shapes)
     assert len(shapes) > 1
     np.testing.assert_allclose(dense(student, parts), dense(student, whole), atol=1e-5)
 

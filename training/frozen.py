@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from retriever.encodings import write_array
 from retriever.errors import ConfigError
 from retriever.files import make_folder
+from retriever.routes import without_dropout
 from retriever.training.batches import Batcher, length_groups
 from retriever.training.states import STATES, FrozenTexts, StoredStates
 
@@ -116,7 +117,7 @@ class FrozenLayers:
     def _encode(self, features: Mapping[str, Any], task: str) -> dict[str, Any]:
         """The model's output without dropout."""
         here = {name: value.to(self.model.device) if isinstance(value, Tensor) else value for name, value in features.items()}
-        with _without_dropout(self.model):
+        with without_dropout(self.model):
             return dict(self.model(here, task=task))
 
     @contextlib.contextmanager
@@ -277,18 +278,6 @@ class _Cache:
         self.told = CacheProgress(self.told.done + texts, self.told.texts, self.told.bytes + path.stat().st_size)
         if self.progress:
             self.progress(self.told)
-
-
-@contextlib.contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """All modules evaluate for as long as the block runs; afterwards each does what it did, for a loaded model has parts that evaluate already."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _transformer(model: Any) -> Transformer:

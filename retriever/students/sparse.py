@@ -35,7 +35,7 @@ from retriever.students._reading import save_reader, saved_reader
 from retriever.types import Document, Query, Unit
 
 LOGITS = 2**26
-"""Logits [B, L, V] that are in memory at a time, in numbers: 256 MiB, and about as much again while they are pooled."""
+"""Logits [B, L, V] of the texts that are read at a time, in numbers: where a model holds them all, 256 MiB, and about as much again while they are pooled."""
 
 START = 2
 """A made head starts with so many times the wanted active dimensions of a document: training takes them away, and brings few back."""
