@@ -10,7 +10,7 @@ import pytest
 
 from retriever.filters import parse_condition
 from retriever.remote.search import open_remote_search
-from retriever.serving.encoder_thread import SharedEncoder
+from retriever.serving.shared_encoder import SharedEncoder
 from retriever.types import Document, Query
 from tests.serving_material import STAGES, running
 from tests.test_index import built

@@ -12,10 +12,10 @@ from fastapi.responses import Response
 from numpy.typing import NDArray
 
 from retriever.serving.answers import EmbeddingsAnswer, RankedText, RerankAnswer
-from retriever.serving.encoder_thread import SharedEncoder
 from retriever.serving.faults import bad_request
 from retriever.serving.requests import EmbeddingsRequest, RerankRequest
 from retriever.serving.routes import WRONG, Here, Searcher, answer, note, note_query
+from retriever.serving.shared_encoder import SharedEncoder
 from retriever.types import Document, Query
 
 router = APIRouter(tags=["compatible"], responses=WRONG)

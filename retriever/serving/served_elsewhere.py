@@ -14,8 +14,9 @@ from retriever.errors import ConfigError
 from retriever.filters import Condition, check_conditions
 from retriever.remote.engine import Point
 from retriever.remote.search import RemoteSearch, open_remote_search
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups, shared_encoder
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, in_groups
 from retriever.serving.settings import Place, ServeSettings
+from retriever.serving.shared_encoder import SharedEncoder, shared_encoder
 from retriever.serving.timing import Stopwatch
 from retriever.types import Document, Query
 

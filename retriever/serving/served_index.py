@@ -22,8 +22,9 @@ from retriever.index.snapshot import Snapshot
 from retriever.ragged import Ragged, joined
 from retriever.search import open_index
 from retriever.serving.cache import RecentValues
-from retriever.serving.encoder_thread import Asked, EncoderThread, Found, SharedEncoder, in_groups, shared_encoder
+from retriever.serving.encoder_thread import Asked, EncoderThread, Found, in_groups
 from retriever.serving.settings import Place, ServeSettings
+from retriever.serving.shared_encoder import SharedEncoder, shared_encoder
 from retriever.serving.timing import Stopwatch
 from retriever.types import Document, Query
 
