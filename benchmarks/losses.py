@@ -1,17 +1,18 @@
-"""Which loss: each trains a dense and a late-interaction student on a part of scifact, three times.
+"""Which loss: each trains a dense and a late-interaction student on doc2dial with few judgements, three times.
 
-    python benchmarks/losses.py                          # 60 trainings: about 3 hours on 2 quiet cores
+    python benchmarks/losses.py                          # 66 trainings: about 5 hours on 2 quiet cores; each is kept
     python benchmarks/losses.py --students dense --losses contrastive kl_divergence --seeds 1
-    python benchmarks/losses.py --queries 200            # a smaller part
+    python benchmarks/losses.py --judged 250             # fewer of the train queries have judgements
 
-The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, two epochs over 500 train queries (drawn with seed 1),
-and the examples' teachers: BM25 and MiniLM as it comes, which nobody has taught. A run's seed decides the order of the samples, their
-negatives and dropout. All losses have the same learning rate and read the scores of the same target.
+The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, and the target of the examples' teachers: BM25 and
+all-mpnet-base-v2, taught on the judged queries. 500 train queries, whole dialogues of them, keep their judgements; of the others only the teacher says
+anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have the judged ones as often as makes as many steps.
+A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
-Measured on other train queries, none of whose relevant documents is one of a query that teaches or chooses: a student that has learned
-what it is asked for later would rank a loss by how well it is learned by heart. As first stage over all documents, and re-ranking the
-candidates. Test queries are not looked at. The seeds are the outer loop: stopped after a third, every loss has been seen once. Each run is kept
-in benchmarks/results/losses.json and not made again with the same settings. Needs ../shared/data/scifact, or --set collection.path=FOLDER.
+Measured on 600 other train queries: none is about a document, or of a dialogue, that teaches anybody, the teacher neither. As first stage over all
+sections, and re-ranking the candidates. Test queries are not looked at. The seeds are the outer loop: stopped after a third, every loss has been
+seen once. Each run is kept in benchmarks/results/losses.json and not made again with the same settings. Needs ../shared/data/doc2dial, or
+--set collection.path=FOLDER.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from students import experiment_of, folder_of, settings_of, share_steps
 from tables import losses_table
+from unjudged import write_beir
 
 from retriever.candidates import index_run
+from retriever.collection import open_collection
 from retriever.config import Experiment
 from retriever.conversation_facets import relevant_to
 from retriever.encodings import encode_collection, score_rows
@@ -42,16 +45,16 @@ from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.progress import Terminal
 from retriever.ragged_encodings import encode_ragged
+from retriever.runs import Run
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
-from retriever.training_settings import TrainingSettings
-from retriever.types import Qrels
 
-DATASET = "scifact"
+DATASET = "doc2dial"
 LOSSES: dict[str, dict[str, float]] = {
     "contrastive": {"contrastive": 1.0},
     "kl_divergence": {"kl_divergence": 1.0},
     "kl_divergence + contrastive": {"kl_divergence": 1.0, "contrastive": 1.0},
+    "kl_divergence + contrastive, judged alone": {"kl_divergence": 1.0, "contrastive": 1.0},
     "standardised_kl": {"standardised_kl": 1.0},
     "margin_mse": {"margin_mse": 1.0},
     "ranknet": {"ranknet": 1.0},
@@ -60,18 +63,22 @@ LOSSES: dict[str, dict[str, float]] = {
     "partial_ranking": {"partial_ranking": 1.0},
     "adr_mse": {"adr_mse": 1.0},
 }
-SIZES = ("student.max_length=128", "training.max_length=128", "training.documents_per_query=5", "training.epochs=2")
-OTHERS = ("training.batch_size=16", "training.learning_rate=5e-5")
+JUDGED_ALONE = ("contrastive", "kl_divergence + contrastive, judged alone")
+SIZES = (
+    *("student.max_length=128", "training.max_length=128", "training.documents_per_query=5", "training.epochs=1", "training.batch_size=16"),
+    *("training.learning_rate=5e-5", 'training.teacher_temperature="auto"', "training.losses={kl_divergence=1.0}"),
+)
+"""The losses are each run's own; they are stated here so that an example may take another without making this table anew."""
+
 DEPTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Train query ids: those that teach, those that choose the checkpoint, and those that are measured."""
+class Parts:
+    """How many train queries keep their judgements, and how many are measured; the rest of a dialogue or document comes with either."""
 
-    teach: Sequence[str]
-    choose: Sequence[str]
-    measured: Sequence[str]
+    judged: int
+    measured: int
 
 
 def main() -> None:
@@ -80,30 +87,26 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=("dense", "late_interaction"), default=["dense", "late_interaction"])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--queries", type=int, default=500, help="that teach, at most")
-    parser.add_argument("--choosing", type=int, default=50, help="queries that choose the checkpoint")
-    parser.add_argument("--measured", type=int, default=250, help="queries that are measured")
-    parser.add_argument("--work", type=Path, default=Path("work/benchmark-students"), help="that of students.py, whose scores are taken if they are there")
+    parser.add_argument("--judged", type=int, default=500, help="train queries that keep their judgements")
+    parser.add_argument("--measured", type=int, default=600, help="queries that are measured")
+    parser.add_argument("--work", type=Path, default=Path("work/benchmark-losses"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
+    parts = Parts(arguments.judged, arguments.measured)
     results = {} if arguments.no_results else kept("losses")
-    pipelines = {kind: pipeline_of(kind, arguments.work, arguments.overrides) for kind in arguments.students}
-    wanted = [(kind, "start", None) for kind in arguments.students]
+    wanted: list[tuple[str, str, int | None]] = [(kind, "start", None) for kind in arguments.students]
     wanted += [(kind, loss, seed) for seed in arguments.seeds for loss in arguments.losses for kind in arguments.students]
+    pipelines: dict[str, Pipeline] = {}
     for kind, loss, seed in wanted:
-        plan = plan_of(pipelines[kind], arguments.queries, arguments.choosing, arguments.measured)
-        settings = {
-            **settings_of(asked_of(kind, arguments.overrides)),
-            "losses": LOSSES.get(loss, {}),
-            "queries": arguments.queries,
-            "choosing": arguments.choosing,
-            "measured": arguments.measured,
-        }
+        asked = asked_of(kind, arguments.overrides)
+        settings = {**settings_of(asked), "losses": LOSSES.get(loss, {}), **dataclasses.asdict(parts)}
         key, settings_key = f"{kind} {loss} {seed or ''}".strip(), fingerprint(settings)
         if results.get(key, {}).get("settings") == settings_key:
             continue
-        results[key] = {**run(pipelines[kind], plan, loss, seed), "settings": settings_key}
+        if kind not in pipelines:
+            pipelines[kind] = pipeline_of(asked, parts, arguments.work)
+        results[key] = {**run(pipelines[kind], loss, seed), "settings": settings_key}
         if not arguments.no_results:
             keep("losses", {f"settings {settings_key}": settings, key: results[key]})
     print(losses_table(results))
@@ -111,81 +114,90 @@ def main() -> None:
 
 def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
     """The experiment of a kind at this benchmark's sizes."""
-    example = folder_of(DATASET, kind)
-    return experiment_of(example, [*SIZES, *OTHERS, *overrides]).model_copy(update={"name": f"{example}-losses"})
+    return experiment_of(folder_of(DATASET, kind), [*SIZES, *overrides])
 
 
-def pipeline_of(kind: str, work: Path, overrides: Sequence[str]) -> Pipeline:
-    """It in a folder of its own, with the candidates and scores of others of the dataset where there are any."""
-    found = asked_of(kind, overrides)
-    share_steps(work, found.name)
-    pipeline = Pipeline(found, work, Terminal())
+def pipeline_of(experiment: Experiment, parts: Parts, work: Path) -> Pipeline:
+    """It on its part of the collection, with the candidates, teachers and scores of the other kind where there are any."""
+    folder = work / f"{parts.judged}-judged-{parts.measured}-measured"
+    settings = experiment.collection.model_copy(update={"path": apart(experiment, parts, folder), "unjudged": True})
+    share_steps(folder, experiment.name)
+    pipeline = Pipeline(experiment.model_copy(update={"collection": settings}), folder, Terminal())
     pipeline.target.scores("train")
     return pipeline
 
 
-def plan_of(pipeline: Pipeline, queries: int, choosing: int, measured: int) -> Plan:
-    """Draws by the experiment's seed, of the judged train queries; one whose text is a test query's is none of them."""
-    draw, qrels = np.random.default_rng(pipeline.experiment.seed), pipeline.qrels("train")
-    judged = {query_id: qrels[query_id] for query_id in pipeline.queries("train") if query_id in qrels}
-    others, apart = hold_out(by_documents(judged), 1.0, measured, draw)
-    draw.shuffle(others)
-    return Plan(others[choosing : choosing + queries], others[:choosing], apart)
+def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
+    """A copy of the collection whose test queries are the measured ones, and whose train queries are the others, few of them judged."""
+    folder, settings = work / "collection", experiment.collection
+    if not folder.exists():
+        whole = open_collection(settings, work / "whole")
+        queries, qrels = whole.queries(settings.train), whole.qrels(settings.train)
+        titles = {
+            doc_id: whole.documents_by_row(whole.rows_of(np.array([doc_id])).tolist())[0].title for doc_id in {one for own in qrels.values() for one in own}
+        }
+        about = {query_id: [query.conversation, *(titles[doc_id] or doc_id for doc_id in relevant_to(qrels, query_id))] for query_id, query in queries.items()}
+        draw = np.random.default_rng(experiment.seed)
+        others, measured = hold_out(together(about), 1.0, parts.measured, draw)
+        _, judged = hold_out({query_id: queries[query_id].conversation for query_id in others}, 1.0, parts.judged, draw)
+        split = {settings.train: judged, settings.test: measured}
+        write_beir(whole, queries.values(), {name: {query_id: qrels[query_id] for query_id in ids} for name, ids in split.items()}, folder)
+    return folder.resolve()
 
 
-def by_documents(qrels: Qrels) -> dict[str, str]:
-    """Query id -> its group: queries share one where they have a relevant document in common, or each has one with a third."""
-    query_ids = list(qrels)
-    pairs = [(number, doc_id) for number, query_id in enumerate(query_ids) for doc_id in relevant_to(qrels, query_id)]
-    _, documents = np.unique([doc_id for _, doc_id in pairs], return_inverse=True)
-    size = len(query_ids) + len(pairs)
-    edges = ([number for number, _ in pairs], documents + len(query_ids))
+def together(about: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Query id -> its group: queries share one where they are about the same thing, or each is about one with a third. An empty name is no thing."""
+    pairs = [(number, thing) for number, things in enumerate(about.values()) for thing in things if thing]
+    _, things = np.unique([thing for _, thing in pairs], return_inverse=True)
+    size = len(about) + len(pairs)
+    edges = ([number for number, _ in pairs], things + len(about))
     _, groups = connected_components(coo_array((np.ones(len(pairs)), edges), shape=(size, size)), directed=False)
-    return {query_id: str(group) for query_id, group in zip(query_ids, groups, strict=False)}
+    return {query_id: str(group) for query_id, group in zip(about, groups, strict=False)}
 
 
-def run(pipeline: Pipeline, plan: Plan, loss: str, seed: int | None) -> dict[str, Any]:
+def run(pipeline: Pipeline, loss: str, seed: int | None) -> dict[str, Any]:
     """Trains one student, or takes the start, and measures it."""
     start = time.perf_counter()
     if seed is None:
-        found = measure(pipeline, pipeline.start, plan.measured)
+        found = measure(pipeline, pipeline.start)
     else:
-        folder = pipeline.folder / "runs" / fingerprint([loss, seed, plan.teach, plan.choose])
+        lesson = lesson_of(pipeline, loss, seed)
+        folder = pipeline.folder / "runs" / fingerprint([loss, seed, lesson.train, lesson.held])
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{pipeline.experiment.student.kind}, {loss}, seed {seed}"
-        teach_student(pipeline.load_student(pipeline.experiment.student), lesson_of(pipeline, plan, LOSSES[loss], seed), folder, pipeline.reporter, name)
-        found = measure(pipeline, pipeline.open_student(folder / "student"), plan.measured)
+        teach_student(pipeline.load_student(pipeline.experiment.student), lesson, folder, pipeline.reporter, name)
+        found = measure(pipeline, pipeline.open_student(folder / "student"))
         shutil.rmtree(folder)
     facts = {"student": pipeline.experiment.student.kind, "loss": loss, "seed": seed}
-    sizes = {"queries": len(plan.measured), "train_queries": len(plan.teach), "documents": len(pipeline.collection)}
+    target = {"target": pipeline.target.name, "teacher": evaluated(pipeline, pipeline.target.run("test"))}
+    sizes = {"queries": len(pipeline.qrels("test")), "judged": len(pipeline.qrels("train")), "unjudged": len(pipeline.unjudged)}
     measured = {"measure": pipeline.experiment.evaluation.measures[0], **found}
-    return {**facts, **measured, **sizes, "minutes": round((time.perf_counter() - start) / 60, 2), "machine": MACHINE}
+    return {**facts, **target, **measured, **sizes, "minutes": round((time.perf_counter() - start) / 60, 2), "machine": MACHINE}
 
 
-def lesson_of(pipeline: Pipeline, plan: Plan, losses: Mapping[str, float], seed: int) -> Lesson:
-    """What the train step would give its student, of fewer queries."""
-    training: TrainingSettings = pipeline.experiment.training.model_copy(update={"losses": dict(losses)})
+def lesson_of(pipeline: Pipeline, loss: str, seed: int) -> Lesson:
+    """What the train step would give its student, with another seed; of judged queries alone so often that there are as many steps."""
+    (train, held), unjudged = pipeline.held_out, pipeline.unjudged
+    epochs = round((len(train) + len(unjudged)) / len(train)) if loss in JUDGED_ALONE else 1
     return Lesson(
-        settings=training,
+        settings=pipeline.experiment.training.model_copy(update={"losses": LOSSES[loss], "epochs": epochs}),
         target=pipeline.target.scores("train"),
-        queries=pipeline.queries("train"),
+        queries=pipeline.student_queries("train"),
         qrels=pipeline.qrels("train"),
-        train=plan.teach,
-        held=plan.choose,
+        train=train,
+        held=held,
         pairs=pipeline.pairs("train"),
         collection=pipeline.collection,
         measure=pipeline.experiment.evaluation.measures[0],
         batch_size=pipeline.experiment.index.batch_size,
         seed=seed,
+        unjudged=() if loss in JUDGED_ALONE else unjudged,
     )
 
 
-def measure(pipeline: Pipeline, student: Any, query_ids: Sequence[str]) -> dict[str, float]:
+def measure(pipeline: Pipeline, student: Any) -> dict[str, float]:
     """The student over all documents, and as a re-ranker of the retrieved candidates."""
-    queries = {query_id: pipeline.queries("train")[query_id] for query_id in query_ids}
-    qrels = {query_id: pipeline.qrels("train")[query_id] for query_id in query_ids}
-    pool = pipeline.candidates["train"].select(query_ids)
-    wanted = pipeline.experiment.evaluation.measures[0]
+    queries, pool = pipeline.student_queries("test"), pipeline.candidates["test"]
     encode: Any = encode_ragged if hasattr(student, "columns") else encode_collection
     with tempfile.TemporaryDirectory(dir=pipeline.folder) as folder:
         encodings = encode(student, pipeline.collection, Path(folder) / "encodings")
@@ -193,8 +205,13 @@ def measure(pipeline: Pipeline, student: Any, query_ids: Sequence[str]) -> dict[
         first = index_run("first stage", student, index, pipeline.collection, queries, DEPTH)
         asked = student.encode_queries([queries[query_id] for query_id in pool.query_ids])
         scores = score_rows(student, asked, pool.query_numbers, encodings, pipeline.collection.rows_of(pool.doc_ids))
-    runs = {"first_stage": first, "re_ranking": pool.with_scores("re-ranking", scores)}
-    return {name: evaluate(found, qrels, [wanted]).means[wanted] for name, found in runs.items()}
+    return {"first_stage": evaluated(pipeline, first), "re_ranking": evaluated(pipeline, pool.with_scores("re-ranking", scores))}
+
+
+def evaluated(pipeline: Pipeline, found: Run) -> float:
+    """The mean of the experiment's first measure over the measured queries."""
+    wanted = pipeline.experiment.evaluation.measures[0]
+    return evaluate(found, pipeline.qrels("test"), [wanted]).means[wanted]
 
 
 if __name__ == "__main__":

@@ -154,14 +154,18 @@ def losses_table(kept: Mapping[str, Any]) -> str:
     first, seeds = runs[0], sorted({run["seed"] for run in runs if run["seed"] is not None})
     said = (
         f"{first['measure']} on {first['queries']:,} held-out train queries, mean and standard deviation over the seeds {', '.join(map(str, seeds))}; "
-        f"{first['train_queries']:,} queries taught."
+        f"{first['judged']:,} judged queries and {first['unjudged']:,} unjudged ones taught; "
+        f"one epoch of both, or as many steps of the judged alone. The target, {first['target']}, re-ranks at {first['teacher']:.3f}."
     )
     return f"{markdown(heads, rows)}\n\n{said}"
 
 
 def _in_code(loss: str) -> str:
     """The names of a sum of losses, as an experiment file has them."""
-    return "start, untrained" if loss == "start" else " + ".join(f"`{name}`" for name in loss.split(" + "))
+    if loss == "start":
+        return "start, untrained"
+    names, *said = loss.split(", ")
+    return ", ".join([" + ".join(f"`{name}`" for name in names.split(" + ")), *said])
 
 
 def _losses(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,6 +13,8 @@ start, the training on the judged queries without the teacher (contrastive), dis
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 from record import MACHINE, keep
 from students import EXAMPLES, settings_of
 
-from retriever.collection import open_collection, with_queries
+from retriever.collection import Collection, open_collection, with_queries
 from retriever.config import Experiment, read_experiment
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import compare
@@ -28,6 +30,7 @@ from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.training.samples import hold_out
+from retriever.types import Qrels, Query
 
 COMPARED = (("student", "judged"), ("student", "contrastive"), ("student", "student_before"), ("contrastive", "student_before"))
 """The questions, each (run, baseline); Holm's correction is over these four."""
@@ -75,10 +78,16 @@ def with_few_judged(experiment: Experiment, work: Path, count: int) -> Experimen
         _, kept = hold_out(talks, 1.0, count, np.random.default_rng(experiment.seed))
         judged = whole.qrels(settings.train)
         qrels = {settings.train: {query_id: judged[query_id] for query_id in kept}, settings.test: whole.qrels(settings.test)}
-        with_queries(whole, work / "few", whole.all_queries(), qrels, whole.source).to_beir(folder)
+        write_beir(whole, whole.all_queries(), qrels, folder)
     collection = settings.model_copy(update={"path": folder.resolve(), "unjudged": True})
     evaluation = experiment.evaluation.model_copy(update={"ablation": True})
     return experiment.model_copy(update={"name": name, "collection": collection, "evaluation": evaluation})
+
+
+def write_beir(whole: Collection, queries: Iterable[Query], qrels: Mapping[str, Qrels], folder: Path) -> None:
+    """A BEIR folder of a collection's documents with other queries and judgements."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as prepared:
+        with_queries(whole, Path(prepared) / "few", queries, qrels, whole.source).to_beir(folder)
 
 
 def measured(report: ReportData) -> dict[str, Any]:

@@ -49,6 +49,25 @@ class Start:
     load: Callable[[], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What one round has that the experiment's file does not say.
+
+    Attributes:
+        start: what it trains.
+        pairs: of the train queries.
+        scores: the target's of them, or their places as they were retrieved.
+        teacher: whether they are the target's.
+        unjudged: ids of queries without judgements that teach, too.
+    """
+
+    start: Start
+    pairs: Run
+    scores: TeacherScores
+    teacher: bool
+    unjudged: Sequence[str]
+
+
 def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, teacher: bool, unjudged: Sequence[str]) -> Done:
     """The train step of the last round; those of the rounds before it are done first.
 
@@ -71,51 +90,43 @@ def train_in_rounds(pipeline: Pipeline, name: str, training: TrainingSettings, t
     check_target_units(pipeline.experiment, training, target_units(pipeline.experiment, pipeline.identities))
     check_target_units(pipeline.experiment, training, pipeline.target.units, pipeline.target.name)
     pairs = pipeline.pairs("train")
-    target = pipeline.target.scores("train") if teacher else as_retrieved(pairs)
+    scores = pipeline.target.scores("train") if teacher else as_retrieved(pairs)
     training = training if teacher else training.model_copy(update={"false_negatives": "keep"})
     start = Start(pipeline.start.identity, lambda: pipeline.load_student(pipeline.experiment.student))
     for number in range(1, training.rounds):
-        done = train_once(pipeline, f"{name}-{number}", training, start, pairs, target, teacher, unjudged)
+        done = train_once(pipeline, f"{name}-{number}", training, Round(start, pairs, scores, teacher, unjudged))
         load = functools.partial(pipeline.open_student, done.folder / "student")
         student = load()
         pairs = mined_pairs(pipeline, f"mine-{name}-{number}", student, pairs)
-        target = target_of(pipeline, pairs) if teacher else as_retrieved(pairs)
+        scores = target_of(pipeline, pairs) if teacher else as_retrieved(pairs)
         start = Start(student.identity, load)
-    return train_once(pipeline, name, training, start, pairs, target, teacher, unjudged)
+    return train_once(pipeline, name, training, Round(start, pairs, scores, teacher, unjudged))
 
 
-def train_once(
-    pipeline: Pipeline,
-    name: str,
-    training: TrainingSettings,
-    start: Start,
-    pairs: Run,
-    scores: TeacherScores,
-    teacher: bool,
-    unjudged: Sequence[str],
-) -> Done:
-    """A train step of that name, from pairs of the train queries and the target's scores of them, or their places as they were retrieved."""
+def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, of_round: Round) -> Done:
+    """The train step of one round, under that name."""
     train, held = pipeline.held_out
     lesson = Lesson(
         settings=training,
-        target=scores,
+        target=of_round.scores,
         queries=pipeline.student_queries("train"),
         qrels=pipeline.qrels("train"),
         train=train,
         held=held,
-        pairs=pairs,
+        pairs=of_round.pairs,
         collection=pipeline.collection,
         measure=pipeline.experiment.evaluation.measures[0],
         batch_size=pipeline.experiment.index.batch_size,
         seed=pipeline.experiment.seed,
         vectors=teacher_vectors(pipeline, training),
-        unjudged=unjudged,
+        unjudged=of_round.unjudged,
         quality=query_quality(pipeline),
         active=wanted_dimensions(pipeline),
         reinforced=reinforced_dataset(pipeline, training),
     )
-    inputs = {"start": start.identity, "target": scores.run.fingerprint, "collection": pipeline.collection.fingerprint}
-    inputs |= {"queries": fingerprint([train, held, *([list(unjudged)] if unjudged else [])]), "judgements": pipeline.judgements, "measure": lesson.measure}
+    inputs = {"start": of_round.start.identity, "target": lesson.target.run.fingerprint, "collection": pipeline.collection.fingerprint}
+    unjudged = [list(lesson.unjudged)] if lesson.unjudged else []
+    inputs |= {"queries": fingerprint([train, held, *unjudged]), "judgements": pipeline.judgements, "measure": lesson.measure}
     inputs |= reading_input(pipeline)
     inputs |= vectors_input(pipeline, training, lesson.vectors) if lesson.vectors else {}
     inputs |= {"reinforced dataset": lesson.reinforced.fingerprint} if lesson.reinforced else {}
@@ -128,11 +139,10 @@ def train_once(
     inputs |= {"frozen documents": document_identity(pipeline.start)} if frozen else {}
 
     def work(folder: Path) -> dict[str, Any]:
-        target = pipeline.target
-        reasons = {"reason": target.reason, "held_out": target.held_out} if teacher else {}
-        student = start.load()
+        reasons = {"reason": pipeline.target.reason, "held_out": pipeline.target.held_out} if of_round.teacher else {}
+        student = of_round.start.load()
         taught = dataclasses.replace(lesson, document_encodings=pipeline.encodings(student, "start") if frozen else None)
-        return {"target": scores.name, "unit": scores.unit, **reasons, **teach_student(student, taught, folder, pipeline.reporter, name)}
+        return {"target": lesson.target.name, "unit": lesson.target.unit, **reasons, **teach_student(student, taught, folder, pipeline.reporter, name)}
 
     return pipeline.step(name, inputs, training.model_dump(mode="json"), work)
 

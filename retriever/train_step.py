@@ -32,7 +32,7 @@ from retriever.training.memory import with_memory_explained
 from retriever.training.reinforced_batches import make_reinforced_samples
 from retriever.training.samples import TeacherVectors, TrainingSamples, make_samples
 from retriever.training.sparsity import SparsityController
-from retriever.training.sureness import temperature_advice
+from retriever.training.sureness import scale_words
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress, Validate, best_point
 from retriever.training_settings import TrainingSettings
@@ -135,8 +135,8 @@ def _lists(lesson: Lesson, folder: Path, reporter: Reporter, name: str) -> tuple
     samples = dataclasses.replace(samples, encodings=lesson.document_encodings)
     unjudged = f" ({len(lesson.unjudged):,} unjudged)" if lesson.unjudged else ""
     reporter.say(f"{name}: {len(queries):,} queries{unjudged}, {len(samples):,} lists of {lesson.settings.documents_per_query} documents")
-    if advice := temperature_advice(samples.teacher, samples.mask, lesson.settings):
-        reporter.say(f"{name}: {advice}")
+    if words := scale_words(lesson.settings, samples):
+        reporter.say(f"{name}: {words}")
     order = Order(samples, lesson.settings, folder, lesson.seed, lesson.active)
     return dataclasses.replace(samples, vectors=lesson.vectors), trained_along(order)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from retriever.settings import Fraction, PositiveInt, Settings, nearest
 
@@ -68,8 +68,14 @@ class TrainingSettings(Settings):
     losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
     student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
     learn_scale: bool = Field(False, description="student_scale is where a learned factor starts, which all losses share; 100 at most")
-    teacher_scale: float = Field(1.0, gt=0, description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse")
-    teacher_temperature: float = Field(1.0, gt=0, description="divides the teacher's scores in kl_divergence and dynamic_contrastive")
+    teacher_scale: PositiveFloat | Literal["auto"] = Field(
+        "auto",
+        description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse; found as teacher_temperature is when left out",
+    )
+    teacher_temperature: PositiveFloat | Literal["auto"] = Field(
+        "auto",
+        description="divides the teacher's scores in kl_divergence and dynamic_contrastive; found from how sure the teacher is of its lists when left out",
+    )
     vectors_from: str | None = Field(None, description="the embedding teacher whose vectors such losses as gram compare with; the first one when left out")
     in_batch_temperature: float = Field(0.05, gt=0, description="divides the similarities of the teacher's vectors in in_batch_similarity")
     lambda_mu: float = Field(10.0, ge=0, description="lambda_loss: weight of NDCG-Loss2 beside LambdaRank; 0 is LambdaRank alone")

@@ -37,7 +37,7 @@ ACCEPTED: Mapping[str, frozenset[Unit]] = {
 """Loss -> the units it takes as they are."""
 
 WITH_TEMPERATURE: Mapping[str, frozenset[Unit]] = dict.fromkeys(("kl_divergence", "dynamic_contrastive"), ORDERS | BOUNDED)
-"""Loss -> the units it takes once a temperature other than 1, which is that of logits, says how sharp they are meant."""
+"""Loss -> the units it takes once a temperature other than 1, which is that of logits, says how sharp they are meant, or one is found for them."""
 
 _SET_A_TEMPERATURE = 'Set training.teacher_temperature for this unit, or normalise = "z_score" for this teacher'
 _WAYS_OUT: Mapping[str, str] = {
@@ -48,18 +48,18 @@ _WAYS_OUT: Mapping[str, str] = {
 }
 
 
-def accepts(loss: str, unit: str, temperature: float = 1.0) -> bool:
+def accepts(loss: str, unit: str, temperature: float | str = 1.0) -> bool:
     """Whether a loss learns from scores in this unit, with `temperature` dividing them where the loss has one."""
     return unit in ACCEPTED[loss] or (unit in WITH_TEMPERATURE.get(loss, ()) and temperature != 1.0)
 
 
-def check_unit(unit: str, losses: Iterable[str], temperature: float, where: str) -> None:
+def check_unit(unit: str, losses: Iterable[str], temperature: float | str, where: str) -> None:
     """Sees to it that every loss learns from scores in this unit.
 
     Args:
         unit: of the teacher's scores.
         losses: the names of those in use.
-        temperature: training.teacher_temperature.
+        temperature: training.teacher_temperature, which may be "auto".
         where: begins the message, for example `target "llm"`.
 
     Raises:

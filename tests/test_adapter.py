@@ -136,7 +136,7 @@ def test_each_loss_comes_back_with_its_weight_and_those_of_weight_zero_do_not() 
 
 
 def test_labels_find_their_samples_in_any_order() -> None:
-    training = TrainingSettings(losses={"margin_mse": 1})
+    training = TrainingSettings(losses={"margin_mse": 1}, teacher_scale=1.0)
     shuffled, alone = samples_of([[1, 2], [3, 4]], [[5, 1], [-3, 8]]), samples_of([[3, 4]], [[-3, 8]])
     assert terms_of("dot", [1], training, shuffled) == terms_of("dot", [0], training, alone)
 

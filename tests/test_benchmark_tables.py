@@ -56,8 +56,11 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
+LOSS_RUN = {"queries": 7, "judged": 5, "unjudged": 9, "target": "ensemble", "teacher": 0.65}
+
+
 def loss_run(student: str, loss: str, seed: int | None, first: float) -> dict[str, Any]:
-    return {"student": student, "loss": loss, "seed": seed, "first_stage": first, "re_ranking": 0.9, "measure": "nDCG@10", "queries": 7, "train_queries": 5}
+    return {"student": student, "loss": loss, "seed": seed, "first_stage": first, "re_ranking": 0.9, "measure": "nDCG@10", **LOSS_RUN}
 
 
 def test_the_tables_of_the_pages_are_those_of_the_kept_results(benchmark: Any) -> None:
@@ -130,7 +133,8 @@ def test_losses_are_ordered_by_their_mean_and_show_the_spread_over_seeds(benchma
         ["`ranknet`", f"{0.53:.3f} ± {statistics.stdev(values):.3f}"],
         ["start, untrained", "0.400"],
     ]
-    assert lines[-1].endswith("over the seeds 1, 2, 3; 5 queries taught.")
+    assert "over the seeds 1, 2, 3; 5 judged queries and 9 unjudged ones taught" in lines[-1]
+    assert lines[-1].endswith("The target, ensemble, re-ranks at 0.650.")
 
 
 def test_a_report_becomes_means_bytes_and_the_three_tests_of_the_student(benchmark: Any) -> None:
@@ -273,23 +277,30 @@ def test_a_loss_is_tried_on_queries_whose_documents_teach_nobody(benchmark: Any,
     sizes = ["student.layers=2", "student.max_length=32", "training.max_length=32", "training.learning_rate=2e-2", "training.validation_fraction=0.3"]
     sizes += ["training.frozen_layers=1"]
     tiny = [f"collection.path={shared_beir_folder}", 'candidates.sources=["bm25"]', teacher, f"student.model={encoder_folder}", *sizes]
-    pipeline = losses.pipeline_of("dense", tmp_path, tiny)
-    plan = losses.plan_of(pipeline, queries=8, choosing=2, measured=6)
-    assert [len(ids) for ids in (plan.teach, plan.choose, plan.measured)] == [8, 2, 6]
-    assert len({*plan.teach, *plan.choose, *plan.measured}) == 16
-    start = losses.run(pipeline, plan, "start", None)
-    first, again = (losses.run(pipeline, plan, "ranknet", 1) for _ in range(2))
-    for measured in (start, first):
-        assert 0 < measured["first_stage"] <= 1
-        assert measured["re_ranking"] > 0
+    asked = losses.asked_of("dense", tiny)
+    pipeline = losses.pipeline_of(asked, losses.Parts(judged=8, measured=6), tmp_path)
+    lesson, alone = losses.lesson_of(pipeline, "ranknet", 1), losses.lesson_of(pipeline, "contrastive", 1)
+    measured, taught = set(pipeline.qrels("test")), {*lesson.train, *lesson.held}
+    assert (len(measured), len(taught)) == (6, 8)
+    assert taught == set(pipeline.qrels("train"))
+    assert not {*taught, *lesson.unjudged} & measured
+    assert (len(lesson.unjudged), alone.unjudged) == (len(pipeline.conversations("train")) - 8, ())
+    assert alone.settings.epochs == round((len(lesson.train) + len(lesson.unjudged)) / len(lesson.train)) > lesson.settings.epochs == 1
+    start = losses.run(pipeline, "start", None)
+    first, again = (losses.run(pipeline, "ranknet", 1) for _ in range(2))
+    for found in (start, first):
+        assert 0 < found["first_stage"] <= 1
+        assert found["re_ranking"] > 0
     assert [first[stage] for stage in ("first_stage", "re_ranking")] == [again[stage] for stage in ("first_stage", "re_ranking")]
+    assert first["teacher"] == evaluate(pipeline.target.run("test"), pipeline.qrels("test"), ["nDCG@10"]).means["nDCG@10"]
     assert list((pipeline.folder / "runs").iterdir()) == []  # the students of a benchmark are not kept
+    assert losses.pipeline_of(asked, losses.Parts(judged=8, measured=6), tmp_path).qrels("test") == pipeline.qrels("test")  # its part lies there already
 
 
-def test_queries_are_measured_whose_documents_teach_nobody(benchmark: Any) -> None:
-    groups = benchmark("losses").by_documents({"q1": {"a": 1}, "q2": {"a": 1, "b": 2}, "q3": {"b": 1, "c": 0}, "q4": {"c": 1}, "q5": {"d": 0}})
-    assert groups["q1"] == groups["q2"] == groups["q3"]
-    assert len({groups[query_id] for query_id in ("q1", "q4", "q5")}) == 3
+def test_queries_are_measured_whose_documents_and_dialogues_teach_nobody(benchmark: Any) -> None:
+    groups = benchmark("losses").together({"q1": ["", "a"], "q2": ["", "a", "b"], "q3": ["talk", "b"], "q4": ["talk", "c"], "q5": ["", "d"], "q6": [""]})
+    assert groups["q1"] == groups["q2"] == groups["q3"] == groups["q4"]
+    assert len({groups[query_id] for query_id in ("q1", "q5", "q6")}) == 3
 
 
 def test_the_benchmark_keeps_the_judgements_of_whole_dialogues_and_all_queries(benchmark: Any, encoder_folder: Path, tmp_path: Path) -> None:

@@ -1,14 +1,22 @@
 """How sure a teacher's lists are under a temperature, against sums that someone else could derive."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from retriever.training.sureness import entropy_of_lists, temperature_advice, temperature_of
+from retriever.training.sureness import entropy_of_lists, scale_words, temperature_of, with_scales
 from retriever.training_settings import TrainingSettings
 
 
 def whole(scores: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(scores, dtype=np.float32), np.ones((len(scores), len(scores[0])), dtype=bool)
+
+
+def lists(scores: np.ndarray, mask: np.ndarray) -> Any:
+    """What is looked at of training samples."""
+    return SimpleNamespace(teacher=scores, mask=mask)
 
 
 def test_even_scores_have_the_highest_entropy_and_a_document_far_above_the_others_none() -> None:
@@ -40,16 +48,47 @@ def test_the_temperature_of_an_entropy_gives_it() -> None:
 @pytest.mark.parametrize(("temperature", "finding"), [(0.5, "nearly even"), (0.001, "of one document")])
 def test_cosines_under_a_temperature_that_is_not_theirs_are_told_with_one_that_is(temperature: float, finding: str) -> None:
     scores, mask = whole([[0.8, 0.5, 0.45, 0.4, 0.2], [0.7, 0.6, 0.3, 0.3, 0.1]])
-    advice = temperature_advice(scores, mask, TrainingSettings(losses={"kl_divergence": 1, "contrastive": 1}, teacher_temperature=temperature))
+    advice = scale_words(TrainingSettings(losses={"kl_divergence": 1, "contrastive": 1}, teacher_temperature=temperature), lists(scores, mask))
     assert advice is not None
     assert finding in advice
     assert f"teacher_temperature = {temperature:g}" in advice
     better = float(advice.rsplit("; ", 1)[1].split()[0])
     assert entropy_of_lists(scores, mask, better) == pytest.approx(0.3, abs=0.03)
-    assert temperature_advice(scores, mask, TrainingSettings(losses={"kl_divergence": 1}, teacher_temperature=better)) is None
+    assert scale_words(TrainingSettings(losses={"kl_divergence": 1}, teacher_temperature=better), lists(scores, mask)) is None
 
 
-def test_losses_that_know_no_temperature_get_no_advice() -> None:
+def test_losses_that_know_no_temperature_get_no_words() -> None:
     scores, mask = whole([[0.8, 0.5, 0.45]])
-    assert temperature_advice(scores, mask, TrainingSettings(losses={"margin_mse": 1}, teacher_temperature=100)) is None
-    assert temperature_advice(scores[:0], mask[:0], TrainingSettings(losses={"kl_divergence": 1})) is None
+    for temperature in (100.0, "auto"):
+        assert scale_words(TrainingSettings(losses={"ranknet": 1}, teacher_temperature=temperature), lists(scores, mask)) is None
+    assert scale_words(TrainingSettings(losses={"kl_divergence": 1}, teacher_temperature=1.0), lists(scores[:0], mask[:0])) is None
+
+
+@pytest.mark.parametrize("unit_size", [0.01, 1.0, 40.0])
+def test_a_temperature_that_nobody_gave_is_found_whatever_the_size_of_the_unit(unit_size: float) -> None:
+    scores, mask = np.random.default_rng(2).normal(size=(80, 5)).astype(np.float32) * unit_size, np.ones((80, 5), dtype=bool)
+    asked = TrainingSettings(losses={"kl_divergence": 1})
+    found = with_scales(asked, lists(scores, mask))
+    assert entropy_of_lists(scores, mask, float(found.teacher_temperature)) == pytest.approx(0.3, abs=0.02)
+    words = scale_words(asked, lists(scores, mask))
+    assert words is not None
+    assert f"teacher_temperature = {found.teacher_temperature:g}, found" in words
+
+
+@pytest.mark.parametrize("unit_size", [0.01, 1.0, 40.0])
+def test_margins_become_those_of_logits_that_are_as_sure(unit_size: float) -> None:
+    scores, mask = np.random.default_rng(2).normal(size=(80, 5)).astype(np.float32) * unit_size, np.ones((80, 5), dtype=bool)
+    asked = TrainingSettings(losses={"margin_mse": 1, "kl_divergence": 1})
+    found = with_scales(asked, lists(scores, mask))
+    assert entropy_of_lists(scores * np.float32(found.teacher_scale), mask) == pytest.approx(0.3, abs=0.02)
+    words = scale_words(asked, lists(scores, mask))
+    assert words is not None
+    assert words.startswith(f"teacher_temperature = {found.teacher_temperature:g}, teacher_scale = {found.teacher_scale:g}, found")
+
+
+def test_a_temperature_that_was_given_stays_and_one_that_no_loss_reads_is_not_looked_for() -> None:
+    scores, mask = whole([[0.8, 0.5, 0.45]])
+    given = TrainingSettings(losses={"kl_divergence": 1, "margin_mse": 1}, teacher_temperature=3.0, teacher_scale=2.0)
+    assert with_scales(given, lists(scores, mask)) is given
+    of_none = with_scales(TrainingSettings(losses={"contrastive": 1}), lists(scores, mask))
+    assert (of_none.teacher_temperature, of_none.teacher_scale) == (1, 1)

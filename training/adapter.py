@@ -23,6 +23,7 @@ from retriever.training.samples import TrainingSamples, direction
 from retriever.training.scale import LearnedScale
 from retriever.training.sparsity import SparsityController
 from retriever.training.sparsity_losses import flops
+from retriever.training.sureness import with_scales
 from retriever.training_settings import TrainingSettings
 from retriever.units import check_unit
 
@@ -100,7 +101,7 @@ class DistillationLoss(nn.Module):
         check_vectors(model, samples, self.losses)
         self.model = model
         self.samples = samples
-        self.settings = settings
+        self.settings = with_scales(settings, samples)
         self.sparsity = sparsity
         self.scale = scale
         self.queue = queue

@@ -15,6 +15,7 @@ from retriever.training.batches import length_groups, length_to_read
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TrainingSamples
+from retriever.training.sureness import with_scales
 from retriever.training_settings import TrainingSettings
 from retriever.units import check_unit
 
@@ -56,7 +57,7 @@ class PairLoss(nn.Module):
         check_losses(model, self.losses)
         self.model = model
         self.samples = samples
-        self.settings = settings
+        self.settings = with_scales(settings, samples)
 
     def forward(self, features: Sequence[Mapping[str, Any]], labels: Mapping[str, Tensor], **_: Any) -> dict[str, Tensor]:
         """One scalar for each loss of the file.

@@ -1,18 +1,21 @@
-"""How sure a teacher is of its lists under a temperature: whether losses of distributions have anything to teach."""
+"""How sure a teacher is of its lists under a temperature, and the temperature under which losses of distributions have something to teach."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.training.samples import TrainingSamples
 from retriever.training_settings import TrainingSettings
 
 OF_DISTRIBUTIONS = ("kl_divergence", "dynamic_contrastive")
 """The losses that `teacher_temperature` concerns."""
+OF_DISTANCES = ("margin_mse", "margin_mse_all_pairs", "pointwise_mse")
+"""Those that `teacher_scale` concerns."""
 ALL_ALIKE, ONE_ALONE = 0.85, 0.01
 """Entropies beyond which a list says nearly nothing but that its documents are alike, or nearly nothing but which is the best."""
 BETWEEN = 0.3
-"""The entropy of the temperature that is advised."""
+"""The entropy under `teacher_temperature = "auto"`, and of the temperature that is advised."""
 
 
 def entropy_of_lists(teacher: NDArray[np.float32], mask: NDArray[np.bool_], temperature: float = 1.0) -> float:
@@ -54,21 +57,53 @@ def temperature_of(entropy: float, teacher: NDArray[np.float32], mask: NDArray[n
     return float(np.sqrt(low * high))
 
 
-def temperature_advice(teacher: NDArray[np.float32], mask: NDArray[np.bool_], settings: TrainingSettings) -> str | None:
-    """One line where the temperature makes a teacher's lists nearly even or nearly of one document; None where it matters not, or is well.
+def with_scales(settings: TrainingSettings, samples: TrainingSamples) -> TrainingSettings:
+    """The settings with numbers, of two digits, in the place of "auto".
+
+    `teacher_temperature` becomes the temperature that gives the teacher's lists the entropy `BETWEEN`, `teacher_scale` its inverse: with either,
+    scores become logits that are about as sure. Units differ a hundredfold, cosines of a list by a tenth and logits by ten, so that no number
+    suits all teachers; and against a student's cosines, which `student_scale` makes logits, margins of a teacher's bare cosines ask for none.
 
     Args:
-        teacher: scores of the samples, [S, K].
-        mask: [S, K].
-        settings: losses and temperature.
+        settings: losses, temperature and scale.
+        samples: whose lists they are.
     """
+    wanted = _wanted(settings)
+    temperature = temperature_of(BETWEEN, samples.teacher, samples.mask) if wanted else 1.0
+    found = {"teacher_temperature": temperature, "teacher_scale": 1 / temperature}
+    numbers = {name: _two_digits(found[name]) if name in wanted else 1.0 for name in found if getattr(settings, name) == "auto"}
+    return settings.model_copy(update=numbers) if numbers else settings
+
+
+def scale_words(settings: TrainingSettings, samples: TrainingSamples) -> str | None:
+    """One line on what was found, or on a temperature that makes lists nearly even or nearly of one document; None where nothing is to be said.
+
+    Args:
+        settings: losses, temperature and scale.
+        samples: whose lists they are.
+    """
+    if wanted := _wanted(settings):
+        found = with_scales(settings, samples)
+        return f"{', '.join(f'{name} = {getattr(found, name):g}' for name in wanted)}, found from how sure the teacher is of its lists"
     losses = [name for name in OF_DISTRIBUTIONS if settings.losses.get(name)]
-    found = entropy_of_lists(teacher, mask, settings.teacher_temperature)
-    if not losses or not (found > ALL_ALIKE or found < ONE_ALONE):
+    if not losses or settings.teacher_temperature == "auto":
         return None
-    finding = "nearly even, all documents alike" if found > ALL_ALIKE else "nearly all of one document, as contrastive has them without a teacher"
-    better = temperature_of(BETWEEN, teacher, mask)
+    entropy = entropy_of_lists(samples.teacher, samples.mask, settings.teacher_temperature)
+    if not (entropy > ALL_ALIKE or entropy < ONE_ALONE):
+        return None
+    finding = "nearly even, all documents alike" if entropy > ALL_ALIKE else "nearly all of one document, as contrastive has them without a teacher"
+    better = temperature_of(BETWEEN, samples.teacher, samples.mask)
     return (
         f"under teacher_temperature = {settings.teacher_temperature:g} the teacher's lists are {finding} "
-        f"(entropy {found:.2f} of the highest), and {' and '.join(losses)} can teach little more; {better:.2g} would give {BETWEEN:g}"
+        f"(entropy {entropy:.2f} of the highest), and {' and '.join(losses)} can teach little more; {better:.2g} would give {BETWEEN:g}"
     )
+
+
+def _wanted(settings: TrainingSettings) -> list[str]:
+    """Which numbers are to be found, and read by a loss."""
+    concerned = {"teacher_temperature": OF_DISTRIBUTIONS, "teacher_scale": OF_DISTANCES}
+    return [name for name, losses in concerned.items() if getattr(settings, name) == "auto" and any(settings.losses.get(loss) for loss in losses)]
+
+
+def _two_digits(number: float) -> float:
+    return float(f"{number:.2g}")
