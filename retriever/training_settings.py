@@ -101,6 +101,9 @@ class TrainingSettings(Settings):
         "minus the margin times that score's size (relative), or above the margin itself (threshold)",
     )
     false_negative_margin: float = Field(0.0, description="in the teacher's unit; a share, such as 0.05, under relative")
+    positive_score: Literal["teacher", "best"] = Field(
+        "teacher", description='of a judged positive in its list: as the teacher says, or "best", where the teacher prefers others, theirs'
+    )
     queue: QueueSettings | None = Field(None, description="negatives beyond the batch: a queue of past documents, encoded by a momentum copy of the student")
     rounds: PositiveInt = Field(1, description="of training; before each further one the new student finds candidates, which the teachers score")
     validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")

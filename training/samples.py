@@ -264,4 +264,6 @@ def _draw(
     chosen = np.concatenate([[place], drawn]).astype(np.int64)
     rows, scores, mask = np.full(size, item.rows[place]), np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.bool_)
     rows[: len(chosen)], scores[: len(chosen)], mask[: len(chosen)] = item.rows[chosen], item.scores[chosen], True
+    if settings.positive_score == "best":
+        scores[0] = scores[: len(chosen)].max()
     return rows, scores, mask
