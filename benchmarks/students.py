@@ -142,8 +142,8 @@ def run_experiment(experiment: Experiment, work: Path, scores: Path | None = Non
     }
 
 
-def measured(report: ReportData) -> dict[str, Any]:
-    """Means, intervals, latency and bytes of every run, and the paired tests of the student."""
+def measured(report: ReportData, compared: Sequence[tuple[str, str]] = COMPARED) -> dict[str, Any]:
+    """Means, intervals, latency and bytes of every run, and the paired tests of (run, baseline)."""
     measure = report.measures[0]
     runs = {
         run.name: {
@@ -154,7 +154,7 @@ def measured(report: ReportData) -> dict[str, Any]:
         }
         for run in report.runs
     }
-    tests = compare({run.name: run.evaluation for run in report.runs}, COMPARED, [measure], report.seed, report.clusters)
+    tests = compare({run.name: run.evaluation for run in report.runs}, compared, [measure], report.seed, report.clusters)
     return {
         "measure": measure,
         "runs": runs,
