@@ -5,7 +5,7 @@
     python benchmarks/losses.py --judged 250             # fewer of the train queries have judgements
 
 The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, and the target of the examples' teachers: BM25 and
-all-mpnet-base-v2, taught on the judged queries. 500 train queries, whole dialogues of them, keep their judgements; of the others only the teacher says
+all-mpnet-base-v2, taught on the judged queries in as many epochs as make the steps of all. 500 train queries, whole dialogues of them, keep their judgements; of the others only the teacher says
 anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have the judged ones as often as makes as many steps.
 A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
@@ -32,7 +32,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from students import experiment_of, folder_of, settings_of, share_steps
 from tables import losses_table
-from unjudged import write_beir
+from unjudged import taught_longer, write_beir
 
 from retriever.candidates import index_run
 from retriever.collection import open_collection
@@ -120,9 +120,11 @@ def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
 def pipeline_of(experiment: Experiment, parts: Parts, work: Path) -> Pipeline:
     """It on its part of the collection, with the candidates, teachers and scores of the other kind where there are any."""
     folder = work / f"{parts.judged}-judged-{parts.measured}-measured"
-    settings = experiment.collection.model_copy(update={"path": apart(experiment, parts, folder), "unjudged": True})
+    collection = experiment.collection.model_copy(update={"path": apart(experiment, parts, folder), "unjudged": True})
     share_steps(folder, experiment.name)
-    pipeline = Pipeline(experiment.model_copy(update={"collection": settings}), folder, Terminal())
+    part = Pipeline(experiment.model_copy(update={"collection": collection}), folder)
+    times = len(part.conversations("train")) / len(part.qrels("train"))
+    pipeline = Pipeline(taught_longer(part.experiment, times), folder, Terminal())
     pipeline.target.scores("train")
     return pipeline
 

@@ -6,9 +6,10 @@
     python benchmarks/unjudged.py --set training.epochs=2
 
 Of doc2dial's dialogues with train queries some, drawn by the seed, keep their judgements, until so many queries have one; the judgements of
-the others are taken away. Nobody has more than these, the taught teacher of examples/doc2dial-<kind>.toml neither. Compared on the test queries: the
-start, the training on the judged queries without the teacher (contrastive), distilled on the judged ones (judged), and distilled on all of them
-(student). Needs ../shared/data/doc2dial, or --set collection.path=FOLDER.
+the others are taken away. Nobody has more than these, the taught teacher of examples/doc2dial-<kind>.toml neither, which goes through them as
+often as makes the steps of all. Compared on the test queries: the
+start, the training on the judged queries without the teacher (contrastive), distilled on the judged ones (judged), both in as many steps as the third
+has: distilled on all of them (student). Needs ../shared/data/doc2dial, or --set collection.path=FOLDER.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from retriever.eval.report import read_report
 from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
+from retriever.teacher_settings import TeacherSettings
 from retriever.training.samples import hold_out
 from retriever.types import Qrels, Query
 
@@ -78,18 +80,30 @@ def run(whole: Experiment, work: Path, count: int) -> dict[str, Any]:
 
 def with_few_judged(experiment: Experiment, work: Path, count: int) -> Experiment:
     """The experiment on a copy of its collection in which few train queries, whole dialogues of them, are judged, and the others are there all the same."""
-    name, settings = f"{experiment.name}-{count}-judged", experiment.collection
-    folder = work / f"collection-{count}-judged"
+    settings = experiment.collection
+    folder, whole = work / f"collection-{count}-judged", open_collection(settings, work / "whole")
+    queries, judged = whole.queries(settings.train), whole.qrels(settings.train)
+    _, kept = hold_out({query_id: query.conversation for query_id, query in queries.items()}, 1.0, count, np.random.default_rng(experiment.seed))
     if not folder.exists():
-        whole = open_collection(settings, work / "whole")
-        talks = {query_id: query.conversation for query_id, query in whole.queries(settings.train).items()}
-        _, kept = hold_out(talks, 1.0, count, np.random.default_rng(experiment.seed))
-        judged = whole.qrels(settings.train)
         qrels = {settings.train: {query_id: judged[query_id] for query_id in kept}, settings.test: whole.qrels(settings.test)}
         write_beir(whole, whole.all_queries(), qrels, folder)
-    collection = settings.model_copy(update={"path": folder.resolve(), "unjudged": True})
-    evaluation = experiment.evaluation.model_copy(update={"ablation": True})
-    return experiment.model_copy(update={"name": name, "collection": collection, "evaluation": evaluation})
+    return taught_longer(experiment, len(judged) / len(kept)).model_copy(
+        update={
+            "name": f"{experiment.name}-{count}-judged",
+            "collection": settings.model_copy(update={"path": folder.resolve(), "unjudged": True}),
+            "evaluation": experiment.evaluation.model_copy(update={"ablation": True}),
+        }
+    )
+
+
+def taught_longer(experiment: Experiment, times: float) -> Experiment:
+    """The experiment whose taught teachers go through their queries so many times as often: fewer queries, about as many steps."""
+
+    def longer(teacher: TeacherSettings) -> TeacherSettings:
+        train = getattr(teacher, "train", None)
+        return teacher.model_copy(update={"train": train.model_copy(update={"epochs": round(train.epochs * times)})}) if train else teacher
+
+    return experiment.model_copy(update={"teacher": tuple(longer(teacher) for teacher in experiment.teacher)})
 
 
 def write_beir(whole: Collection, queries: Iterable[Query], qrels: Mapping[str, Qrels], folder: Path) -> None:

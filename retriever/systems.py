@@ -75,9 +75,15 @@ def system_name(reading: Reading) -> str:
 
 
 def train_other(pipeline: Pipeline, name: str) -> Done:
-    """The step that trains what the student is held against: by other losses, on the qrels alone (`contrastive`), on judged queries alone (`judged`)."""
-    losses = pipeline.experiment.trainings[name]
-    training = pipeline.experiment.training.model_copy(update={"losses": losses})
+    """The step that trains what the student is held against: by other losses, on the qrels alone (`contrastive`), on judged queries alone (`judged`).
+
+    Where unjudged queries teach the student, these two read the judged ones again and again until they have had about as many.
+    """
+    own = pipeline.experiment.training
+    training = own.model_copy(update={"losses": pipeline.experiment.trainings[name]})
+    if name in ("contrastive", "judged"):
+        judged = len(pipeline.held_out[0])
+        training = training.model_copy(update={"epochs": round(own.epochs * (judged + len(pipeline.unjudged)) / judged)})
     return pipeline.train(f"train_{name}", training, teacher=name != "contrastive", unjudged=name != "judged")
 
 
@@ -96,7 +102,7 @@ def _training_words(pipeline: Pipeline, name: str) -> str:
     if name == "contrastive":
         return "the same training on qrels and retrieved negatives, without a teacher"
     if name == "judged":
-        return "the same training on judged queries alone"
+        return "the same training on judged queries alone, in as many steps"
     return "the same training by " + " + ".join(f"{weight:g} {loss}" for loss, weight in losses.items() if weight)
 
 

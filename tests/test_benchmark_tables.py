@@ -297,6 +297,13 @@ def test_a_loss_is_tried_on_queries_whose_documents_teach_nobody(benchmark: Any,
     assert losses.pipeline_of(asked, losses.Parts(judged=8, measured=6), tmp_path).qrels("test") == pipeline.qrels("test")  # its part lies there already
 
 
+def test_a_teacher_of_fewer_queries_is_taught_in_about_as_many_steps(benchmark: Any) -> None:
+    whole = read_experiment(ROOT / "examples" / "doc2dial-dense.toml", ["teacher=[{kind='lexical'}, {kind='cross_encoder', model='x', train={epochs=2}}]"])
+    lexical, taught = benchmark("unjudged").taught_longer(whole, 3.6).teacher
+    assert (lexical, taught.train.epochs) == (whole.teacher[0], 7)
+    assert taught.model_copy(update={"train": whole.teacher[1].train}) == whole.teacher[1]
+
+
 def test_queries_are_measured_whose_documents_and_dialogues_teach_nobody(benchmark: Any) -> None:
     groups = benchmark("losses").together({"q1": ["", "a"], "q2": ["", "a", "b"], "q3": ["talk", "b"], "q4": ["talk", "c"], "q5": ["", "d"], "q6": [""]})
     assert groups["q1"] == groups["q2"] == groups["q3"] == groups["q4"]
