@@ -5,8 +5,9 @@
     python benchmarks/losses.py --judged 250             # fewer of the train queries have judgements
 
 The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, and the target of the examples' teachers: BM25 and
-all-mpnet-base-v2, taught on the judged queries in as many epochs as make the steps of all. 500 train queries, whole dialogues of them, keep their judgements; of the others only the teacher says
-anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have the judged ones as often as makes as many steps.
+all-mpnet-base-v2, taught on the judged queries in as many epochs as make the steps of all. 500 train queries, whole dialogues of them, keep their
+judgements; of the others only the teacher says anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have
+the judged ones as often as makes as many steps.
 A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
 Measured on 600 other train queries: none is about a document, or of a dialogue, that teaches anybody, the teacher neither. As first stage over all
