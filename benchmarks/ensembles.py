@@ -20,10 +20,10 @@ from pathlib import Path
 from record import against, keep
 
 from retriever.config import EnsembleSettings, read_experiment
-from retriever.ensemble_step import ensemble_on_held_out, judged_lists
+from retriever.ensemble_step import ensemble_on_held_out, judged_lists, keep_pairs
 from retriever.errors import ConfigError
 from retriever.eval.measures import Evaluation, evaluate
-from retriever.pipeline import Pipeline, keep_pairs
+from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.runs import Run
 from retriever.types import Query

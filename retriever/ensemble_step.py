@@ -211,6 +211,11 @@ def pairs_in(run: Run, wanted: Run) -> NDArray[np.bool_]:
     return np.array([doc_id in kept[query_id] for query_id in run for doc_id, _ in run[query_id]], dtype=np.bool_)
 
 
+def keep_pairs(run: Run, wanted: Run) -> Run:
+    """The pairs of `run` that `wanted` has too."""
+    return run.keep(pairs_in(run, wanted))
+
+
 def _measure(pairs: Run, wanted: Run, qrels: Qrels, name: str) -> Callable[[Floats], Floats]:
     """Scores [n] of the pairs -> the measure of each of their queries [Q], only retrieved documents counted."""
     keep = pairs_in(pairs, wanted)

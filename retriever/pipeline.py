@@ -19,7 +19,6 @@ from retriever.config import Experiment
 from retriever.conversations import ConversationReader, Reading, told_cuts
 from retriever.encoder_step import encode_documents, load_encoder
 from retriever.encodings import DocumentEncodings, document_identity
-from retriever.ensemble_step import pairs_in
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.generation.step import generated_collection
@@ -458,8 +457,3 @@ class Pipeline:
             lambda folder: self.start.save(folder / "student"),
         )
         return self.index_of("index_before", self.start, done.folder / "student")
-
-
-def keep_pairs(run: Run, wanted: Run) -> Run:
-    """The pairs of `run` that `wanted` has too."""
-    return run.keep(pairs_in(run, wanted))

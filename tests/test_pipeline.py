@@ -17,10 +17,11 @@ from sentence_transformers import SentenceTransformer
 import retriever
 from retriever import Collection, Document, Query, Run, distill, read_experiment, read_qrels, write_collection
 from retriever.bm25 import BM25
+from retriever.ensemble_step import keep_pairs
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.eval.measures import evaluate
 from retriever.evaluation_settings import EvaluationSettings
-from retriever.pipeline import Pipeline, keep_pairs
+from retriever.pipeline import Pipeline
 from retriever.progress import Advance, Quiet
 from retriever.systems import fused_depth
 from tests.tiny_experiment import RUNS, STEPS, manifest_times, write_experiment
