@@ -142,6 +142,36 @@ def _student_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
     ]
 
 
+def unjudged_table(kept: Mapping[str, Any]) -> str:
+    """What each kind of student learns from a few judged queries, and from those that nobody judged beside them."""
+    first = next(iter(kept.values()))
+    rows = [_unjudged_row("BM25", first, "bm25"), _unjudged_row(f"teacher ({first['target']}, re-ranks)", first, "teacher")]
+    named = {
+        "student_before": "start",
+        "contrastive": "judged queries, contrastive only",
+        "judged": "judged queries, distilled",
+        "student": "**unjudged ones too, distilled**",
+    }
+    for result in kept.values():
+        kind = result["settings"]["student"]["kind"].replace("_", " ")
+        rows += [_unjudged_row(f"{kind}: {name}", result, run) for run, name in named.items()]
+    said = (
+        f"{first['queries']:,} test queries, {first['judged']:,} judged and {first['unjudged']:,} unjudged train queries, seed {first['seed']}, "
+        f"{first['machine']}. In brackets: p of the paired randomisation test, after Holm's correction over four comparisons."
+    )
+    heads = ["", first["measure"], "95 % interval", "of the teacher's", "above judged, distilled", "above contrastive", "above its start"]
+    return f"{markdown(heads, rows)}\n\n{said}"
+
+
+def _unjudged_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
+    found, measure = result["runs"][run], result["measure"]
+    mean, (low, high) = found["mean"][measure], found["interval"]
+    share = mean / result["runs"]["teacher"]["mean"][measure]
+    tests = [result["p_values"].get(f"{run} > {other}") for other in ("judged", "contrastive", "student_before")]
+    gains = [gain(*test) if test else "" for test in tests]
+    return [name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{share:.1%}".replace("%", " %"), *gains]
+
+
 def losses_table(kept: Mapping[str, Any]) -> str:
     """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first."""
     runs = [run for name, run in kept.items() if not name.startswith("settings ")]
@@ -259,6 +289,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "students-doc2dial": ("students", partial(students_table, dataset="doc2dial")),
     "students-scifact": ("students", partial(students_table, dataset="scifact")),
     "losses": ("losses", losses_table),
+    "unjudged": ("unjudged", unjudged_table),
     "static-speed": ("static_speed", static_speed_table),
     "sparsity": ("sparsity", sparsity_table),
     "scifact": ("scifact", scifact_table),

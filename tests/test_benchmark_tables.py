@@ -123,6 +123,19 @@ def test_a_row_of_students_has_the_share_of_the_teacher_and_the_corrected_p_valu
     assert said.startswith("1,234 test queries, 10 documents, seed 1,")
 
 
+def test_what_unjudged_queries_add_stands_beside_the_judged_alone(benchmark: Any) -> None:
+    result = student_result()
+    result["runs"]["judged"] = result["runs"]["contrastive"]
+    result |= {"p_values": {"student > judged": [0.02, 0.001, 0.004]}, "judged": 5, "unjudged": 19, "settings": {"student": {"kind": "late_interaction"}}}
+    lines = benchmark("tables").unjudged_table({"late_interaction, 5 judged": result}).splitlines()
+    assert [cells(line)[0] for line in lines[4:8]] == [
+        *("late interaction: start", "late interaction: judged queries, contrastive only", "late interaction: judged queries, distilled"),
+        "late interaction: **unjudged ones too, distilled**",
+    ]
+    assert cells(lines[7])[1:] == ["0.780", "0.680 to 0.880", "97.5 %", "+0.020 (p = 0.004)", "", ""]
+    assert lines[-1].startswith("1,234 test queries, 5 judged and 19 unjudged train queries, seed 1")
+
+
 def test_losses_are_ordered_by_their_mean_and_show_the_spread_over_seeds(benchmark: Any) -> None:
     values = [0.5, 0.52, 0.57]
     kept = {f"dense ranknet {seed}": loss_run("dense", "ranknet", seed, value) for seed, value in enumerate(values, 1)}
