@@ -137,9 +137,9 @@ def test_a_single_teacher_may_be_asked_for_where_the_ensembles_units_do_not_mix(
 
 
 def test_a_loss_that_cannot_learn_from_any_target_is_refused_before_anything_is_scored(finished_experiment: Path, tmp_path: Path) -> None:
-    overrides = ["ensemble.normalise=rank", "ensemble.select=all"]
+    overrides = ["ensemble.normalise=rank", "ensemble.select=all", "training.losses={margin_mse=1.0}"]
     pipeline = Pipeline(read_experiment(finished_experiment / "tiny.toml", overrides), tmp_path)
-    with pytest.raises(ConfigError, match='target "ensemble": scores are in unit "rank", but loss kl_divergence needs'):
+    with pytest.raises(ConfigError, match='target "ensemble": scores are in unit "rank", but loss margin_mse needs'):
         _ = pipeline.trained
     assert not (tmp_path / "tiny" / "score" / "manifest.json").exists()
 
