@@ -29,8 +29,6 @@ from typing import Any
 
 import numpy as np
 from record import MACHINE, keep, kept
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from students import experiment_of, folder_of, settings_of, share_steps
 from tables import losses_table
 from unjudged import taught_longer, write_beir
@@ -42,11 +40,13 @@ from retriever.conversation_facets import relevant_to
 from retriever.encodings import encode_collection, score_rows
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint
+from retriever.near_duplicates import groups
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.progress import Terminal
 from retriever.ragged_encodings import encode_ragged
 from retriever.runs import Run
+from retriever.systems import epochs_alone
 from retriever.train_step import Lesson, teach_student
 from retriever.training.samples import hold_out
 
@@ -136,10 +136,10 @@ def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
     if not folder.exists():
         whole = open_collection(settings, work / "whole")
         queries, qrels = whole.queries(settings.train), whole.qrels(settings.train)
-        titles = {
-            doc_id: whole.documents_by_row(whole.rows_of(np.array([doc_id])).tolist())[0].title for doc_id in {one for own in qrels.values() for one in own}
+        about = {
+            query_id: [query.conversation, *(whole.document(doc_id).title or doc_id for doc_id in relevant_to(qrels, query_id))]
+            for query_id, query in queries.items()
         }
-        about = {query_id: [query.conversation, *(titles[doc_id] or doc_id for doc_id in relevant_to(qrels, query_id))] for query_id, query in queries.items()}
         draw = np.random.default_rng(experiment.seed)
         others, measured = hold_out(together(about), 1.0, parts.measured, draw)
         _, judged = hold_out({query_id: queries[query_id].conversation for query_id in others}, 1.0, parts.judged, draw)
@@ -150,12 +150,10 @@ def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
 
 def together(about: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Query id -> its group: queries share one where they are about the same thing, or each is about one with a third. An empty name is no thing."""
-    pairs = [(number, thing) for number, things in enumerate(about.values()) for thing in things if thing]
-    _, things = np.unique([thing for _, thing in pairs], return_inverse=True)
-    size = len(about) + len(pairs)
-    edges = ([number for number, _ in pairs], things + len(about))
-    _, groups = connected_components(coo_array((np.ones(len(pairs)), edges), shape=(size, size)), directed=False)
-    return {query_id: str(group) for query_id, group in zip(about, groups, strict=False)}
+    first: dict[str, int] = {}
+    pairs = [(number, first.setdefault(thing, number)) for number, things in enumerate(about.values()) for thing in things if thing]
+    _, numbers = np.unique(groups(len(about), pairs), return_inverse=True)
+    return {query_id: str(number) for query_id, number in zip(about, numbers, strict=True)}
 
 
 def run(pipeline: Pipeline, loss: str, seed: int | None) -> dict[str, Any]:
@@ -180,8 +178,8 @@ def run(pipeline: Pipeline, loss: str, seed: int | None) -> dict[str, Any]:
 
 def lesson_of(pipeline: Pipeline, loss: str, seed: int) -> Lesson:
     """What the train step would give its student, with another seed; of judged queries alone so often that there are as many steps."""
-    (train, held), unjudged = pipeline.held_out, pipeline.unjudged
-    epochs = round((len(train) + len(unjudged)) / len(train)) if loss in JUDGED_ALONE else 1
+    (train, held), alone = pipeline.held_out, loss in JUDGED_ALONE
+    epochs = epochs_alone(pipeline) if alone else pipeline.experiment.training.epochs
     return Lesson(
         settings=pipeline.experiment.training.model_copy(update={"losses": LOSSES[loss], "epochs": epochs}),
         target=pipeline.target.scores("train"),
@@ -194,7 +192,7 @@ def lesson_of(pipeline: Pipeline, loss: str, seed: int) -> Lesson:
         measure=pipeline.experiment.evaluation.measures[0],
         batch_size=pipeline.experiment.index.batch_size,
         seed=seed,
-        unjudged=() if loss in JUDGED_ALONE else unjudged,
+        unjudged=() if alone else pipeline.unjudged,
     )
 
 

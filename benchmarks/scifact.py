@@ -34,7 +34,7 @@ VARIANTS = {
     "contrastive alone": ("training.losses={contrastive=1.0}",),
     "fusion alone": ("training.losses={kl_divergence=1.0}",),
     "BM25+contrastive": ('ensemble.select="lexical"',),
-    "margin-MSE+contrastive": ("training.losses={margin_mse=0.2, contrastive=0.5}",),
+    "margin-MSE+contrastive": ("training.losses={margin_mse=0.2, contrastive=0.5}", "training.teacher_scale=1"),
 }
 
 

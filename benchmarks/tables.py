@@ -129,17 +129,22 @@ def students_table(kept: Mapping[str, Any], dataset: str) -> str:
 
 def _student_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
     """The cells of one run."""
-    found, measure = result["runs"][run], result["measure"]
-    mean, teacher = found["mean"][measure], result["runs"]["teacher"]["mean"][measure]
-    low, high = found["interval"]
+    found = result["runs"][run]
     gains = [gain(*result["p_values"][f"student > {other}"]) if run == "student" else "" for other in ("contrastive", "student_before", "bm25")]
     minutes = result["minutes"].get(run)
     return [
-        *(name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{mean / teacher:.1%}".replace("%", " %") if teacher else "", *gains),
+        *(name, *_effectiveness(result, run), *gains),
         "" if found["latency_ms"] is None else f"{found['latency_ms']:.3g}",
         "" if found["bytes"] is None else f"{found['bytes'] / result['documents']:,.0f}",
         "" if minutes is None else f"{minutes:.1f}",
     ]
+
+
+def _effectiveness(result: Mapping[str, Any], run: str) -> list[str]:
+    """The cells of a run's mean, its interval, and its share of the teacher's mean."""
+    found, measure = result["runs"][run], result["measure"]
+    mean, teacher, (low, high) = found["mean"][measure], result["runs"]["teacher"]["mean"][measure], found["interval"]
+    return [f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{mean / teacher:.1%}".replace("%", " %") if teacher else ""]
 
 
 def unjudged_table(kept: Mapping[str, Any]) -> str:
@@ -164,12 +169,9 @@ def unjudged_table(kept: Mapping[str, Any]) -> str:
 
 
 def _unjudged_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
-    found, measure = result["runs"][run], result["measure"]
-    mean, (low, high) = found["mean"][measure], found["interval"]
-    share = mean / result["runs"]["teacher"]["mean"][measure]
     tests = [result["p_values"].get(f"{run} > {other}") for other in ("judged", "contrastive", "student_before")]
     gains = [gain(*test) if test else "" for test in tests]
-    return [name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{share:.1%}".replace("%", " %"), *gains]
+    return [name, *_effectiveness(result, run), *gains]
 
 
 def losses_table(kept: Mapping[str, Any]) -> str:

@@ -228,6 +228,7 @@ def task_of(arguments: argparse.Namespace, folder: Path) -> Task:
         max_length=arguments.length,
         losses={"margin_mse": 1.0},
         student_scale=SCALE,
+        teacher_scale=1.0,  # as the stock loss has it
         precision="fp32",
         false_negatives="keep",
         checkpoint_steps=10**6,

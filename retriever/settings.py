@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _number_or_auto(value: Any) -> Any:
+    """The value, where it is one: a union's own refusal would name its first branch alone."""
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0):
+        return value
+    raise ValueError(f'must be a number greater than 0, or "auto", found {value!r:.80}')
+
+
+NumberOrAuto = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
+"""A number that is found from the data where nobody gives one."""
 
 
 def check_kind(values: Any, known: Mapping[str, Any]) -> Any:

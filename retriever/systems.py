@@ -77,14 +77,18 @@ def system_name(reading: Reading) -> str:
 def train_other(pipeline: Pipeline, name: str) -> Done:
     """The step that trains what the student is held against: by other losses, on the qrels alone (`contrastive`), on judged queries alone (`judged`).
 
-    Where unjudged queries teach the student, these two read the judged ones again and again until they have had about as many.
+    The last two take as many steps as the student, whom unjudged queries may teach beside the judged ones.
     """
     own = pipeline.experiment.training
-    training = own.model_copy(update={"losses": pipeline.experiment.trainings[name]})
-    if name in ("contrastive", "judged"):
-        judged = len(pipeline.held_out[0])
-        training = training.model_copy(update={"epochs": round(own.epochs * (judged + len(pipeline.unjudged)) / judged)})
+    epochs = epochs_alone(pipeline) if name in ("contrastive", "judged") else own.epochs
+    training = own.model_copy(update={"losses": pipeline.experiment.trainings[name], "epochs": epochs})
     return pipeline.train(f"train_{name}", training, teacher=name != "contrastive", unjudged=name != "judged")
+
+
+def epochs_alone(pipeline: Pipeline) -> int:
+    """Of the judged queries alone, for about as many steps as the experiment's epochs of all queries that teach make."""
+    judged = len(pipeline.held_out[0])
+    return round(pipeline.experiment.training.epochs * (judged + len(pipeline.unjudged)) / judged)
 
 
 def _other(pipeline: Pipeline, name: str) -> System:

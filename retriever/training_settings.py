@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from retriever.settings import Fraction, PositiveInt, Settings, nearest
+from retriever.settings import Fraction, NumberOrAuto, PositiveInt, Settings, nearest
 
 LOSSES = (
     *("margin_mse", "margin_mse_all_pairs", "pointwise_mse", "kl_divergence", "standardised_kl", "dynamic_contrastive"),
@@ -68,11 +68,11 @@ class TrainingSettings(Settings):
     losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
     student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
     learn_scale: bool = Field(False, description="student_scale is where a learned factor starts, which all losses share; 100 at most")
-    teacher_scale: PositiveFloat | Literal["auto"] = Field(
+    teacher_scale: NumberOrAuto = Field(
         "auto",
         description="multiplies the teacher's scores in margin_mse, margin_mse_all_pairs and pointwise_mse; found as teacher_temperature is when left out",
     )
-    teacher_temperature: PositiveFloat | Literal["auto"] = Field(
+    teacher_temperature: NumberOrAuto = Field(
         "auto",
         description="divides the teacher's scores in kl_divergence and dynamic_contrastive; found from how sure the teacher is of its lists when left out",
     )

@@ -27,6 +27,7 @@ TRAINING = TrainingSettings(
     batch_size=9,  # 28 samples: parts of 5 and 4, and a last batch of one sample, of which the second process gets nothing
     learning_rate=1e-3,
     losses={"kl_divergence": 1.0},
+    teacher_temperature=1.0,  # a sharper one makes roundings larger than the test allows
     precision="fp32",
     checkpoint_steps=2,
 )

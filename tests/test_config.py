@@ -117,6 +117,10 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(changes: dict[str, Any]
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: must be a finite number, found inf"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: must be a finite number, found nan"),
         ({"training": {"learning_rate": 0}}, "training.learning_rate: must be greater than 0, found 0"),
+        *(
+            ({"training": {"teacher_scale": wrong}}, f'training.teacher_scale: must be a number greater than 0, or "auto", found {wrong!r}')
+            for wrong in ("car", 0, -1.5, True, float("inf"))
+        ),
         ({"training": {"documents_per_query": 1}}, "training.documents_per_query: must be greater than or equal to 2, found 1"),
         ({"training": {"validation_fraction": 1.0}}, "training.validation_fraction: must be less than 1, found 1.0"),
         ({"evaluation": {"other_losses": {"convdr": {"vector": 1.0}}}}, 'evaluation.other_losses: unknown loss "vector", did you mean "vector_mse"?'),

@@ -53,7 +53,7 @@ def scaled_pairwise_cosine(queries: Tensor, documents: Tensor) -> Tensor:
 
 
 def test_margin_mse_of_dot_products_is_stock() -> None:
-    assert_equal(ours("margin_mse", "dot"), theirs(MarginMSELoss(nn.Identity(), pairwise_dot_score), TEACHER))
+    assert_equal(ours("margin_mse", "dot", teacher_scale=1.0), theirs(MarginMSELoss(nn.Identity(), pairwise_dot_score), TEACHER))
 
 
 def test_margin_mse_of_scaled_cosines_is_stock_with_that_similarity() -> None:
