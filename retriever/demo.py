@@ -43,7 +43,6 @@ batch_size = 32
 learning_rate = 5e-5
 max_length = 64
 losses = {{ kl_divergence = 1.0, contrastive = 1.0 }}
-teacher_temperature = 2.0
 negative_depth = 20
 validation_queries = 200
 validation_depth = 5
