@@ -171,13 +171,6 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
-    def _unjudged(self) -> Experiment:
-        """Generated queries take the place of the collection's own."""
-        if self.collection.unjudged and self.generation:
-            raise ValueError("collection.unjudged: queries that [generation] writes take the place of the collection's own. Leave one of the two out")
-        return self
-
-    @model_validator(mode="after")
     def _critic(self) -> Experiment:
         """The teacher that judges generated queries must be able to, before there are any."""
         name = self.generation.teacher if self.generation else None
@@ -187,7 +180,7 @@ class Experiment(Settings):
         if found is None:
             raise ValueError(f'generation.teacher: "{name}" is none of {", ".join(teacher.label for teacher in self.teacher)}')
         if found.kind in ("run", "llm_listwise") or getattr(found, "train", None):
-            why = "it is taught on them" if getattr(found, "train", None) else f"the kind {found.kind} scores no new pairs"
+            why = "it is taught after they are written" if getattr(found, "train", None) else f"the kind {found.kind} scores no new pairs"
             raise ValueError(f'generation.teacher: "{name}" cannot judge generated queries: {why}. Name another teacher, or none')
         return self
 

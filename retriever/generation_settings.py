@@ -1,4 +1,4 @@
-"""The section [generation] of an experiment file: queries that are written for a collection which has none."""
+"""The section [generation] of an experiment file: queries that are written for a collection which has none, or few."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ NARROWER = ("system", "chat")
 class GenerationSettings(EngineSettings):
     """Who writes queries, how many, and what a query must be to be kept. The keys of the model are read by method = "llm" only."""
 
-    method: Literal["llm", "title", "first_sentence"] = Field(
-        "first_sentence", description='"llm": a language model writes them; "title" and "first_sentence" take them from the document, which makes easy queries'
+    method: Literal["llm", "title", "first_sentence", "sentence"] = Field(
+        "first_sentence",
+        description='"llm": a language model writes them; "title", "first_sentence", "sentence" (drawn) take them from the document: easy queries',
     )
     queries: PositiveInt = Field(2000, description="wanted; the best are kept where there are more")
-    per_document: PositiveInt = Field(3, description="queries that a language model writes for a document")
+    per_document: PositiveInt = Field(3, description='queries written for a document by "llm" and "sentence"; it has one title and one first sentence')
     over_generation: float = Field(2.0, ge=1, description="queries written for each one wanted: the critic drops some")
     test_fraction: Fraction = Field(0.2, description="of the documents, whose queries are the test split of a collection that has none")
     prompt: str = Field("question", description='"question", "keywords", "search_query", or a text with {document}')
@@ -66,7 +67,7 @@ class GenerationSettings(EngineSettings):
     @property
     def samples_per_document(self) -> int:
         """Queries written for one document: a document has one title and one first sentence."""
-        return self.per_document if self.method == "llm" else 1
+        return self.per_document if self.method in ("llm", "sentence") else 1
 
     @property
     def copied_share(self) -> float:

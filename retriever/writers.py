@@ -21,7 +21,7 @@ class WriterIdentity:
     """Everything that decides what a writer writes.
 
     Attributes:
-        method: what is written, such as "llm", "title" or "first_sentence" for queries, "rewrite" for turns.
+        method: what is written, such as "llm", "title" or "sentence" for queries, "rewrite" for turns.
         model: a hash of the weights, or the name that a server knows them by; "" without a model.
         seed: of the draws.
         settings: prompt and its hash, temperature, lengths, dtype, engine.

@@ -24,7 +24,7 @@ from retriever.eval.report import read_report
 from retriever.files import fingerprint
 from retriever.generation import critic, rules
 from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
-from retriever.generation.generators import LanguageModel, first_sentence, open_generator
+from retriever.generation.generators import LanguageModel, drawn_sentence, first_sentence, open_generator
 from retriever.generation.prompts import PRESETS, template_of
 from retriever.generation.samples import SHARD_DOCUMENTS, plan_samples
 from retriever.generation_settings import GenerationSettings
@@ -208,7 +208,7 @@ def test_surplus_takes_the_best_of_each_document_before_a_second_one() -> None:
 
 def test_a_long_copied_sentence_is_dropped_from_a_model_and_kept_where_it_was_asked_for() -> None:
     document = Document("d", "The small owl hunts mice in the dark.", "Owl")
-    raw = first_sentence(document)
+    raw = first_sentence(document, 0, 1)
     assert raw == "The small owl hunts mice in the dark."
     assert critic.judge_words("d", 0, raw, document, settings_of()).verdict == "copied"
     assert critic.judge_words("d", 0, raw, document, GenerationSettings()).verdict == "kept"
@@ -293,6 +293,16 @@ def test_samples_of_a_document_differ(model: Path) -> None:
     assert generator.write(documents, 0) != generator.write(documents, 1)
 
 
+def test_sentences_are_drawn_in_an_order_of_the_seed_and_none_comes_twice() -> None:
+    document = Document("d", "Owls hear well. They hunt at night!  They hunt at night! Do they sleep by day?", "Owl")
+    sentences = {"Owls hear well.", "They hunt at night!", "Do they sleep by day?"}
+    orders = [[drawn_sentence(document, sample, seed) for sample in range(4)] for seed in range(20)]
+    assert all(set(order[:3]) == sentences and order[3] == "" for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    drawn = open_generator(GenerationSettings(method="sentence"), 7)
+    assert [drawn.write([document], sample) for sample in range(4)] == [[sentence] for sentence in orders[7]]
+
+
 # Settings
 
 
@@ -303,7 +313,7 @@ def test_samples_of_a_document_differ(model: Path) -> None:
         ({"model": "m"}, 'nothing reads model with method = "first_sentence"'),
         ({"method": "llm", "model": "m", "temperature": 0.0}, "temperature = 0 writes the same query 3 times"),
         ({"teacher": "nobody"}, 'generation.teacher: "nobody" is none of lexical, taught'),
-        ({"teacher": "taught"}, 'generation.teacher: "taught" cannot judge generated queries: it is taught on them'),
+        ({"teacher": "taught"}, 'generation.teacher: "taught" cannot judge generated queries: it is taught after they are written'),
         ({"qeries": 3}, 'unknown key "generation.qeries", did you mean "queries"?'),
     ],
 )
@@ -358,6 +368,39 @@ def test_a_collection_with_test_queries_keeps_them(shared_beir_folder: Path, enc
     assert len(prepared.queries("train")) == 20
     assert {query.text for query in prepared.queries("train").values()} <= {document.title for document in prepared.documents()}
     assert prepared.fingerprint == judged.fingerprint
+
+
+def test_queries_of_a_judged_collection_stand_beside_its_own(shared_beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
+    section = '\n[generation]\nmethod = "sentence"\nqueries = 20\nper_document = 2\n'
+    path.write_text(path.read_text(encoding="utf-8") + section, encoding="utf-8")
+    options = ("--work", tmp_path / "work", "--set", "collection.unjudged=true")
+    assert "queries are generated to teach beside the judged ones (sentence)" in command("check", path, *options).err
+    assert "20 unjudged (judged)" in command("generate", path, *options).out
+    prepared, own = Collection(tmp_path / "work" / "tiny" / "generate" / "collection"), Collection(tmp_path / "work" / "tiny" / "collection")
+    assert {split: prepared.qrels(split) for split in prepared.splits} == {split: own.qrels(split) for split in own.splits}
+    generated = [query.query_id for query in prepared.all_queries()][-20:]
+    assert all(query_id.startswith("generated:") for query_id in generated)
+    assert list(prepared.all_queries())[:-20] == list(own.all_queries())
+
+    distilled = command("distill", path, *options, "--set", "training.epochs=1", "--set", "evaluation.ablation=true")
+    assert distilled.status == 0, distilled.err
+    assert " queries (20 unjudged), " in distilled.err
+    report = read_report(tmp_path / "work" / "tiny" / "evaluate")
+    assert "Beside the judged train queries, generated ones (sentence) teach by the target's scores." in report.summary
+    assert {"contrastive", "judged"} <= {run.name for run in report.runs}
+    assert "generate: unchanged" in command("generate", path, *options).err
+    other = command("generate", path, "--work", tmp_path / "work")  # the same section without `unjudged`
+    assert "generate: again; changed" in other.err
+    assert f"20 train, {len(own.qrels('test'))} test (judged)" in other.out
+
+
+def test_generated_queries_have_none_to_stand_beside_in_a_bare_folder(bare: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, bare, encoder_folder)
+    path.write_text(path.read_text(encoding="utf-8") + '\n[generation]\nmethod = "title"\n', encoding="utf-8")
+    said = command("generate", path, "--work", tmp_path / "work", "--set", "collection.unjudged=true")
+    assert 'queries stand beside judged ones, and bare has no split "train". Take unjudged out' in said.error
+    assert not (tmp_path / "work" / "tiny" / "generate").exists()
 
 
 def test_too_strict_a_critic_says_which_rule_dropped_most(bare: Path, encoder_folder: Path, tmp_path: Path) -> None:

@@ -107,7 +107,6 @@ def test_the_check_says_what_becomes_of_queries_without_judgements(collection: P
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ("generation.method=first_sentence", "unjudged: queries that [generation] writes take the place of the collection's own. Leave one of the two out"),
         ("collection={path='c', train='all', test='all', folds=3, unjudged=true}", "folds cuts judged queries, and unjudged takes others. Leave one of"),
     ],
 )

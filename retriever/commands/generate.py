@@ -1,4 +1,4 @@
-"""Queries for a collection that has none."""
+"""Queries written for a collection."""
 
 from __future__ import annotations
 

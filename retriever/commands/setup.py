@@ -82,7 +82,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     settings = pipeline.experiment.collection
     report = check_collection(pipeline.documents, settings.train, settings.test)
     generation = pipeline.experiment.generation
-    if generation is None:
+    if generation is None or settings.unjudged:
         judged_queries(pipeline.documents, settings, pipeline.reporter.say)  # asking the pipeline would have turns rewritten
     rewriters = {} if generation else turns_to_rewrite(pipeline)  # generated queries are no turns, and there are none yet
     if as_json:
@@ -93,10 +93,11 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     typer.echo(f"{report.documents:,} documents; {splits or 'no queries'}", err=True)
     if report.conversations:
         typer.echo(_conversations_line(report.conversations), err=True)
-    if report.unjudged_queries and not settings.folds and not generation:
+    if report.unjudged_queries and not settings.folds and (settings.unjudged or not generation):
         typer.echo(_unjudged_line(report.unjudged_queries, len(unjudged_queries(pipeline.documents, settings)) if settings.unjudged else None), err=True)
     if generation:
-        typer.echo(f"train queries are generated ({generation.method}): retriever generate {file} --dry-run", err=True)
+        becomes = "queries are generated to teach beside the judged ones" if settings.unjudged else "train queries are generated"
+        typer.echo(f"{becomes} ({generation.method}): retriever generate {file} --dry-run", err=True)
     for name, turns in rewriters.items():
         typer.echo(f"rewriter {name}: {turns:,} turns with others before them", err=True)
     for warning in report.warnings:

@@ -1,10 +1,12 @@
-"""Who writes queries: a language model, or the document itself by its title or its first sentence."""
+"""Who writes queries: a language model, or the document itself by its title or a sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from retriever.engines import Engine, Prompt, open_engine, prompt_text
 from retriever.files import text_hash
@@ -23,15 +25,15 @@ Generator = Writer[Document]
 
 @dataclasses.dataclass(frozen=True)
 class DocumentsOwnWords:
-    """A generator without a model: a function of the document."""
+    """A generator without a model: a function of the document, the sample number and the seed."""
 
     identity: WriterIdentity
-    words_of: Callable[[Document], str]
+    words_of: Callable[[Document, int, int], str]
     usage: Usage = dataclasses.field(default_factory=Usage)
 
     def write(self, documents: Sequence[Document], sample: int) -> list[str]:
-        """The same words for every sample number."""
-        return [self.words_of(document) for document in documents]
+        """The words of each document for that sample number."""
+        return [self.words_of(document, sample, self.identity.seed) for document in documents]
 
 
 class LanguageModel:
@@ -79,9 +81,25 @@ class LanguageModel:
         return room_left(taken, self.settings.answer_tokens, self.engine.max_length, "generation")
 
 
-def first_sentence(document: Document) -> str:
-    """The first sentence of a document's text."""
+def title(document: Document, sample: int, seed: int) -> str:
+    """A document's title, whatever the sample and the seed."""
+    return document.title
+
+
+def first_sentence(document: Document, sample: int, seed: int) -> str:
+    """The first sentence of a document's text, whatever the sample and the seed."""
     return SENTENCE_END.split(document.text.strip(), maxsplit=1)[0]
+
+
+def drawn_sentence(document: Document, sample: int, seed: int) -> str:
+    """A sentence of a document's text, none twice: "" where it has no more than `sample`."""
+    sentences = list(dict.fromkeys(SENTENCE_END.split(document.text.strip())))
+    order = np.random.default_rng(text_hash(f"{seed} {document.doc_id}")).permutation(len(sentences))
+    return sentences[order[sample]] if sample < len(sentences) else ""
+
+
+OWN_WORDS = {"title": title, "first_sentence": first_sentence, "sentence": drawn_sentence}
+"""Method of [generation] -> what it takes of a document."""
 
 
 def open_generator(settings: GenerationSettings, seed: int) -> Generator:
@@ -92,5 +110,4 @@ def open_generator(settings: GenerationSettings, seed: int) -> Generator:
     """
     if settings.method == "llm":
         return LanguageModel(settings, open_engine(settings.engine, "generation"), seed)
-    words_of = {"title": lambda document: document.title, "first_sentence": first_sentence}[settings.method]
-    return DocumentsOwnWords(WriterIdentity(settings.method, "", seed), words_of)
+    return DocumentsOwnWords(WriterIdentity(settings.method, "", seed), OWN_WORDS[settings.method])

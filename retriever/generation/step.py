@@ -25,6 +25,7 @@ from retriever.generation.generators import Generator, open_generator
 from retriever.generation.samples import Plan, plan_samples
 from retriever.generation_settings import GenerationSettings
 from retriever.plugins import load_kind
+from retriever.query_table import row_of_query
 from retriever.runs import Run
 from retriever.scoring import scored_shard
 from retriever.steps import Done
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
 
 QUERIES = "queries.parquet"
+BESIDE = "unjudged"
+"""What stands for a split where generated queries teach beside a collection's judged ones."""
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("query_id", "doc_id")),
@@ -84,21 +87,26 @@ def generate(pipeline: Pipeline) -> Done:
 
     A kept query is judged relevant (grade 1) for the document that it was written for. The kept ones are the train split.
     A collection that has the test split of the file keeps it; else the queries of a part of the documents are the test split,
-    and no document has queries in both.
+    and no document has queries in both. Under `collection.unjudged` the collection keeps all of its queries and judgements, and
+    the kept ones stand beside them without any.
 
     Raises:
         ConfigError: there is no section [generation], or no such model.
-        DataError: the critic kept too few queries for two splits.
+        DataError: the critic kept too few queries for two splits, or unjudged ones have no judged ones to stand beside.
     """
     settings, experiment = generation_of(pipeline), pipeline.experiment
+    if experiment.collection.unjudged:
+        _check_judged(pipeline)
     generator = open_generator(settings, experiment.seed)
     inputs = {"documents": pipeline.documents.fingerprint, "generator": generator.identity.fingerprint}
-    if experiment.collection.test in pipeline.documents.splits:
+    if experiment.collection.unjudged:
+        inputs["queries"] = fingerprint([list(map(row_of_query, pipeline.documents.all_queries())), _own_qrels(pipeline.documents)])
+    elif experiment.collection.test in pipeline.documents.splits:
         inputs["test"] = pipeline.documents.queries_fingerprint(experiment.collection.test)
     if "student" in settings.round_trip:
         inputs["student"] = pipeline.start.identity
     kept_settings = settings.model_dump(mode="json", exclude=set(EngineSettings.model_fields))
-    kept_settings |= experiment.collection.model_dump(include={"train", "test"})
+    kept_settings |= experiment.collection.model_dump(include={"train", "test", *(["unjudged"] if experiment.collection.unjudged else [])})
     kept_settings |= experiment.candidates.model_dump(include={"k1", "b", "language"})
     if settings.teacher:
         kept_settings["critic"] = next(teacher for teacher in experiment.teacher if teacher.label == settings.teacher).model_dump(mode="json")
@@ -124,6 +132,8 @@ def generation_note(collection: Collection) -> str:
     source = collection.source
     if source.get("format") != "generated":
         return ""
+    if source.get("beside"):
+        return f"Beside the judged train queries, generated ones ({source['method']}) teach by the target's scores. "
     if source["test"] != "generated":
         return f"Train queries are generated ({source['method']}). "
     return (
@@ -167,8 +177,7 @@ def _work(pipeline: Pipeline, settings: GenerationSettings, generator: Generator
     test = _test_documents(pipeline, settings, judged)
     queries = _split(pipeline, judged, test)
     _write_lineage(folder / QUERIES, judged, documents, generator.identity, queries)
-    splits = {name: {one.query.query_id: {one.doc_id: 1} for one in listed} for name, listed in queries.items()}
-    return {**_write_collection(pipeline, settings, folder, queries, splits), **_counts(judged, documents), "usage": dataclasses.asdict(used)}
+    return {**_write_collection(pipeline, settings, folder, queries), **_counts(judged, documents), "usage": dataclasses.asdict(used)}
 
 
 def _engine(pipeline: Pipeline, settings: GenerationSettings) -> contextlib.AbstractContextManager[WritingEngine]:
@@ -237,22 +246,44 @@ def _test_documents(pipeline: Pipeline, settings: GenerationSettings, judged: Se
 def _split(pipeline: Pipeline, judged: Sequence[Criticised], test: frozenset[str]) -> dict[str, list[Criticised]]:
     """Split -> the generated queries in it."""
     names = pipeline.experiment.collection
+    if names.unjudged:
+        return {BESIDE: kept_of(judged)}
     queries = {names.train: [one for one in kept_of(judged) if one.doc_id not in test]}
     return queries | ({names.test: [one for one in kept_of(judged) if one.doc_id in test]} if test else {})
 
 
-def _write_collection(
-    pipeline: Pipeline, settings: GenerationSettings, folder: Path, queries: Mapping[str, Sequence[Criticised]], qrels: Mapping[str, Qrels]
-) -> dict[str, Any]:
+def _write_collection(pipeline: Pipeline, settings: GenerationSettings, folder: Path, queries: Mapping[str, Sequence[Criticised]]) -> dict[str, Any]:
     """Writes `collection`; returns how many queries each split has and where the test split is from."""
-    test = pipeline.experiment.collection.test
-    listed, splits = [one.query for split in queries.values() for one in split], dict(qrels)
-    if test not in splits:
-        listed += pipeline.documents.queries(test).values()
-        splits[test] = pipeline.documents.qrels(test)
-    source = {"format": "generated", "method": settings.method, "test": "generated" if test in queries else "judged", "of": pipeline.documents.source}
-    with_queries(pipeline.documents, folder / "collection", listed, splits, source)
-    return {"splits": {name: len(split) for name, split in splits.items()}, "test": source["test"]}
+    documents, test = pipeline.documents, pipeline.experiment.collection.test
+    listed = [one.query for split in queries.values() for one in split]
+    if BESIDE in queries:
+        listed, splits = [*documents.all_queries(), *listed], _own_qrels(documents)
+    else:
+        splits = {name: {one.query.query_id: {one.doc_id: 1} for one in split} for name, split in queries.items()}
+        if test not in splits:
+            listed += documents.queries(test).values()
+            splits[test] = documents.qrels(test)
+    origin = "generated" if test in queries else "judged"
+    source = {"format": "generated", "method": settings.method, "test": origin, "beside": BESIDE in queries, "of": documents.source}
+    with_queries(documents, folder / "collection", listed, splits, source)
+    counts = {name: len(split) for name, split in splits.items()}
+    return {"splits": counts | ({BESIDE: len(queries[BESIDE])} if BESIDE in queries else {}), "test": origin}
+
+
+def _check_judged(pipeline: Pipeline) -> None:
+    """Refuses queries beside judged ones where there are none."""
+    names, documents = pipeline.experiment.collection, pipeline.documents
+    missing = [split for split in (names.train, names.test) if split not in documents.splits]
+    if missing:
+        raise DataError(
+            f'generation: under collection.unjudged the queries stand beside judged ones, and {documents.name} has no split "{missing[0]}". '
+            "Take unjudged out: then the generated queries are judged, each by the document that it was written for"
+        )
+
+
+def _own_qrels(documents: Collection) -> dict[str, Qrels]:
+    """Every split of a collection."""
+    return {split: documents.qrels(split) for split in documents.splits}
 
 
 def _counts(judged: Sequence[Criticised], documents: Mapping[str, Document]) -> dict[str, Any]:
