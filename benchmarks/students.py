@@ -43,7 +43,7 @@ KINDS = {
     "doc2dial": ("dense", "sparse", "late_interaction", "static", "cross_encoder"),
     "scifact": ("dense", "sparse", "late_interaction"),
 }
-SHARED = ("collection", "folds", "rewritten", "rewrite", "candidates", "encodings", "score", "ensemble")
+SHARED = ("collection", "folds", "rewritten", "rewrite", "generated", "generate", "candidates", "encodings", "score", "ensemble")
 COMPARED = (("student", "contrastive"), ("student", "student_before"), ("student", "bm25"))
 """The questions of a row, each (run, baseline); Holm's correction is over these three."""
 
@@ -89,9 +89,13 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def scores_file(experiment: Experiment, teacher: str, folder: Path) -> Path:
-    """Where the scores of a taught teacher lie: under another name where it, its seed or the candidates have other settings; students share them."""
+    """Where the scores of a taught teacher lie: under another name where it, its seed, the candidates or generated queries have other settings.
+
+    Students share them.
+    """
     settings = next(one for one in experiment.teacher if one.label == teacher)
     decides = [settings.model_dump(mode="json", exclude_unset=True), experiment.candidates.model_dump(mode="json", exclude_unset=True), experiment.seed]
+    decides += [experiment.generation.model_dump(mode="json", exclude_unset=True)] if experiment.generation else []
     return folder / f"{experiment.name.split('-', maxsplit=1)[0]}-{teacher}-{fingerprint(decides)[:8]}.parquet"
 
 

@@ -333,7 +333,7 @@ def operations(task: Task, part: slice) -> float:
 
 
 def quality(work: Path, overrides: list[str]) -> dict[str, Any]:
-    """nDCG@10 of examples/scifact-dense.toml whole and with the lower half frozen; all else is shared, and a stop loses little."""
+    """nDCG@10 of examples/scifact.toml whole and with the lower half frozen; all else is shared, and a stop loses little."""
     names = {"full": "scifact", "lower half frozen": "scifact-frozen"}
     extra = {"full": [], "lower half frozen": ["training.frozen_layers=3"]}
     evaluations, training = {}, {}

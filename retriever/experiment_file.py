@@ -24,7 +24,7 @@ def as_toml(experiment: Experiment, explain: bool = False) -> str:
         value = getattr(experiment, name)
         if isinstance(value, BaseModel):
             sections += ["", f"[{name}]", *_keys(value, explain)]
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        elif isinstance(value, tuple):
             for item in value:
                 sections += ["", f"[[{name}]]", *_keys(item, explain)]
     return "\n".join(sections) + "\n"
@@ -34,14 +34,10 @@ def _keys(section: BaseModel, explain: bool) -> Iterator[str]:
     """One line for each plain key of a section."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(section, Experiment) and (value is None or isinstance(value, BaseModel) or _is_table_list(value)):
-            continue
+        if isinstance(section, Experiment) and (value is None or isinstance(value, BaseModel | tuple)):
+            continue  # a table or tables; an empty list of tables would forbid one that somebody adds
         line = f"# {name} =" if value is None else f"{name} = {_toml(value)}"
         yield f"{line}  # {field.description}" if explain and field.description else line
-
-
-def _is_table_list(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and isinstance(value[0], BaseModel)
 
 
 def _key(key: str) -> str:

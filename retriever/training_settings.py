@@ -57,15 +57,15 @@ class TrainingSettings(Settings):
     """How the student learns from the scores."""
 
     documents_per_query: int = Field(8, ge=2, description="K: a positive and K - 1 others")
-    epochs: PositiveInt = 2
-    batch_size: PositiveInt = 16
-    learning_rate: float = Field(2e-5, gt=0)
+    epochs: PositiveInt = Field(2, description="times that each train query teaches")
+    batch_size: PositiveInt = Field(16, description="lists of documents that a step learns from")
+    learning_rate: float = Field(2e-5, gt=0, description="at its highest, after the warmup")
     projection_learning_rate: float | None = Field(
         None, gt=0, description="of linear layers after a student's transformers, and of a learned scale; learning_rate when left out"
     )
-    warmup: float = Field(0.1, ge=0, lt=1)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises; it falls in the others")
     max_length: PositiveInt | None = Field(None, description="tokens read of a text in training; the student's when left out")
-    losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss")
+    losses: dict[str, float] = Field(default={"margin_mse": 1.0, "contrastive": 0.2}, description="weight of each loss; docs/training.md says what each learns")
     student_scale: float = Field(20.0, gt=0, description="factor that turns a cosine into a logit")
     learn_scale: bool = Field(False, description="student_scale is where a learned factor starts, which all losses share; 100 at most")
     teacher_scale: NumberOrAuto = Field(

@@ -230,7 +230,7 @@ def test_scores_of_a_taught_teacher_stand_in_for_it_where_they_lie(benchmark: An
     lexical, taught = students.with_scores(experiment, tmp_path).teacher
     assert (lexical, taught.kind, taught.label, taught.path) == (experiment.teacher[0], "run", "taught", path)
     assert path == students.scores_file(students.experiment_of("doc2dial-dense", []), "taught", tmp_path)
-    for other in ("seed=2", "candidates.depth=20"):  # another teacher's scores, or those of other pairs
+    for other in ("seed=2", "candidates.depth=20", "generation.queries=9"):  # another teacher's scores, or those of other pairs
         changed = students.experiment_of("doc2dial-static", [other])
         assert students.with_scores(changed, tmp_path) == changed
 

@@ -86,6 +86,15 @@ def test_init_writes_a_file_that_is_valid_and_explained(tmp_path: Path, shared_b
     assert read_experiment(path) == experiment
 
 
+def test_a_table_can_be_added_to_the_file_that_init_writes(tmp_path: Path, shared_beir_folder: Path) -> None:
+    assert command("init", tmp_path / "notes", "--collection", shared_beir_folder, "--student", "some/model").status == 0
+    path = tmp_path / "notes" / "experiment.toml"
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('\n[[stage]]\nby = ["bm25", "student"]\nkeep = 50\n\n[[transfer]]\npath = "other"\n\n[[rewriter]]\nmodel = "m"\n')
+    added = read_experiment(path)
+    assert ([stage.keep for stage in added.stage], len(added.transfer), added.rewriter[0].model) == ([50], 1, "m")
+
+
 def test_init_takes_an_id_of_ir_datasets(tmp_path: Path) -> None:
     assert command("init", tmp_path / "scifact", "--collection", "ir_datasets:beir/scifact").status == 0
     assert read_experiment(tmp_path / "scifact" / "experiment.toml").collection.ir_datasets == "beir/scifact"
