@@ -171,6 +171,17 @@ class Experiment(Settings):
         return self
 
     @model_validator(mode="after")
+    def _generation(self) -> Experiment:
+        """Generated queries are no judged ones that folds could cut, and no file of scores has heard of them."""
+        if self.generation is None:
+            return self
+        if self.collection.folds:
+            raise ValueError("collection.folds: cuts the queries that people judged, and [generation] writes others. Leave one of the two out")
+        if strict := [one.label for one in self.teacher if isinstance(one, RunSettings) and one.missing == "error"]:
+            raise ValueError(f'teacher {strict[0]}: its file has no scores of generated queries; set missing = "lowest", or leave [generation] out')
+        return self
+
+    @model_validator(mode="after")
     def _critic(self) -> Experiment:
         """The teacher that judges generated queries must be able to, before there are any."""
         name = self.generation.teacher if self.generation else None

@@ -210,8 +210,18 @@ class Pipeline:
 
     @cached_property
     def judgements(self) -> str:
-        """The fingerprint of the train queries with their grades."""
+        """The fingerprint of the judged train queries with their grades: what teachers are taught on and choices are made by."""
+        judged = {query_id: query for query_id, query in self.queries("train").items() if query_id in self.qrels("train")}
+        return asked_fingerprint(self.collection, self.experiment.collection.train, judged)
+
+    @cached_property
+    def lessons(self) -> str:
+        """The fingerprint of all train queries: the judged ones with their grades, and the unjudged ones that teach beside them."""
         return asked_fingerprint(self.collection, self.experiment.collection.train, self.queries("train"))
+
+    def judged(self, run: Run) -> Run:
+        """A run's judged train queries."""
+        return run.select([query_id for query_id in run.query_ids if query_id in self.qrels("train")])
 
     @cached_property
     def held_out(self) -> tuple[list[str], list[str]]:

@@ -52,16 +52,16 @@ def without_judgements(collection: Collection) -> dict[str, Query]:
 def unjudged_queries(collection: Collection, settings: CollectionSettings) -> dict[str, Query]:
     """The queries that no split judges, where they are to teach: by a teacher's scores alone.
 
-    Left out are those whose text is a test query's, and turns of conversations of which a split that does not teach judges a turn: those
-    are for tests, as wholes.
+    Left out are those whose text is that of a test query, or of a train query, of which people say more; and turns of conversations of which
+    a split that does not teach judges a turn: those are for tests, as wholes.
     """
     if not settings.unjudged:
         return {}
-    others = {split: collection.queries(split).values() for split in collection.splits if split != settings.train}
-    elsewhere = {query.conversation for queries in others.values() for query in queries} - {""}
-    tested = {plain_words(query) for query in others.get(settings.test, ())}
+    judged = {split: collection.queries(split).values() for split in collection.splits}
+    elsewhere = {query.conversation for split, queries in judged.items() if split != settings.train for query in queries} - {""}
+    known = {plain_words(query) for split in {settings.train, settings.test} for query in judged.get(split, ())}
     free = without_judgements(collection).items()
-    return {query_id: query for query_id, query in free if query.conversation not in elsewhere and plain_words(query) not in tested}
+    return {query_id: query for query_id, query in free if query.conversation not in elsewhere and plain_words(query) not in known}
 
 
 def plain_words(query: Query) -> tuple[str, ...]:

@@ -196,10 +196,11 @@ def _tables(pipeline: Pipeline) -> tuple[RewriterSettings, ...]:
 
 def _turns(pipeline: Pipeline, settings: RewriterSettings) -> dict[str, Query]:
     """The turns of the splits of a table, by their query ids."""
-    collection = pipeline.experiment.collection
-    names = [getattr(collection, split) for split in settings.splits]
-    judged = {query_id: query for name in names if name in pipeline.collection.splits for query_id, query in pipeline.collection.queries(name).items()}
-    return judged | (unjudged_queries(pipeline.collection, collection) if "train" in settings.splits else {})
+    asked = pipeline.experiment.collection
+    collection = pipeline.documents if asked.unjudged else pipeline.collection  # generated queries beside them are no turns
+    names = [getattr(asked, split) for split in settings.splits]
+    judged = {query_id: query for name in names if name in collection.splits for query_id, query in collection.queries(name).items()}
+    return judged | (unjudged_queries(collection, asked) if "train" in settings.splits else {})
 
 
 def _asked(turns: Mapping[str, Query]) -> dict[str, Query]:

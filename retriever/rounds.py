@@ -124,9 +124,11 @@ def train_once(pipeline: Pipeline, name: str, training: TrainingSettings, of_rou
         active=wanted_dimensions(pipeline),
         reinforced=reinforced_dataset(pipeline, training),
     )
-    inputs = {"start": of_round.start.identity, "target": lesson.target.run.fingerprint, "collection": pipeline.collection.fingerprint}
+    target = lesson.target.run if lesson.unjudged else pipeline.judged(lesson.target.run)
+    judgements = pipeline.lessons if lesson.unjudged else pipeline.judgements
+    inputs = {"start": of_round.start.identity, "target": target.fingerprint, "collection": pipeline.collection.fingerprint}
     unjudged = [list(lesson.unjudged)] if lesson.unjudged else []
-    inputs |= {"queries": fingerprint([train, held, *unjudged]), "judgements": pipeline.judgements, "measure": lesson.measure}
+    inputs |= {"queries": fingerprint([train, held, *unjudged]), "judgements": judgements, "measure": lesson.measure}
     inputs |= reading_input(pipeline)
     inputs |= vectors_input(pipeline, training, lesson.vectors) if lesson.vectors else {}
     inputs |= {"reinforced dataset": lesson.reinforced.fingerprint} if lesson.reinforced else {}
@@ -212,7 +214,7 @@ def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run
         found = index_run(name, student, engine.of_vectors(pipeline.encodings(student, name)), collection, queries, depth, pipeline.reporter)
         with_positives(reciprocal_rank_fusion(name, [before, found]), pipeline.qrels("train")).write_parquet(folder / "train.parquet")
 
-    inputs = {"student": student.identity, "pairs": before.fingerprint, "judgements": pipeline.judgements}
+    inputs = {"student": student.identity, "pairs": before.fingerprint, "judgements": pipeline.lessons}
     _, run = pipeline.open_step(lambda: pipeline.step(name, inputs, {"depth": depth}, work), lambda folder: Run.read_parquet(folder / "train.parquet"))
     added = run.n_pairs - before.n_pairs
     pipeline.reporter.say(f"{name}: {added:,} pairs that were not among the {before.n_pairs:,}")

@@ -13,6 +13,7 @@ from retriever.conversations import HUMAN, READINGS, ConversationReader, Reading
 from retriever.eval.measures import parse_measure
 from retriever.evaluation_settings import EvaluationSettings
 from retriever.filters import conditions_from
+from retriever.generation.step import query_quality
 from retriever.pipeline import Pipeline
 from retriever.progress import Reporter
 from retriever.queries import reader_of
@@ -86,9 +87,14 @@ def train_other(pipeline: Pipeline, name: str) -> Done:
 
 
 def epochs_alone(pipeline: Pipeline) -> int:
-    """Of the judged queries alone, for about as many steps as the experiment's epochs of all queries that teach make."""
-    judged = len(pipeline.held_out[0])
-    return round(pipeline.experiment.training.epochs * (judged + len(pipeline.unjudged)) / judged)
+    """Of the judged queries alone, for about as many steps as the experiment's epochs of all queries that teach make.
+
+    A judged query has a list for each of its positives, an unjudged one has one, with the probability that its quality gives it.
+    """
+    qrels, quality = pipeline.qrels("train"), query_quality(pipeline)
+    judged = sum(grade > 0 for query_id in pipeline.held_out[0] for grade in qrels[query_id].values())
+    beside = sum(quality.get(query_id, 1.0) for query_id in pipeline.unjudged)
+    return round(pipeline.experiment.training.epochs * (judged + beside) / judged)
 
 
 def _other(pipeline: Pipeline, name: str) -> System:

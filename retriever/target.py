@@ -78,8 +78,9 @@ class Target:
         experiment, identities = pipeline.experiment, pipeline.identities
         target_units(experiment, identities)  # refuses units that do not mix before anything is scored
         raw = pipeline.scores["train"]
-        inputs = {f"scores of {name}": run.fingerprint for name, run in raw.items()}
-        inputs |= {"candidates": pipeline.candidates["train"].fingerprint, "held": fingerprint(pipeline.held_out[1]), "judgements": pipeline.judgements}
+        inputs = {f"scores of {name}": pipeline.judged(run).fingerprint for name, run in raw.items()}
+        inputs |= {"candidates": pipeline.judged(pipeline.candidates["train"]).fingerprint, "judgements": pipeline.judgements}
+        inputs |= {"held": fingerprint(pipeline.held_out[1])}
 
         def work(folder: Path) -> dict[str, Any]:
             targets, found = fit_targets(experiment, identities, held_out_lists(pipeline, raw))

@@ -32,7 +32,7 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     teaching = settings.train
     name = settings.model if settings.model not in (None, "student") else pipeline.experiment.student.model
     start = find_model(str(name), settings.revision, f"teacher {settings.label}")
-    inputs = {"model": start.identity, "candidates": pipeline.candidates["train"].fingerprint, "judgements": pipeline.judgements}
+    inputs = {"model": start.identity, "candidates": pipeline.judged(pipeline.candidates["train"]).fingerprint, "judgements": pipeline.judgements}
     inputs |= {"reads": fingerprint(_texts(pipeline, settings))} if settings.reads else {}
     if isinstance(settings, EmbeddingSettings):
         training, measure = pipeline.experiment.training, pipeline.experiment.evaluation.measures[0]

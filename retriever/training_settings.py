@@ -131,6 +131,12 @@ class TrainingSettings(Settings):
             raise ValueError("frozen_layers leaves the upper layers to learn, lora leaves adapters of all layers; take one of the two")
         return self
 
+    @model_validator(mode="after")
+    def _best_of_list(self) -> TrainingSettings:
+        if self.queue and self.positive_score == "best":
+            raise ValueError('positive_score = "best" is the best of the documents that were drawn, and the queue adds others later; take one of the two')
+        return self
+
     @field_validator("losses")
     @classmethod
     def _known_losses(cls, losses: dict[str, float]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from retriever.eval.report import read_report
 from retriever.files import fingerprint
 from retriever.generation import critic, rules
 from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
-from retriever.generation.generators import LanguageModel, drawn_sentence, first_sentence, open_generator
+from retriever.generation.generators import LanguageModel, drawn_sentence, first_sentence, open_generator, sentences
 from retriever.generation.prompts import PRESETS, template_of
 from retriever.generation.samples import SHARD_DOCUMENTS, plan_samples
 from retriever.generation_settings import GenerationSettings
@@ -217,6 +217,20 @@ def test_a_long_copied_sentence_is_dropped_from_a_model_and_kept_where_it_was_as
 # Generators and their shards
 
 
+def test_a_document_s_sentence_is_taken_whole_and_nothing_of_it_is_a_label() -> None:
+    document = Document("d", "The owl hunts mice,\nvoles and rats. Question: the answer\nis in the book.", "Owl")
+    assert sentences(document) == ["The owl hunts mice, voles and rats.", "Question: the answer is in the book."]
+    own = GenerationSettings(method="sentence")
+    judged = [critic.judge_words("d", 0, sentence, document, own) for sentence in sentences(document)]
+    assert [(one.text, one.verdict) for one in judged] == list(zip(sentences(document), ["kept", "artefact"], strict=True))
+
+
+def test_documents_with_few_sentences_count_for_the_samples_that_they_have_words_for(tmp_path: Path) -> None:
+    short = write_collection(tmp_path / "c", [Document(f"d{number}", f"Only sentence {number}." if number % 2 else "") for number in range(40)])
+    assert len(plan_samples(short, 9, 3, 2.0, 1, lambda document: 1).rows) == 18
+    assert len(plan_samples(short, 9, 3, 2.0, 1).rows) == 6
+
+
 def test_a_document_is_cut_so_that_prompt_and_answer_fit() -> None:
     engine = FunctionEngine(write=lambda prompt: prompt, max_length=200)
     generator = LanguageModel(settings_of(prompt="About {document} ask:", answer_tokens=10), engine, seed=1)
@@ -314,12 +328,19 @@ def test_sentences_are_drawn_in_an_order_of_the_seed_and_none_comes_twice() -> N
         ({"method": "llm", "model": "m", "temperature": 0.0}, "temperature = 0 writes the same query 3 times"),
         ({"teacher": "nobody"}, 'generation.teacher: "nobody" is none of lexical, taught'),
         ({"teacher": "taught"}, 'generation.teacher: "taught" cannot judge generated queries: it is taught after they are written'),
+        ({"method": "title", "folds": 2}, "collection.folds: cuts the queries that people judged, and [generation] writes others"),
+        ({"method": "title", "run": True}, 'teacher run-x: its file has no scores of generated queries; set missing = "lowest"'),
         ({"qeries": 3}, 'unknown key "generation.qeries", did you mean "queries"?'),
     ],
 )
 def test_mistakes_in_the_section_are_told(table: dict[str, object], message: str) -> None:
     taught = {"kind": "cross_encoder", "model": "m", "name": "taught", "train": {}}
     values = {"name": "x", "collection": {"path": "/x"}, "teacher": [{"kind": "lexical"}, taught], "student": {"model": "m"}}
+    table = dict(table)
+    if folds := table.pop("folds", None):
+        values["collection"] = {"path": "/x", "train": "all", "test": "all", "folds": folds}
+    if table.pop("run", None):
+        values["teacher"] = [{"kind": "run", "path": "x.trec"}]
     with pytest.raises(ConfigError) as caught:
         experiment_from({**values, "generation": table})
     assert message in str(caught.value)
@@ -354,7 +375,7 @@ def test_a_bare_folder_is_distilled_with_its_first_sentences(bare: Path, encoder
     assert (len(sources["train"]), len(sources["test"]), sources["train"] & sources["test"]) == (48, 12, set())
     assert all(query.text == documents[query.query_id.split(":")[1]].text.split(". ")[0] for query in prepared.queries("train").values())
     again = command("generate", path, "--work", tmp_path / "work")
-    assert "kept 60 of 60 (100 %): 48 train, 12 test (generated)" in again.out
+    assert "kept 60 of 60 (100 %): 48 train, 12 test; test queries are generated" in again.out
     assert "generate: unchanged" in again.err
 
 
@@ -376,7 +397,7 @@ def test_queries_of_a_judged_collection_stand_beside_its_own(shared_beir_folder:
     path.write_text(path.read_text(encoding="utf-8") + section, encoding="utf-8")
     options = ("--work", tmp_path / "work", "--set", "collection.unjudged=true")
     assert "queries are generated to teach beside the judged ones (sentence)" in command("check", path, *options).err
-    assert "20 unjudged (judged)" in command("generate", path, *options).out
+    assert "20 unjudged; test queries are judged" in command("generate", path, *options).out
     prepared, own = Collection(tmp_path / "work" / "tiny" / "generate" / "collection"), Collection(tmp_path / "work" / "tiny" / "collection")
     assert {split: prepared.qrels(split) for split in prepared.splits} == {split: own.qrels(split) for split in own.splits}
     generated = [query.query_id for query in prepared.all_queries()][-20:]
@@ -392,7 +413,29 @@ def test_queries_of_a_judged_collection_stand_beside_its_own(shared_beir_folder:
     assert "generate: unchanged" in command("generate", path, *options).err
     other = command("generate", path, "--work", tmp_path / "work")  # the same section without `unjudged`
     assert "generate: again; changed" in other.err
-    assert f"20 train, {len(own.qrels('test'))} test (judged)" in other.out
+    assert f"20 train, {len(own.qrels('test'))} test; test queries are judged" in other.out
+
+
+def test_queries_that_were_generated_before_are_not_written_beside_themselves(shared_beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
+    path.write_text(path.read_text(encoding="utf-8") + '\n[generation]\nmethod = "title"\nqueries = 5\nshortest = 1\n', encoding="utf-8")
+    options = ("--work", tmp_path / "work", "--set", "collection.unjudged=true")
+    assert command("generate", path, *options).status == 0
+    Collection(tmp_path / "work" / "tiny" / "generate" / "collection").to_beir(tmp_path / "written")
+    said = command("generate", path, *options, "--set", f"collection.path={tmp_path / 'written'}")
+    assert "written has generated queries already (generated:" in said.error
+    assert "Take [generation] out" in said.error
+
+
+def test_another_critic_judges_anew_and_another_batch_size_does_not(shared_beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
+    path = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
+    section = '\n[generation]\nmethod = "title"\nqueries = 5\nshortest = 1\nteacher = "lexical"\n'
+    path.write_text(path.read_text(encoding="utf-8") + section, encoding="utf-8")
+    assert command("generate", path, "--work", tmp_path / "work").status == 0
+    assert "generate: unchanged" in command("generate", path, "--work", tmp_path / "work", "--set", "teacher.0.normalise=min_max").err
+    said = command("generate", path, "--work", tmp_path / "work", "--set", "candidates.k1=1.2").err
+    assert "generate: again; changed: " in said
+    assert "critic" in said
 
 
 def test_generated_queries_have_none_to_stand_beside_in_a_bare_folder(bare: Path, encoder_folder: Path, tmp_path: Path) -> None:

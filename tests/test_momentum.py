@@ -264,5 +264,7 @@ def test_what_a_queue_cannot_serve_is_refused_in_one_line(encoder_folder: Path) 
     values = {"name": "tiny", "collection": {"path": "x"}, "teacher": [{"kind": "lexical"}], "training": {"queue": {}}}
     with pytest.raises(ConfigError, match=r"training\.queue: keeps one vector a document, which a sparse student does not give"):
         experiment_from({**values, "student": {"kind": "sparse", "model": "m"}})
+    with pytest.raises(ConfigError, match=r'positive_score = "best" is the best of the documents that were drawn, and the queue adds others later'):
+        experiment_from({**values, "training": {"queue": {}, "positive_score": "best"}, "student": {"model": "m"}})
     with pytest.raises(ConfigError, match=r"student\.frozen_documents: documents do not change, so that training\.queue has nothing to follow"):
         experiment_from({**values, "student": {"kind": "dense", "model": "m", "frozen_documents": True}})

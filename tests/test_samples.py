@@ -214,6 +214,13 @@ def test_the_teachers_best_is_the_positive_of_a_query_that_nobody_judged(collect
     assert samples.not_negative[place].tolist() == [5, 8]  # the positive, and what is less than the margin below it
 
 
+def test_an_unjudged_query_whose_documents_are_all_alike_to_the_teacher_teaches_nothing(collection: Collection) -> None:
+    scores = in_logits(Run.from_dict("teacher", {"q1": falling(6), "q2": dict.fromkeys(("d3", "d5", "d8"), 0.0), "q3": {"d3": 1.0}}))
+    training = TrainingSettings(documents_per_query=4, epochs=1)
+    samples = make_samples(scores, QUERIES, {"q1": {"d4": 1}}, collection, training, np.random.default_rng(1), unjudged={"q2", "q3"})
+    assert [query.query_id for query in samples.queries] == ["q1"]
+
+
 def test_lists_of_one_document_are_refused() -> None:
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         TrainingSettings(documents_per_query=1)

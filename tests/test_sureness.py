@@ -45,6 +45,17 @@ def test_the_temperature_of_an_entropy_gives_it() -> None:
     assert temperature_of(0.3, scores * 10, mask) == pytest.approx(10 * temperature_of(0.3, scores, mask), rel=0.02)
 
 
+def test_ties_at_the_top_raise_what_is_wanted_and_lists_that_are_all_tied_do_not_count() -> None:
+    scores, mask = whole([[1, 1, 0]] * 3)
+    tied = np.log(2) / np.log(3)  # two documents share the chances, whatever the temperature
+    found = temperature_of(0.3, scores, mask)
+    assert entropy_of_lists(scores, mask, found) == pytest.approx(tied + 0.3 * (1 - tied), abs=0.01)
+    assert 0.1 < found < 10
+    with_ties, all_masks = whole([[1, 1, 0]] * 3 + [[0, 0, 0]] * 9)
+    assert temperature_of(0.3, with_ties, all_masks) == found
+    assert temperature_of(0.3, *whole([[5, 5, 5]])) == 1.0
+
+
 @pytest.mark.parametrize(("temperature", "finding"), [(0.5, "nearly even"), (0.001, "of one document")])
 def test_cosines_under_a_temperature_that_is_not_theirs_are_told_with_one_that_is(temperature: float, finding: str) -> None:
     scores, mask = whole([[0.8, 0.5, 0.45, 0.4, 0.2], [0.7, 0.6, 0.3, 0.3, 0.1]])

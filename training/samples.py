@@ -103,7 +103,7 @@ def make_samples(
         settings: K, epochs, how deep negatives are drawn, the rule for false negatives.
         generator: decides order and draws.
         quality: query id -> the probability in [0, 1] that it teaches in an epoch; 1 for those that are left out.
-        unjudged: ids of queries of which only the teacher says anything; its best document is their positive.
+        unjudged: ids of queries of which only the teacher says anything; its best document is their positive, where it tells documents apart.
 
     Raises:
         DataError: no query has a scored positive.
@@ -222,7 +222,7 @@ def _judge(query: Query, target: Run, grades: Mapping[str, int], collection: Col
     rows = collection.rows_of(doc_ids)
     positive = np.array([grades.get(doc_id, 0) > 0 for doc_id in doc_ids], dtype=np.bool_)
     if alone:
-        positive[:1] = True  # they are ranked, best first
+        positive[:1] = len(scores) > 1 and scores[0] > scores[-1]  # best first; where all are alike, the teacher says nothing of the query
     relevant = np.union1d(rows[positive], collection.rows_of([doc_id for doc_id, grade in grades.items() if grade > 0]))
     unjudged = np.array([doc_id not in grades for doc_id in doc_ids], dtype=np.bool_)
     suspected = rows[unjudged & (scores > highest_negative(scores[positive], settings))]

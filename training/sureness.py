@@ -42,18 +42,27 @@ def entropy_of_lists(teacher: NDArray[np.float32], mask: NDArray[np.bool_], temp
 
 
 def temperature_of(entropy: float, teacher: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """The temperature that gives lists a mean entropy, within a hundredth of itself; the nearest of those tried where ties forbid it.
+    """The temperature that gives lists a mean entropy, within a hundredth of itself.
+
+    Documents that tie at the top of a list have an entropy that no temperature takes away: what is wanted is then that share of what there is
+    above it. Lists whose documents are all tied say nothing and are left out; where all are, it is 1.
 
     Args:
         entropy: wanted, between 0 and 1.
         teacher: scores, [S, K].
         mask: [S, K].
     """
-    spread = float(np.ptp(teacher[mask])) or 1.0
+    told = np.where(mask, teacher, -np.inf).max(axis=1) > np.where(mask, teacher, np.inf).min(axis=1)
+    if not told.any():
+        return 1.0
+    teacher, mask = teacher[told], mask[told]
+    spread = float(np.ptp(teacher[mask]))
     low, high = spread * 1e-6, spread * 1e3
+    tied = entropy_of_lists(teacher, mask, low)
+    wanted = tied + entropy * (1 - tied)
     while high / low > 1.01:
         middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if entropy_of_lists(teacher, mask, middle) > entropy else (middle, high)
+        low, high = (low, middle) if entropy_of_lists(teacher, mask, middle) > wanted else (middle, high)
     return float(np.sqrt(low * high))
 
 

@@ -42,7 +42,8 @@ def audit_teachers(pipeline: Pipeline) -> tuple[Done, Audit]:
     targets = HeldOutTargets.of(pipeline)
     inputs = {f"scores of {name}": run.fingerprint for name, run in targets.runs.items()}
     inputs |= {f"teacher {name}": identity.fingerprint for name, identity in pipeline.identities.items()}
-    inputs |= {"start": pipeline.start.identity, "collection": pipeline.collection.fingerprint, "candidates": pipeline.candidates["train"].fingerprint}
+    inputs |= {"start": pipeline.start.identity, "collection": pipeline.collection.fingerprint}
+    inputs |= {"candidates": pipeline.judged(pipeline.candidates["train"]).fingerprint}
     inputs |= {"queries": fingerprint(held), "judgements": pipeline.judgements, **reading_input(pipeline)}
     candidates = pipeline.experiment.candidates
     settings = {"measures": list(pipeline.experiment.evaluation.measures), **candidates.model_dump(mode="json", include={"k1", "b", "language"})}

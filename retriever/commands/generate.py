@@ -37,7 +37,7 @@ def generate(
         return
     _show(result, rows)
     splits = ", ".join(f"{count:,} {name}" for name, count in result["splits"].items())
-    typer.echo(f"\nkept {result['verdicts']['kept']:,} of {result['written']:,} ({100 * result['yield']:.0f} %): {splits} ({result['test']})")
+    typer.echo(f"\nkept {result['verdicts']['kept']:,} of {result['written']:,} ({100 * result['yield']:.0f} %): {splits}; test queries are {result['test']}")
     typer.echo(f"all with their lineage: {path}")
     tell_next("distill", file, set_, work)
 

@@ -47,7 +47,7 @@ def rewrite(
     if as_json:
         print_json(result)
         return
-    turns = {query_id: query.text for split in pipeline.collection.splits for query_id, query in pipeline.collection.queries(split).items()}
+    turns = {query.query_id: query.text for query in pipeline.collection.all_queries()}
     others = {f"{name}, {collection}": told for collection, found in elsewhere.items() for name, told in found.items()}
     for name, told in {**done.result["rewriters"], **others}.items():
         counts = ", ".join(f"{status} {count:,}" for status, count in told["statuses"].items() if count)

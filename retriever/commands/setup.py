@@ -75,6 +75,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     """Validate the file and the collection; print every setting."""
     from retriever.check import check_collection
     from retriever.experiment_file import as_toml
+    from retriever.generation.step import check_beside
     from retriever.queries import judged_queries, unjudged_queries
     from retriever.rewriting import turns_to_rewrite
 
@@ -82,9 +83,11 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
     settings = pipeline.experiment.collection
     report = check_collection(pipeline.documents, settings.train, settings.test)
     generation = pipeline.experiment.generation
+    if generation:
+        check_beside(pipeline)
     if generation is None or settings.unjudged:
         judged_queries(pipeline.documents, settings, pipeline.reporter.say)  # asking the pipeline would have turns rewritten
-    rewriters = {} if generation else turns_to_rewrite(pipeline)  # generated queries are no turns, and there are none yet
+    rewriters = {} if generation and not settings.unjudged else turns_to_rewrite(pipeline)  # generated queries are no turns, and there are none yet
     if as_json:
         print_json({"experiment": pipeline.experiment.model_dump(mode="json"), "collection": dataclasses.asdict(report), "turns_to_rewrite": rewriters})
         return
@@ -108,7 +111,7 @@ def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False
 def _unjudged_line(queries: int, teach: int | None) -> str:
     if teach is None:
         return f"{queries:,} queries without judgements are not used; to let them teach by teachers' scores: collection.unjudged = true"
-    left = f"; {queries - teach:,} do not, for tests would know them again" if teach < queries else ""
+    left = f"; {queries - teach:,} do not, their texts are judged or tests would know them again" if teach < queries else ""
     return f"{teach:,} queries without judgements teach by teachers' scores alone{left}"
 
 

@@ -20,6 +20,9 @@ from retriever.near_duplicates import groups, similar_pairs
 from retriever.runs import Run
 from retriever.types import Document, Query
 
+GENERATED = "generated:"
+"""How the id of a generated query begins."""
+
 VERDICTS = ("kept", "empty", "refusal", "artefact", "too_short", "too_long", "copied", "round_trip", "teacher", "near_duplicate", "surplus")
 """In the order in which the rules are asked; the first that applies is the verdict."""
 
@@ -57,7 +60,7 @@ class Criticised:
     @property
     def query(self) -> Query:
         """The query under its id."""
-        return Query(f"generated:{self.doc_id}:{self.sample}", self.text)
+        return Query(f"{GENERATED}{self.doc_id}:{self.sample}", self.text)
 
     def judged(self, verdict: str) -> Criticised:
         """The same with another verdict."""
@@ -66,7 +69,7 @@ class Criticised:
 
 def judge_words(doc_id: str, sample: int, raw: str, document: Document, settings: GenerationSettings) -> Criticised:
     """What the words alone say of a query; a title that is the query does not count as copied from."""
-    text = cleaned(raw)
+    text = cleaned(raw) if settings.method == "llm" else " ".join(raw.split())  # a document has no words around its own
     count = len(words(text))
     share = rules.copied_share(text, document.text if settings.method == "title" else document.full_text)
     failed = {

@@ -81,6 +81,11 @@ class LanguageModel:
         return room_left(taken, self.settings.answer_tokens, self.engine.max_length, "generation")
 
 
+def sentences(document: Document) -> list[str]:
+    """The sentences of a document's text in their order, none twice, lines joined."""
+    return list(dict.fromkeys(" ".join(sentence.split()) for sentence in SENTENCE_END.split(document.text.strip())))
+
+
 def title(document: Document, sample: int, seed: int) -> str:
     """A document's title, whatever the sample and the seed."""
     return document.title
@@ -88,14 +93,14 @@ def title(document: Document, sample: int, seed: int) -> str:
 
 def first_sentence(document: Document, sample: int, seed: int) -> str:
     """The first sentence of a document's text, whatever the sample and the seed."""
-    return SENTENCE_END.split(document.text.strip(), maxsplit=1)[0]
+    return next(iter(sentences(document)), "")
 
 
 def drawn_sentence(document: Document, sample: int, seed: int) -> str:
     """A sentence of a document's text, none twice: "" where it has no more than `sample`."""
-    sentences = list(dict.fromkeys(SENTENCE_END.split(document.text.strip())))
-    order = np.random.default_rng(text_hash(f"{seed} {document.doc_id}")).permutation(len(sentences))
-    return sentences[order[sample]] if sample < len(sentences) else ""
+    found = sentences(document)
+    order = np.random.default_rng(text_hash(f"{seed} {document.doc_id}")).permutation(len(found))
+    return found[order[sample]] if sample < len(found) else ""
 
 
 OWN_WORDS = {"title": title, "first_sentence": first_sentence, "sentence": drawn_sentence}

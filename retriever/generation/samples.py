@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,14 +55,27 @@ class Plan:
         yield from ((sample, documents) for sample in range(self.per_document))
 
 
-def plan_samples(collection: Collection, queries: int, per_document: int, over_generation: float, seed: int) -> Plan:
-    """The samples for so many wanted queries: documents drawn without replacement, those without words and repeated texts left out."""
-    wanted = -int(-queries * over_generation // per_document)
+def plan_samples(
+    collection: Collection, queries: int, per_document: int, over_generation: float, seed: int, written: Callable[[Document], int] | None = None
+) -> Plan:
+    """The samples for so many wanted queries: documents drawn without replacement, those without words and repeated texts left out.
+
+    Args:
+        collection: the documents.
+        queries: wanted.
+        per_document: samples of each.
+        over_generation: samples for each wanted query.
+        seed: of the draw.
+        written: how many samples a document has words for; `per_document` when left out.
+    """
     _, distinct = np.unique(collection.variants, return_index=True)
     rows: list[int] = []
+    samples = 0
     for row in np.random.default_rng(seed).permutation(np.sort(distinct)).tolist():
-        if len(rows) == wanted:
+        if samples >= queries * over_generation:
             break
-        if collection.documents_by_row([row])[0].full_text.strip():
+        document = collection.documents_by_row([row])[0]
+        if document.full_text.strip():
             rows.append(row)
+            samples += min(per_document, written(document)) if written else per_document
     return Plan(collection, np.array(rows, dtype=np.int64), per_document)

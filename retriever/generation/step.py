@@ -20,8 +20,8 @@ from retriever.document_table import document_variant, image_hash
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic
-from retriever.generation.critic import Criticised, counts_of, criticise, kept_of
-from retriever.generation.generators import Generator, open_generator
+from retriever.generation.critic import GENERATED, Criticised, counts_of, criticise, kept_of
+from retriever.generation.generators import Generator, open_generator, sentences
 from retriever.generation.samples import Plan, plan_samples
 from retriever.generation_settings import GenerationSettings
 from retriever.plugins import load_kind
@@ -29,6 +29,7 @@ from retriever.query_table import row_of_query
 from retriever.runs import Run
 from retriever.scoring import scored_shard
 from retriever.steps import Done
+from retriever.teacher_settings import TeacherSettings
 from retriever.types import Document, Qrels, Query, Usage
 from retriever.workers import Loader, engine_of
 from retriever.writers import WriterIdentity
@@ -77,6 +78,7 @@ def generation_of(pipeline: Pipeline) -> GenerationSettings:
 def prospect(pipeline: Pipeline) -> Prospect:
     """What `generate` would do, without asking the generator."""
     settings = generation_of(pipeline)
+    check_beside(pipeline)
     plan = _plan(pipeline, settings)
     folder = _samples_folder(pipeline, open_generator(settings, pipeline.experiment.seed).identity)
     return Prospect(len(plan.rows), len(plan), len(plan) - pending(plan, folder))
@@ -95,8 +97,7 @@ def generate(pipeline: Pipeline) -> Done:
         DataError: the critic kept too few queries for two splits, or unjudged ones have no judged ones to stand beside.
     """
     settings, experiment = generation_of(pipeline), pipeline.experiment
-    if experiment.collection.unjudged:
-        _check_judged(pipeline)
+    check_beside(pipeline)
     generator = open_generator(settings, experiment.seed)
     inputs = {"documents": pipeline.documents.fingerprint, "generator": generator.identity.fingerprint}
     if experiment.collection.unjudged:
@@ -109,7 +110,7 @@ def generate(pipeline: Pipeline) -> Done:
     kept_settings |= experiment.collection.model_dump(include={"train", "test", *(["unjudged"] if experiment.collection.unjudged else [])})
     kept_settings |= experiment.candidates.model_dump(include={"k1", "b", "language"})
     if settings.teacher:
-        kept_settings["critic"] = next(teacher for teacher in experiment.teacher if teacher.label == settings.teacher).model_dump(mode="json")
+        inputs["critic"] = pipeline.load_teacher(_critic_of(pipeline, settings)).identity.fingerprint
     return pipeline.step("generate", inputs, kept_settings, lambda folder: _work(pipeline, settings, generator, folder))
 
 
@@ -151,8 +152,15 @@ def read_generated(folder: Path) -> list[dict[str, Any]]:
     return read_rows(folder / QUERIES, SCHEMA)
 
 
+def _critic_of(pipeline: Pipeline, settings: GenerationSettings) -> TeacherSettings:
+    """The table of the teacher that judges what is written."""
+    return next(teacher for teacher in pipeline.experiment.teacher if teacher.label == settings.teacher)
+
+
 def _plan(pipeline: Pipeline, settings: GenerationSettings) -> Plan:
-    return plan_samples(pipeline.documents, settings.queries, settings.samples_per_document, settings.over_generation, pipeline.experiment.seed)
+    written = (lambda document: len(sentences(document))) if settings.method == "sentence" else None
+    wanted = settings.queries, settings.samples_per_document, settings.over_generation
+    return plan_samples(pipeline.documents, *wanted, pipeline.experiment.seed, written)
 
 
 def _samples_folder(pipeline: Pipeline, identity: WriterIdentity) -> Path:
@@ -213,7 +221,7 @@ class _Scorer:
 
     def __call__(self, queries: Mapping[str, Query], qrels: Qrels) -> Run:
         pipeline = self.pipeline
-        settings = next(teacher for teacher in pipeline.experiment.teacher if teacher.label == self.settings.teacher)
+        settings = _critic_of(pipeline, self.settings)
         teacher, store = pipeline.load_teacher(settings), pipeline.store
         run = bm25_run("candidates of generated queries", pipeline.bm25, pipeline.documents, queries, self.settings.teacher_depth, pipeline.reporter)
         pairs = with_positives(run, qrels)
@@ -270,8 +278,14 @@ def _write_collection(pipeline: Pipeline, settings: GenerationSettings, folder: 
     return {"splits": counts | ({BESIDE: len(queries[BESIDE])} if BESIDE in queries else {}), "test": origin}
 
 
-def _check_judged(pipeline: Pipeline) -> None:
-    """Refuses queries beside judged ones where there are none."""
+def check_beside(pipeline: Pipeline) -> None:
+    """Sees to it that queries which are to stand beside a collection's own can.
+
+    Raises:
+        DataError: none of these are judged, or some have the names of those that will be written.
+    """
+    if not pipeline.experiment.collection.unjudged:
+        return
     names, documents = pipeline.experiment.collection, pipeline.documents
     missing = [split for split in (names.train, names.test) if split not in documents.splits]
     if missing:
@@ -279,6 +293,8 @@ def _check_judged(pipeline: Pipeline) -> None:
             f'generation: under collection.unjudged the queries stand beside judged ones, and {documents.name} has no split "{missing[0]}". '
             "Take unjudged out: then the generated queries are judged, each by the document that it was written for"
         )
+    if taken := next((query.query_id for query in documents.all_queries() if query.query_id.startswith(GENERATED)), None):
+        raise DataError(f"generation: {documents.name} has generated queries already ({taken}). Take [generation] out: unjudged ones teach as they are")
 
 
 def _own_qrels(documents: Collection) -> dict[str, Qrels]:
