@@ -10,6 +10,7 @@ from retriever.encodings import DocumentEncodings, EncodingEngine, document_iden
 from retriever.plugins import load_kind
 from retriever.ragged_encodings import encode_ragged
 from retriever.student_settings import STUDENT_KINDS
+from retriever.students._precision import in_precision
 from retriever.teacher_settings import EmbeddingSettings
 from retriever.workers import Loader, engine_of
 
@@ -21,7 +22,8 @@ def load_encoder(settings: EmbeddingSettings) -> Any:
     """The encoder of an embedding teacher that names a model."""
     shared = {"model": str(settings.model), "revision": settings.revision, "max_length": settings.max_length}
     student = STUDENT_KINDS[settings.family].model_validate(shared)
-    return load_kind("students", settings.family, f"teacher {settings.label}").load(student, settings.batch_size)
+    encoder = load_kind("students", settings.family, f"teacher {settings.label}").load(student, settings.batch_size)
+    return in_precision(encoder, settings.precision)
 
 
 def encode_documents(pipeline: Pipeline, encoder: Any, what: str, load: Loader | None) -> DocumentEncodings:

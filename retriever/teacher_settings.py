@@ -99,11 +99,18 @@ class EmbeddingSettings(ModelTeacherSettings):
     family: Literal["dense", "sparse", "late_interaction", "image_text"] = Field(
         "dense", description="one vector, a sparse vector, a vector for each token, or one vector of a text or an image, as CLIP gives it"
     )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the products; half is faster where the device has it, scores differ a little")
     store_vectors: Literal["pooled", "tokens"] | None = Field(None, description="of documents; when left out, those that the similarity needs")
     logit_scale: float | None = Field(
         None, gt=0, description="in a reinforced dataset: what turns its cosines into logits; what the model was trained with when left out"
     )
     train: EncoderTeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
+
+    @model_validator(mode="after")
+    def _start_is_whole(self) -> EmbeddingSettings:
+        if self.precision != "fp32" and self.model in (None, "student") and not self.train:
+            raise ValueError('precision: "student" encodes as the student itself will, in fp32; name the model, or leave precision out')
+        return self
 
     @model_validator(mode="after")
     def _dense_is_taught(self) -> EmbeddingSettings:

@@ -13,6 +13,8 @@ from sentence_transformers import MultiVectorEncoder, SentenceTransformer, Spars
 from retriever.collection import Collection, write_collection
 from retriever.collection_settings import CandidateSettings
 from retriever.config import read_experiment
+from retriever.encoder_step import load_encoder
+from retriever.encodings import encode_collection, score_rows
 from retriever.errors import ConfigError, DataError
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
@@ -114,6 +116,28 @@ def own_scores(model: Any) -> list[float]:
 
 
 # Scores
+
+
+@pytest.mark.parametrize("family", ["dense", "sparse", "late_interaction"])
+def test_an_encoder_in_half_precision_differs_by_the_digits_that_it_lacks(
+    encoder_folder: Path, sparse_folder: Path, late_folder: Path, collection: Collection, tmp_path: Path, family: str
+) -> None:
+    model = str({"dense": encoder_folder, "sparse": sparse_folder, "late_interaction": late_folder}[family])
+    whole, half = (load_encoder(EmbeddingSettings(family=family, model=model, precision=precision)) for precision in ("fp32", "bf16"))
+    assert len({whole.identity, half.identity, half.document_identity}) == 3 - (half.identity == half.document_identity)
+    assert half.unit == whole.unit
+
+    def scores_of(encoder: Any) -> Any:
+        encode = encode_ragged if family != "dense" else encode_collection
+        encodings = encode(encoder, collection, tmp_path / encoder.identity)
+        queries = encoder.encode_queries([query for query, _ in PAIRS])
+        rows = collection.rows_of([document.doc_id for _, document in PAIRS])
+        return score_rows(encoder, queries, np.arange(len(PAIRS)), encodings, rows)
+
+    exact, near = scores_of(whole), scores_of(half)
+    assert near.dtype == np.float32
+    assert not np.array_equal(exact, near)
+    np.testing.assert_allclose(near, exact, rtol=0.05, atol=0.02 * float(np.abs(exact).max()))
 
 
 def test_a_sparse_teacher_says_inner_products(resources: Resources, sparse_folder: Path) -> None:
