@@ -27,6 +27,7 @@ from record import MACHINE, keep, kept
 from tables import students_table
 
 from retriever.config import Experiment, read_experiment
+from retriever.conversation_facets import NEW
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import compare
 from retriever.evaluate_step import evaluate_experiment
@@ -163,7 +164,14 @@ def measured(report: ReportData, compared: Sequence[tuple[str, str]] = COMPARED)
         "measure": measure,
         "runs": runs,
         "p_values": {f"{one.run} > {one.baseline}": [one.difference, one.p_value, one.p_value_corrected] for one in tests},
+        **on_new_documents(report),
     }
+
+
+def on_new_documents(report: ReportData) -> dict[str, Any]:
+    """The means on queries none of whose relevant documents a judged train query had; nothing where there are none, or no others."""
+    groups = [group for table in report.facets for group in table.groups if group.label == NEW]
+    return {"new": {"queries": groups[0].queries, "means": {run: means[report.measures[0]] for run, means in groups[0].means.items()}}} if groups else {}
 
 
 def share_steps(work: Path, name: str) -> None:

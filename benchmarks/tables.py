@@ -118,12 +118,16 @@ def students_table(kept: Mapping[str, Any], dataset: str) -> str:
     heads = [
         *("", first["measure"], "95 % interval", "of the teacher's"),
         *("above contrastive", "above its start", "above BM25", "query, ms", "bytes a document", "minutes of training"),
+        *(["on new documents"] if any("new" in result for result in kinds.values()) else []),
     ]
+    rows = [row[: len(heads)] for row in rows]
     seeds = sorted({result["seed"] for result in kinds.values()})
     said = (
         f"{first['queries']:,} test queries, {first['documents']:,} documents, seed {', '.join(map(str, seeds))}, {first['machine']}. "
         "In brackets: p of the paired randomisation test, after Holm's correction over the three of its row."
     )
+    if new := next((result["new"] for result in kinds.values() if "new" in result), None):
+        said += f" New documents: the {new['queries']:,} queries none of whose relevant documents a judged train query had."
     return f"{markdown(heads, rows)}\n\n{said}"
 
 
@@ -138,6 +142,7 @@ def _student_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
         "" if latency is None else f"{latency:.3g}",
         "" if found["bytes"] is None else f"{found['bytes'] / result['documents']:,.0f}",
         "" if minutes is None else f"{minutes:.1f}",
+        f"{result['new']['means'][run]:.3f}" if run in result.get("new", {}).get("means", {}) else "",
     ]
 
 

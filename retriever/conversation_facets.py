@@ -1,4 +1,4 @@
-"""What tells the turns of conversations apart, so that results can be reported for each kind: depth, topic, need of history, fields."""
+"""What tells queries apart, so that results can be reported for each kind: depth, topic, need of history, documents known from training, fields."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from retriever.types import Qrels, Query
 
 DEEPEST = 5
 FOUND_AMONG = 10
+SEEN, NEW = "seen in training", "new"
 FIRST, LATER = "first turn", "later turns"
 CONTINUATION, SWITCH = "continuation", "switch"
 NEED_OF_HISTORY = "need of history"
@@ -117,6 +118,22 @@ def needs_history_by_run(queries: Mapping[str, Query], last_turn_run: Run, qrels
         f"where it misses, and {name} against them where it finds; compare the other runs with each other."
     )
     return _facet("last turn alone", [FIRST, FINDS, MISSES], groups, note)
+
+
+def seen_documents(qrels: Qrels, taught: Iterable[set[str]]) -> list[Facet]:
+    """Queries with a relevant document that was relevant to a query of the training, and those without; none where all are alike.
+
+    What judgements say of a document can be learnt by heart, which helps the former alone: where they are many, training on judgements looks
+    better than it will be on documents that nobody asked for yet.
+
+    Args:
+        qrels: of the queries that are told apart.
+        taught: the relevant documents of each query that taught.
+    """
+    known = set[str]().union(*taught)
+    groups = {query_id: SEEN if relevant & known else NEW for query_id in qrels if (relevant := relevant_to(qrels, query_id))}
+    facet = _facet("relevant documents", [SEEN, NEW], groups, "A document was seen in training where a judged train query found it relevant.")
+    return [facet] if len(facet.labels) > 1 else []
 
 
 def by_field(queries: Mapping[str, Query], name: str) -> Facet:

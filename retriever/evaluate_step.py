@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.calibration import relevant_pairs
-from retriever.conversation_facets import NEED_OF_HISTORY, by_field, clusters_of, depths_of, facets_of, needs_history_by_run
+from retriever.conversation_facets import NEED_OF_HISTORY, by_field, clusters_of, depths_of, facets_of, needs_history_by_run, relevant_to, seen_documents
 from retriever.encodings import score_rows
 from retriever.eval.curves import ScoreDistribution, score_distribution, training_curve
 from retriever.eval.directions import direction_of, directions_of, in_direction, in_words, pairs_in_directions, system_of
@@ -124,7 +124,7 @@ def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Elsewhere]
         clusters=clusters,
         clustered_by="image" if clusters and not conversations else "conversation",
         depths=depths_of(asked) if conversations else {},
-        facets=told_apart(pipeline, evaluations, folder / "runs") if conversations or experiment.evaluation.by else [],
+        facets=told_apart(pipeline, evaluations, folder / "runs"),
         transfer=transfers_of(pipeline, elsewhere),
         folds=folds,
         zero_shot=None if folds else zero_shot_of(pipeline),
@@ -133,12 +133,14 @@ def make_report(pipeline: Pipeline, folder: Path, elsewhere: Sequence[Elsewhere]
 
 
 def told_apart(pipeline: Pipeline, evaluations: Mapping[str, Evaluation], runs: Path) -> list[FacetTable]:
-    """The results by turn, by topic and by the fields that the file names; `runs` holds the runs in TREC form."""
+    """The results by turn, by topic, by the fields that the file names and by what was seen in training; `runs` holds the runs in TREC form."""
     settings, qrels = pipeline.experiment.evaluation, pipeline.qrels("test")
     queries = pipeline.conversations("test")
     found = facets_of(queries, qrels, settings.by, pipeline.experiment.candidates.language)
     if "last_turn" in evaluations and not any(facet.name == NEED_OF_HISTORY for facet in found):
         found.append(needs_history_by_run(queries, read_run(runs / "last_turn.trec"), qrels))
+    if not pipeline.experiment.collection.folds:
+        found += seen_documents(qrels, (relevant_to(pipeline.qrels("train"), query_id) for query_id in pipeline.held_out[0]))
     clusters = wholes_of(queries, qrels)
     return [_table(pipeline, evaluations, one, clusters) for facet in found for one in _by_direction(facet, queries)]
 

@@ -123,6 +123,14 @@ def test_a_row_of_students_has_the_share_of_the_teacher_and_the_corrected_p_valu
     assert said.startswith("1,234 test queries, 10 documents, seed 1,")
 
 
+def test_what_was_learnt_by_heart_is_told_where_it_is_known(benchmark: Any) -> None:
+    result = student_result() | {"new": {"queries": 12, "means": {"student": 0.7, "contrastive": 0.4}}}
+    heads, _, bm25, *_, distilled, _, said = benchmark("tables").students_table({"scifact-dense": result}, "scifact").splitlines()
+    assert cells(heads)[-1] == "on new documents"
+    assert (cells(bm25)[-1], cells(distilled)[-1]) == ("", "0.700")
+    assert said.endswith("New documents: the 12 queries none of whose relevant documents a judged train query had.")
+
+
 def test_what_unjudged_queries_add_stands_beside_the_judged_alone(benchmark: Any) -> None:
     result = student_result()
     result["runs"]["judged"] = result["runs"]["contrastive"]

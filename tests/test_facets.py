@@ -16,6 +16,7 @@ from retriever.conversation_facets import (
     first_or_later,
     needs_history,
     needs_history_by_run,
+    seen_documents,
     topic_switch,
     turn_depth,
 )
@@ -199,3 +200,11 @@ def test_the_interval_of_a_mean_without_conversations_is_that_over_queries() -> 
     values = np.array([0.0, 1.0])
     ids = ["q0", "q1"]
     assert mean_interval(ids, values, None, np.random.default_rng(1)) == mean_interval(ids, values, {}, np.random.default_rng(1)) == (0, 1)
+
+
+def test_queries_whose_documents_were_seen_in_training_stand_apart() -> None:
+    qrels = {"old": {"d1": 1, "d9": 1}, "new": {"d9": 2}, "graded 0": {"d1": 0, "d9": 1}, "nothing": {"d1": 0}}
+    (facet,) = seen_documents(qrels, [{"d1"}, {"d2"}])
+    assert facet.groups == {"old": ("seen in training",), "new": ("new",), "graded 0": ("new",)}
+    assert seen_documents(qrels, [{"d1", "d9"}]) == []
+    assert seen_documents(qrels, []) == []
