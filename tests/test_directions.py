@@ -202,8 +202,12 @@ def test_systems_are_run_once_and_measured_and_written_in_each_direction(tmp_pat
 def test_facets_are_told_apart_within_each_direction(data: ReportData, tmp_path: Path) -> None:
     pipeline: Any = SimpleNamespace(
         experiment=SimpleNamespace(
-            evaluation=EvaluationSettings(measures=("Success@1",), by=("category",)), candidates=SimpleNamespace(language="english"), seed=1
+            evaluation=EvaluationSettings(measures=("Success@1",), by=("category",)),
+            candidates=SimpleNamespace(language="english"),
+            collection=SimpleNamespace(folds=None),
+            seed=1,
         ),
+        held_out=([], []),
         conversations=lambda split: asked(),
         qrels=lambda split: QRELS,
     )
