@@ -6,7 +6,7 @@
     python benchmarks/students.py --scores benchmarks/scores          # what taught teachers said lies there: none is taught
 
 Runs examples/<dataset>-<kind>.toml with evaluation.ablation = true. All kinds of a dataset share candidates and teacher scores, so
-that teachers score once; benchmarks/scores has what the taught teacher of the doc2dial files said, which costs an hour of 2 cores. A result is
+that teachers score once; benchmarks/scores has what the files' taught teachers said, which costs an hour of 2 cores a dataset. A result is
 kept in benchmarks/results/students.json as soon as it is there; one that was kept with the same settings is not made again, and one
 that was stopped goes on. Test queries choose nothing: targets and checkpoints are chosen on
 held-out train queries. Needs ../shared/data/doc2dial and scifact, or --set collection.path=FOLDER with one dataset.
