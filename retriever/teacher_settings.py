@@ -107,9 +107,12 @@ class EmbeddingSettings(ModelTeacherSettings):
     train: EncoderTeachingSettings | None = Field(None, description="taught on the train qrels first, as its own step; left out for a ready one")
 
     @model_validator(mode="after")
-    def _start_is_whole(self) -> EmbeddingSettings:
+    def _precision_is_read(self) -> EmbeddingSettings:
         if self.precision != "fp32" and self.model in (None, "student") and not self.train:
             raise ValueError('precision: "student" encodes as the student itself will, in fp32; name the model, or leave precision out')
+        if self.precision != "fp32" and (self.family == "image_text" or (self.family == "dense" and self.store_vectors == "tokens")):
+            what = "an image_text model" if self.family == "image_text" else "token vectors of a dense model, which are kept"
+            raise ValueError(f"precision: {self.precision} is not for {what}. Leave precision out")
         return self
 
     @model_validator(mode="after")

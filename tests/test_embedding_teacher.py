@@ -140,6 +140,12 @@ def test_an_encoder_in_half_precision_differs_by_the_digits_that_it_lacks(
     np.testing.assert_allclose(near, exact, rtol=0.05, atol=0.02 * float(np.abs(exact).max()))
 
 
+@pytest.mark.parametrize("settings", [{"model": "student"}, {"model": "m", "family": "image_text"}, {"model": "m", "store_vectors": "tokens"}])
+def test_half_precision_is_refused_where_it_would_not_be_read(settings: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="eave precision out"):
+        EmbeddingSettings.model_validate({**settings, "precision": "bf16"})
+
+
 def test_a_sparse_teacher_says_inner_products(resources: Resources, sparse_folder: Path) -> None:
     teacher = load(resources, family="sparse", model=str(sparse_folder), batch_size=4)
     scores = teacher.score(PAIRS).scores

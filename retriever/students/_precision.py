@@ -15,32 +15,36 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class HalfPrecision:
-    """An encoder of texts or images whose products are made in bf16 or fp16, as torch's autocast does; weights stay in fp32.
+    """An encoder of texts whose products are made in bf16 or fp16, as torch's autocast does; weights stay in fp32.
 
     Attributes:
         encoder: the one in fp32; all that is not here is asked of it.
         identity: of these encodings, which are others than those in fp32.
         document_identity: likewise.
+        dtype: of the products.
     """
 
     def __init__(self, encoder: Any, precision: Literal["bf16", "fp16"]) -> None:
         self.encoder = encoder
         self.identity = fingerprint([encoder.identity, precision])
         self.document_identity = fingerprint([document_identity(encoder), precision])
-        self._autocast = torch.autocast(encoder.model.device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float16
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.encoder, name)
 
     def encode_queries(self, queries: Sequence[Query]) -> Any:
         """What the encoder makes of queries."""
-        with self._autocast:
+        with self._half():
             return self.encoder.encode_queries(queries)
 
     def encode_documents(self, documents: Sequence[Document]) -> Any:
         """What the encoder makes of documents."""
-        with self._autocast:
+        with self._half():
             return self.encoder.encode_documents(documents)
+
+    def _half(self) -> torch.autocast:
+        return torch.autocast(self.encoder.model.device.type, self.dtype)
 
 
 def in_precision(encoder: Any, precision: Precision) -> Any:
