@@ -13,6 +13,8 @@ from retriever.engines.settings import EngineSettings, ServerSettings
 from retriever.settings import Fraction, PositiveInt, Settings, check_kind
 from retriever.types import Unit, ViewName
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 Cascade = Annotated[
     Fraction | None,
     Field(description="the share of each list that it reads, such as 0.3: what the teachers without a cascade rank highest; the rest is filled in from them"),
@@ -99,7 +101,7 @@ class EmbeddingSettings(ModelTeacherSettings):
     family: Literal["dense", "sparse", "late_interaction", "image_text"] = Field(
         "dense", description="one vector, a sparse vector, a vector for each token, or one vector of a text or an image, as CLIP gives it"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the products; half is faster where the device has it, scores differ a little")
+    precision: Precision = Field("fp32", description="of the products; half is faster where the device has it, scores differ a little")
     store_vectors: Literal["pooled", "tokens"] | None = Field(None, description="of documents; when left out, those that the similarity needs")
     logit_scale: float | None = Field(
         None, gt=0, description="in a reinforced dataset: what turns its cosines into logits; what the model was trained with when left out"
@@ -153,7 +155,7 @@ class FusionSettings(ModelTeacherSettings):
 
     kind: Literal["fusion"] = "fusion"
     batch_size: PositiveInt = Field(128, description="pairs of a batch")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     image_model: str | None = Field(None, description="of one that is taught: a vision model of transformers; folder, installed package or hub id")
     text_model: str | None = Field(None, description="of one that is taught: a text encoder of sentence-transformers")
     cascade: Cascade = None

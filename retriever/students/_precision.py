@@ -9,9 +9,8 @@ import torch
 
 from retriever.encodings import document_identity
 from retriever.files import fingerprint
+from retriever.teacher_settings import Precision
 from retriever.types import Document, Query
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class HalfPrecision:
