@@ -3,6 +3,7 @@
     python benchmarks/losses.py                          # 66 trainings: about 5 hours on 2 quiet cores; each is kept
     python benchmarks/losses.py --students dense --losses contrastive kl_divergence --seeds 1
     python benchmarks/losses.py --judged 250             # fewer of the train queries have judgements
+    python benchmarks/losses.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
 The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, and the target of the examples' teachers: BM25 and
 all-mpnet-base-v2, taught on the judged queries in as many epochs as make the steps of all. 500 train queries, whole dialogues of them, keep their
@@ -23,13 +24,13 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from record import MACHINE, keep, kept
-from students import experiment_of, folder_of, settings_of, share_steps
+from students import SCORES_HELP, experiment_of, folder_of, keep_scores, settings_of, share_steps, with_scores
 from tables import losses_table
 from unjudged import taught_longer, write_beir
 
@@ -40,10 +41,10 @@ from retriever.conversation_facets import relevant_to
 from retriever.encodings import encode_collection, score_rows
 from retriever.eval.measures import evaluate
 from retriever.files import fingerprint
-from retriever.near_duplicates import groups
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.progress import Terminal
+from retriever.queries import connected
 from retriever.ragged_encodings import encode_ragged
 from retriever.runs import Run
 from retriever.systems import epochs_alone
@@ -81,6 +82,9 @@ class Parts:
     judged: int
     measured: int
 
+    def __str__(self) -> str:
+        return f"{self.judged}-judged-{self.measured}-measured"
+
 
 def main() -> None:
     """Makes the runs that are not there yet, and prints the table."""
@@ -92,6 +96,7 @@ def main() -> None:
     parser.add_argument("--measured", type=int, default=600, help="queries that are measured")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-losses"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--scores", type=Path, help=SCORES_HELP, metavar="FOLDER")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     parts = Parts(arguments.judged, arguments.measured)
@@ -106,7 +111,7 @@ def main() -> None:
         if results.get(key, {}).get("settings") == settings_key:
             continue
         if kind not in pipelines:
-            pipelines[kind] = pipeline_of(asked, parts, arguments.work)
+            pipelines[kind] = pipeline_of(asked, parts, arguments.work, arguments.scores)
         results[key] = {**run(pipelines[kind], loss, seed), "settings": settings_key}
         if not arguments.no_results:
             keep("losses", {f"settings {settings_key}": settings, key: results[key]})
@@ -118,21 +123,22 @@ def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
     return experiment_of(folder_of(DATASET, kind), [*SIZES, *overrides])
 
 
-def pipeline_of(experiment: Experiment, parts: Parts, work: Path) -> Pipeline:
+def pipeline_of(experiment: Experiment, parts: Parts, work: Path, scores: Path | None = None) -> Pipeline:
     """It on its part of the collection, with the candidates, teachers and scores of the other kind where there are any."""
-    folder = work / f"{parts.judged}-judged-{parts.measured}-measured"
+    folder = work / str(parts)
     collection = experiment.collection.model_copy(update={"path": apart(experiment, parts, folder), "unjudged": True})
     share_steps(folder, experiment.name)
     part = Pipeline(experiment.model_copy(update={"collection": collection}), folder)
     times = len(part.conversations("train")) / len(part.qrels("train"))
-    pipeline = Pipeline(taught_longer(part.experiment, times), folder, Terminal())
+    pipeline = Pipeline(with_scores(taught_longer(part.experiment, times), scores), folder, Terminal())
     pipeline.target.scores("train")
+    keep_scores(pipeline, scores)
     return pipeline
 
 
 def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
     """A copy of the collection whose test queries are the measured ones, and whose train queries are the others, few of them judged."""
-    folder, settings = work / "collection", experiment.collection
+    folder, settings = work / f"collection-{parts}", experiment.collection
     if not folder.exists():
         whole = open_collection(settings, work / "whole")
         queries, qrels = whole.queries(settings.train), whole.qrels(settings.train)
@@ -141,19 +147,11 @@ def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
             for query_id, query in queries.items()
         }
         draw = np.random.default_rng(experiment.seed)
-        others, measured = hold_out(together(about), 1.0, parts.measured, draw)
+        others, measured = hold_out(connected(about), 1.0, parts.measured, draw)
         _, judged = hold_out({query_id: queries[query_id].conversation for query_id in others}, 1.0, parts.judged, draw)
         split = {settings.train: judged, settings.test: measured}
         write_beir(whole, queries.values(), {name: {query_id: qrels[query_id] for query_id in ids} for name, ids in split.items()}, folder)
     return folder.resolve()
-
-
-def together(about: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Query id -> its group: queries share one where they are about the same thing, or each is about one with a third. An empty name is no thing."""
-    first: dict[str, int] = {}
-    pairs = [(number, first.setdefault(thing, number)) for number, things in enumerate(about.values()) for thing in things if thing]
-    _, numbers = np.unique(groups(len(about), pairs), return_inverse=True)
-    return {query_id: str(number) for query_id, number in zip(about, numbers, strict=True)}
 
 
 def run(pipeline: Pipeline, loss: str, seed: int | None) -> dict[str, Any]:

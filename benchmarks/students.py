@@ -48,6 +48,8 @@ SHARED = ("collection", "folds", "rewritten", "rewrite", "generated", "generate"
 COMPARED = (("student", "contrastive"), ("student", "student_before"), ("student", "bm25"))
 """The questions of a row, each (run, baseline); Holm's correction is over these three."""
 
+SCORES_HELP = "of taught teachers: taken from this folder, or kept there once they are made"
+
 
 def main() -> None:
     """Makes the results that are not there yet, and prints the tables."""
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS["doc2dial"], default=KINDS["doc2dial"])
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-students"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--scores", type=Path, help="of taught teachers: taken from this folder, or kept there once they are made", metavar="FOLDER")
+    parser.add_argument("--scores", type=Path, help=SCORES_HELP, metavar="FOLDER")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     results = {} if arguments.no_results else kept("students")
@@ -90,13 +92,14 @@ def settings_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def scores_file(experiment: Experiment, teacher: str, folder: Path) -> Path:
-    """Where the scores of a taught teacher lie: under another name where it, its seed, the candidates or generated queries have other settings.
+    """Where the scores of a taught teacher lie: under another name where it, its seed, the collection, candidates or generated queries have other settings.
 
     Students share them.
     """
     settings = next(one for one in experiment.teacher if one.label == teacher)
-    decides = [settings.model_dump(mode="json", exclude_unset=True), experiment.candidates.model_dump(mode="json", exclude_unset=True), experiment.seed]
-    decides += [experiment.generation.model_dump(mode="json", exclude_unset=True)] if experiment.generation else []
+    whole = settings_of(experiment)
+    decides = [settings.model_dump(mode="json", exclude_unset=True), experiment.seed, *(whole.get(part) for part in ("collection", "candidates", "generation"))]
+    decides += [{key: value} for key, value in whole["training"].items() if key.startswith("validation_")]  # who is held out, and teaches no teacher
     return folder / f"{experiment.name.split('-', maxsplit=1)[0]}-{teacher}-{fingerprint(decides)[:8]}.parquet"
 
 
@@ -111,8 +114,10 @@ def with_scores(experiment: Experiment, folder: Path | None) -> Experiment:
     return experiment.model_copy(update={"teacher": tuple(teachers)})
 
 
-def keep_scores(pipeline: Pipeline, folder: Path) -> None:
+def keep_scores(pipeline: Pipeline, folder: Path | None) -> None:
     """Writes the scores of the teachers that were taught, of both splits, for `with_scores`."""
+    if folder is None:
+        return
     for teacher in pipeline.experiment.teacher:
         if getattr(teacher, "train", None):
             both = {query_id: found for split in pipeline.scores.values() for query_id, found in split[teacher.label].to_dict().items()}
@@ -125,8 +130,7 @@ def run_experiment(experiment: Experiment, work: Path, scores: Path | None = Non
     share_steps(work, experiment.name)
     pipeline = Pipeline(with_scores(experiment, scores), work, Terminal())
     pipeline.target.scores("train")  # candidates and teachers: their minutes are not the student's
-    if scores:
-        keep_scores(pipeline, scores)
+    keep_scores(pipeline, scores)
     minutes = {
         "contrastive": timed(pipeline.folder, "train_contrastive", lambda: train_other(pipeline, "contrastive")),
         "student": timed(pipeline.folder, "train", lambda: pipeline.trained),

@@ -4,6 +4,7 @@
     python benchmarks/unjudged.py --kinds sparse late_interaction static
     python benchmarks/unjudged.py --judged 250 --no-results
     python benchmarks/unjudged.py --set training.epochs=2
+    python benchmarks/unjudged.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
 Of doc2dial's dialogues with train queries some, drawn by the seed, keep their judgements, until so many queries have one; the judgements of
 the others are taken away. Nobody has more than these, the taught teacher of examples/doc2dial-<kind>.toml neither, which goes through them as
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from record import MACHINE, keep
-from students import EXAMPLES, KINDS, folder_of, measured, settings_of, share_steps
+from students import EXAMPLES, KINDS, SCORES_HELP, folder_of, keep_scores, measured, settings_of, share_steps, with_scores
 
 from retriever.collection import Collection, open_collection, with_queries
 from retriever.config import Experiment, read_experiment
@@ -45,11 +46,12 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=500, help="train queries that keep their judgements, and the rest of the last one's dialogue")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-unjudged"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--scores", type=Path, help=SCORES_HELP, metavar="FOLDER")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     for kind in arguments.kinds:
         whole = read_experiment(EXAMPLES / f"{folder_of('doc2dial', kind)}.toml", arguments.overrides)
-        found = run(whole, arguments.work, arguments.judged)
+        found = run(whole, arguments.work, arguments.judged, arguments.scores)
         for name, one in found["runs"].items():
             print(f"{name:16} {one['mean'][found['measure']]:.3f}")
         for asked, (difference, _, p_value) in found["p_values"].items():
@@ -59,11 +61,13 @@ def main() -> None:
             keep("unjudged", {f"{kind}, {arguments.judged} judged": found})
 
 
-def run(whole: Experiment, work: Path, count: int) -> dict[str, Any]:
+def run(whole: Experiment, work: Path, count: int, scores: Path | None = None) -> dict[str, Any]:
     """What one kind of student learns from few judged queries, with the others and without; kinds share candidates, teachers and scores."""
     experiment = with_few_judged(whole, work, count)
     share_steps(work, experiment.name)
-    pipeline = Pipeline(experiment, work, Terminal())
+    pipeline = Pipeline(with_scores(experiment, scores), work, Terminal())
+    pipeline.target.scores("train")
+    keep_scores(pipeline, scores)
     report = read_report(evaluate_experiment(pipeline).folder)
     return {
         **measured(report, COMPARED),

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retriever.collection import Collection, with_queries
-from retriever.errors import ConfigError
 from retriever.eval.measures import Evaluation
 from retriever.eval.report import RunResult, read_report
 from retriever.evaluation_settings import EvaluationSettings
-from retriever.queries import kept_together
+from retriever.queries import kept_together, parts_of
 from retriever.systems import readings_of
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
-
-
-def parts_of(queries: Mapping[str, str], folds: int, seed: int) -> list[list[str]]:
-    """Query ids in `folds` parts of about equal size; the turns of a conversation stay together, and so do an image and its captions.
-
-    Args:
-        queries: of the split, with what each must not be parted from, as `kept_together` gives it.
-        folds: how many parts.
-        seed: of the order in which conversations of equal length are dealt.
-
-    Raises:
-        ConfigError: there are fewer conversations than parts.
-    """
-    together: dict[str, list[str]] = {}
-    for query_id, conversation in queries.items():
-        together.setdefault(f"conversation {conversation}" if conversation else f"query {query_id}", []).append(query_id)
-    if len(together) < folds:
-        raise ConfigError(f"collection.folds = {folds}, but there are {len(together)} conversations. Set collection.folds = {max(2, len(together))} at most")
-    names = sorted(together)
-    np.random.default_rng(seed).shuffle(names)
-    parts: list[list[str]] = [[] for _ in range(folds)]
-    for name in sorted(names, key=lambda name: -len(together[name])):  # the longest first, each to the smallest part: sizes stay close
-        min(parts, key=len).extend(together[name])
-    return parts
 
 
 def fold_pipelines(pipeline: Pipeline) -> list[Pipeline]:
@@ -51,7 +25,7 @@ def fold_pipelines(pipeline: Pipeline) -> list[Pipeline]:
     queries, qrels = pipeline.conversations("train"), pipeline.qrels("train")
 
     def work(folder: Path) -> None:
-        for number, part in enumerate(parts_of(kept_together(queries, qrels), folds, seed), 1):
+        for number, part in enumerate(parts_of(kept_together(queries, qrels), folds, seed, "collection.folds"), 1):
             tested = set(part)
             splits = {
                 "train": {query_id: judged for query_id, judged in qrels.items() if query_id not in tested},

@@ -39,7 +39,8 @@ from retriever.student_settings import SparseSettings, StudentSettings
 from retriever.students._reading import set_reader
 from retriever.target import Target
 from retriever.teach_step import teach
-from retriever.teacher_settings import EmbeddingSettings, TeacherSettings
+from retriever.teacher_settings import CrossFittedSettings, EmbeddingSettings, TeacherSettings
+from retriever.teachers._cross_fitted import CrossFittedTeacher
 from retriever.training.samples import hold_out
 from retriever.training.trainer import check_training
 from retriever.training_settings import TrainingSettings
@@ -229,7 +230,14 @@ class Pipeline:
         training, qrels = self.experiment.training, self.qrels("train")
         generator = np.random.default_rng(self.experiment.seed)
         judged = {query_id: query for query_id, query in self.conversations("train").items() if query_id in qrels}
-        return hold_out(kept_together(judged, qrels), training.validation_fraction, training.validation_queries, generator)
+        together = kept_together(judged, qrels, training.validation_documents)
+        train, held = hold_out(together, training.validation_fraction, training.validation_queries, generator)
+        if training.validation_documents == "new" and len(held) > len(train):
+            raise DataError(
+                f'training.validation_documents = "new" would hold out {len(held):,} of {len(together):,} train queries, which shared relevant documents '
+                "connect. Leave it out"
+            )
+        return train, held
 
     @cached_property
     def unjudged(self) -> list[str]:
@@ -352,6 +360,8 @@ class Pipeline:
 
     def load_teacher(self, settings: TeacherSettings) -> Teacher:
         """A teacher that is ready to score."""
+        if isinstance(settings, CrossFittedSettings):
+            return CrossFittedTeacher(settings.label, [self.load_teacher(part) for part in settings.parts], settings.fold_of)
         told = settings.model_copy(update={"reads": settings.reads or self.experiment.collection.conversation})
         teacher: Teacher = load_kind("teachers", settings.kind, f"teacher {settings.label}").load(told, self.resources)
         return teacher

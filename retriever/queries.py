@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from retriever.collection import Collection
 from retriever.collection_settings import CollectionSettings
 from retriever.conversation_facets import relevant_to
 from retriever.conversations import ConversationReader
-from retriever.errors import DataError
+from retriever.errors import ConfigError, DataError
 from retriever.eval.directions import direction_of_query
 from retriever.files import fingerprint
+from retriever.near_duplicates import groups
 from retriever.query_table import row_of_query
 from retriever.types import Qrels, Query
 
@@ -70,11 +73,12 @@ def plain_words(query: Query) -> tuple[str, ...]:
     return (*words, "" if query.image is None else str(query.image))
 
 
-def kept_together(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
+def kept_together(queries: Mapping[str, Query], qrels: Qrels, documents: Literal["any", "new"] = "any") -> dict[str, str]:
     """Query id -> what it must not be parted from when queries are held out; "" where it stands alone.
 
     The turns of a conversation belong together; so do an image and the captions that look for it: each of them has the pairs of the
-    others, the other way round. Captions of one image stay together where no image asks, too: all of them teach that image.
+    others, the other way round. Captions of one image stay together where no image asks, too: all of them teach that image. Where held-out
+    queries must be about "new" documents, those that share a relevant one stay together as well.
     """
     images, captioned = {query_id for query_id, query in queries.items() if query.image is not None}, captioned_images(queries, qrels)
 
@@ -82,7 +86,42 @@ def kept_together(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:
         asked = (doc_id for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0 and doc_id in images)
         return query_id if query_id in images else next(asked, captioned.get(query_id, ""))
 
-    return {query_id: query.conversation or image_of(query_id) for query_id, query in queries.items()}
+    together = {query_id: query.conversation or image_of(query_id) for query_id, query in queries.items()}
+    if documents == "any":
+        return together
+    return connected({query_id: [f"with {other}" if other else "", *sorted(relevant_to(qrels, query_id))] for query_id, other in together.items()})
+
+
+def connected(about: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Query id -> its group: queries share one where they are about the same thing, or each is about one with a third. An empty name is no thing."""
+    first: dict[str, int] = {}
+    pairs = [(number, first.setdefault(thing, number)) for number, things in enumerate(about.values()) for thing in things if thing]
+    return dict(zip(about, map(str, groups(len(about), pairs)), strict=True))
+
+
+def parts_of(queries: Mapping[str, str], folds: int, seed: int, setting: str) -> list[list[str]]:
+    """Query ids in `folds` parts of about equal size; the turns of a conversation stay together, and so do an image and its captions.
+
+    Args:
+        queries: with what each must not be parted from, as `kept_together` gives it.
+        folds: how many parts.
+        seed: of the order in which conversations of equal length are dealt.
+        setting: what asks for so many, as messages call it.
+
+    Raises:
+        ConfigError: there are fewer conversations than parts.
+    """
+    together: dict[str, list[str]] = {}
+    for query_id, conversation in queries.items():
+        together.setdefault(f"conversation {conversation}" if conversation else f"query {query_id}", []).append(query_id)
+    if len(together) < folds:
+        raise ConfigError(f"{setting} = {folds}, but there are {len(together)} queries or conversations. Set {setting} = {max(2, len(together))} at most")
+    names = sorted(together)
+    np.random.default_rng(seed).shuffle(names)
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    for name in sorted(names, key=lambda name: -len(together[name])):  # the longest first, each to the smallest part: sizes stay close
+        min(parts, key=len).extend(together[name])
+    return parts
 
 
 def captioned_images(queries: Mapping[str, Query], qrels: Qrels) -> dict[str, str]:

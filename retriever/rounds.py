@@ -173,10 +173,13 @@ def vectors_from(pipeline: Pipeline, training: TrainingSettings) -> str | None:
         ConfigError: no teacher has any.
     """
     comparing = [name for name, weight in training.losses.items() if weight and LOSS_TABLE[name].needs_teacher_vectors]
-    dense = [one.label for one in pipeline.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family in ("dense", "image_text")]
+    embedding = [one for one in pipeline.experiment.teacher if isinstance(one, EmbeddingSettings) and one.family in ("dense", "image_text")]
+    dense = [one.label for one in embedding if not (one.train and one.train.folds)]
     name = training.vectors_from or next(iter(dense), None)
     if comparing and name not in dense:
         found = f'"{name}" has none' if name else "none of the teachers has any"
+        if len(dense) < len(embedding):
+            found += " (the models of a teacher with train.folds have vectors of their own)"
         raise ConfigError(f'training.losses: {comparing[0]} compares with a teacher\'s vectors, and {found}. Add a [[teacher]] of kind = "embedding"')
     return name if comparing else None
 

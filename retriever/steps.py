@@ -82,7 +82,7 @@ def run_step(step: Step, parent: Path, work: Callable[[Path], dict[str, Any] | N
             done = None if in_place else _finished(step, folder)  # a stop came before it took its place
             result = done.result if done else _work(step, folder, work, in_place)
             if not in_place:
-                _remove_leftovers(folder)
+                remove_leftovers(folder)
                 replace_folder(folder, final)
     return Done(final, step.key, result, done_now=True)
 
@@ -150,7 +150,7 @@ def _finished(step: Step, folder: Path) -> Done | None:
     return Done(folder, step.key, found["result"], done_now=False) if found and found["key"] == step.key else None
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Takes away what only a stop would have needed, once the manifest says that none can come any more."""
     (folder / "step.json").unlink(missing_ok=True)
     for name in LEFTOVERS:

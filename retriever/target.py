@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from retriever.ensemble_step import Targets, choose_target, fit_notes, fit_targets, judged_lists, step_settings, target_units
 from retriever.files import fingerprint
 from retriever.runs import Run
 from retriever.steps import Done
 from retriever.store import TeacherScores
+from retriever.teacher_settings import TeachingSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.types import Query, Unit
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
+
+
+BY_HEART = 0.05
+"""By how much a teacher ranks the queries it was taught on better than others before that is told."""
 
 
 class Target:
@@ -83,9 +90,9 @@ class Target:
         inputs |= {"held": fingerprint(pipeline.held_out[1])}
 
         def work(folder: Path) -> dict[str, Any]:
-            targets, found = fit_targets(experiment, identities, held_out_lists(pipeline, raw))
+            targets, found = fit_targets(experiment, identities, lists_of(pipeline, raw, pipeline.held_out[1]))
             targets.write(folder)
-            return found
+            return {**found, "by_heart": on_their_lessons(pipeline, raw)}
 
         return pipeline.open_step(lambda: pipeline.step("ensemble", inputs, step_settings(experiment, identities), work), Targets.read)
 
@@ -95,17 +102,35 @@ class Target:
         done, targets = self._fitted
         experiment, held = self._pipeline.experiment, self._pipeline.held_out[1]
         name, reason = choose_target(experiment.ensemble.select, done.result["held_out"], experiment.evaluation.measures[0], len(held))
-        fit = fit_notes(done.result["fit"], list(targets.alone))
-        return name, f"{reason}. {fit}" if fit else reason
+        notes = [fit_notes(done.result["fit"], list(targets.alone)), by_heart_note(done.result.get("by_heart", {}), done.result["held_out"])]
+        told = " ".join(note for note in notes if note)
+        return name, f"{reason}. {told}" if told else reason
 
 
-def held_out_lists(pipeline: Pipeline, raw: Mapping[str, Run]) -> JudgedLists:
-    """The held-out train queries' lists with every teacher's scores: what targets are fitted on and measured by.
+def lists_of(pipeline: Pipeline, raw: Mapping[str, Run], query_ids: Sequence[str]) -> JudgedLists:
+    """The lists of some judged train queries with teachers' scores; of those held out, they are what targets are fitted on and measured by.
 
     Args:
         pipeline: the experiment.
-        raw: teacher -> its scores of train pairs, those of the held-out queries among them.
+        raw: teacher -> its scores of train pairs, those of these queries among them.
+        query_ids: which.
     """
-    _, held = pipeline.held_out
-    queries = {query_id: pipeline.queries("train")[query_id] for query_id in held}
-    return judged_lists(pipeline.experiment, raw, queries, pipeline.qrels("train"), pipeline.candidates["train"].select(held))
+    queries = {query_id: pipeline.queries("train")[query_id] for query_id in query_ids}
+    return judged_lists(pipeline.experiment, raw, queries, pipeline.qrels("train"), pipeline.candidates["train"].select(query_ids))
+
+
+def on_their_lessons(pipeline: Pipeline, raw: Mapping[str, Run]) -> dict[str, float]:
+    """What each teacher that could have folds, and has none, reaches on the queries that it was taught on."""
+    found = {}
+    for teacher in pipeline.experiment.teacher:
+        train = getattr(teacher, "train", None)
+        if isinstance(train, TeachingSettings) and not train.folds:
+            lists = lists_of(pipeline, {teacher.label: raw[teacher.label]}, pipeline.held_out[0])
+            found[teacher.label] = float(lists.measure(lists.aligned.scores[0].astype(np.float64)).mean())
+    return found
+
+
+def by_heart_note(lessons: Mapping[str, float], held_out: Mapping[str, float]) -> str:
+    """Which teachers say little more of the train queries than their judgements, in a sentence; "" where none does."""
+    surer = [f"{name} {value:.3f} against {held_out[name]:.3f}" for name, value in lessons.items() if value - held_out[name] > BY_HEART]
+    return f"On the queries that they were taught on, teachers rank better than on those held out ({', '.join(surer)}); see train.folds." if surer else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,28 @@ from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
 from retriever.processes import refuse_several
 from retriever.progress import bar_of_steps
+from retriever.queries import kept_together, parts_of
+from retriever.steps import remove_leftovers
 from retriever.student_settings import DenseSettings
-from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, FusionSettings, ModelTeacherSettings, TeacherSettings, TeachingSettings
+from retriever.teacher_settings import (
+    CrossEncoderSettings,
+    CrossFittedSettings,
+    EmbeddingSettings,
+    EncoderTeachingSettings,
+    FusionSettings,
+    ModelTeacherSettings,
+    TeacherSettings,
+    TeachingSettings,
+)
 from retriever.train_step import Lesson, as_retrieved, teach_student
 from retriever.training.cross_encoder import teach_cross_encoder, training_lists
 from retriever.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
+
+AnyTaught = CrossEncoderSettings | EmbeddingSettings
+"""Of the teachers that are one model, and can be several with folds."""
 
 
 def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
@@ -41,14 +56,57 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     else:
         inputs |= {"queries": fingerprint(pipeline.held_out[0])}
 
+    parts = _parts(pipeline, settings, teaching)
+
     def work(folder: Path) -> dict[str, Any]:
         refuse_several(f"teaching {settings.label}", "retriever teach")
-        if isinstance(settings, CrossEncoderSettings):
-            return _cross_encoder(pipeline, settings, start, teaching, folder)
-        return _bi_encoder(pipeline, settings, start, teaching, folder)
+        if not parts:
+            return _one_model(pipeline, settings, start, pipeline.held_out[0], folder)
+        for number, part in enumerate(parts, 1):
+            _one_of_several(pipeline, settings, start, number, part, folder / f"fold-{number}")
+        return {"folds": [len(part) for part in parts]}
 
     done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json", exclude_none=True), work)
-    return settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
+    taught = settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
+    if not parts:
+        return taught
+    models = tuple(_of_fold(taught, number, done.folder / f"fold-{number}" / "model") for number in range(1, len(parts) + 1))
+    fold_of = {query_id: number for number, part in enumerate(parts) for query_id in part}
+    told = settings.model_dump(include={"name", "reads", "normalise", "temperature", "weight"})
+    return CrossFittedSettings(**{**told, "name": settings.label}, model=str(done.folder), parts=models, fold_of=fold_of)
+
+
+def _parts(pipeline: Pipeline, settings: TeacherSettings, teaching: TeachingSettings) -> list[list[str]]:
+    """The train queries in as many parts as `train.folds` says; none where it is left out. Held-out queries are in none, as they teach nothing."""
+    if teaching.folds is None:
+        return []
+    train, qrels = pipeline.held_out[0], pipeline.qrels("train")
+    together = kept_together(
+        {query_id: pipeline.conversations("train")[query_id] for query_id in train}, qrels, pipeline.experiment.training.validation_documents
+    )
+    return parts_of(together, teaching.folds, pipeline.experiment.seed, f"teacher {settings.label}: train.folds")
+
+
+def _of_fold(settings: AnyTaught, number: int, model: Path) -> AnyTaught:
+    return settings.model_copy(update={"name": f"{settings.label}, fold {number}", "model": str(model)})
+
+
+def _one_of_several(pipeline: Pipeline, settings: AnyTaught, start: ModelFolder, number: int, part: Sequence[str], folder: Path) -> None:
+    """Leaves a model in `folder / "model"`, taught without a part of the train queries; the folder has its name once the model is whole."""
+    if folder.exists():
+        return
+    begun, unseen = folder.with_name(f".{folder.name}"), set(part)
+    begun.mkdir(parents=True, exist_ok=True)
+    _one_model(pipeline, _of_fold(settings, number, begun), start, [query_id for query_id in pipeline.held_out[0] if query_id not in unseen], begun)
+    remove_leftovers(begun)
+    begun.rename(folder)
+
+
+def _one_model(pipeline: Pipeline, settings: AnyTaught, start: ModelFolder, lessons: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Leaves a model in `folder / "model"`, taught on some of the train queries."""
+    if isinstance(settings, CrossEncoderSettings):
+        return _cross_encoder(pipeline, settings, start, lessons, folder)
+    return _bi_encoder(pipeline, settings, start, lessons, folder)
 
 
 def _texts(pipeline: Pipeline, settings: TeacherSettings) -> dict[str, str]:
@@ -62,24 +120,23 @@ def teach_all(pipeline: Pipeline) -> dict[str, str]:
     return {settings.label: str(settings.model) for settings in taught if isinstance(settings, ModelTeacherSettings)}
 
 
-def _cross_encoder(pipeline: Pipeline, settings: CrossEncoderSettings, start: ModelFolder, teaching: TeachingSettings, folder: Path) -> dict[str, Any]:
-    """Leaves a cross-encoder in `folder / "model"`, taught on lists of a positive and mined negatives."""
+def _cross_encoder(pipeline: Pipeline, settings: CrossEncoderSettings, start: ModelFolder, lessons: Sequence[str], folder: Path) -> dict[str, Any]:
+    """A cross-encoder, taught on lists of a positive and mined negatives."""
     seed, label, queries = pipeline.experiment.seed, settings.label, pipeline.queries("train", settings.reads)
-    lessons = {query_id: queries[query_id] for query_id in pipeline.held_out[0]}
-    generator = np.random.default_rng(seed)
-    lists = training_lists(pipeline.candidates["train"], lessons, pipeline.qrels("train"), pipeline.collection, teaching, generator)
+    teaching = settings.train or TeachingSettings()
+    asked = {query_id: queries[query_id] for query_id in lessons}
+    lists = training_lists(pipeline.candidates["train"], asked, pipeline.qrels("train"), pipeline.collection, teaching, np.random.default_rng(seed))
     with bar_of_steps(pipeline.reporter, f"teaching {label}") as progress:
         teach_cross_encoder(start, lists, teaching, folder, seed, progress)
     return {"lists": len(lists)}
 
 
-def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFolder, teaching: TeachingSettings, folder: Path) -> dict[str, Any]:
-    """Leaves a bi-encoder in `folder / "model"`, taught by the contrastive loss alone; the held-out queries pick its checkpoint.
+def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFolder, lessons: Sequence[str], folder: Path) -> dict[str, Any]:
+    """A bi-encoder, taught by the contrastive loss alone; the held-out queries pick its checkpoint.
 
     Its negatives are drawn from the best candidates, and none is taken for a false one: no teacher has scored them yet.
     """
-    experiment = pipeline.experiment
-    train, held = pipeline.held_out
+    experiment, teaching = pipeline.experiment, settings.train or EncoderTeachingSettings()
     own = experiment.training.model_dump(include={"validation_fraction", "validation_queries", "validation_depth", "checkpoint_steps", "precision"})
     shared = teaching.model_dump(include={"epochs", "batch_size", "learning_rate", "max_length", "warmup", "frozen_layers"})
     training = TrainingSettings(documents_per_query=1 + teaching.negatives_per_positive, losses={"contrastive": 1.0}, false_negatives="keep", **own, **shared)
@@ -89,8 +146,8 @@ def _bi_encoder(pipeline: Pipeline, settings: EmbeddingSettings, start: ModelFol
         target=as_retrieved(pipeline.pairs("train")),
         queries=pipeline.queries("train", settings.reads),
         qrels=pipeline.qrels("train"),
-        train=train,
-        held=held,
+        train=lessons,
+        held=pipeline.held_out[1],
         pairs=pipeline.pairs("train"),
         collection=pipeline.collection,
         measure=experiment.evaluation.measures[0],

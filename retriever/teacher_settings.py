@@ -31,6 +31,9 @@ class TeachingSettings(Settings):
     negatives_per_positive: PositiveInt = 5
     max_length: PositiveInt = 256
     warmup: float = Field(0.1, ge=0, lt=1)
+    folds: int | None = Field(
+        None, ge=2, le=10, description="cross-fitting: so many models, each taught without a part of the train queries, which it then scores; one when left out"
+    )
 
 
 class EncoderTeachingSettings(TeachingSettings):
@@ -122,6 +125,19 @@ class EmbeddingSettings(ModelTeacherSettings):
         if self.train and self.family != "dense":
             raise ValueError(f'train teaches the family "dense", not "{self.family}": give a ready model, or take the table "train" away')
         return self
+
+
+class CrossFittedSettings(ModelTeacherSettings):
+    """A teacher whose `train` table asks for folds, once it is taught; experiment files have none of this kind.
+
+    Attributes:
+        parts: the model of each fold.
+        fold_of: train query -> the place in `parts` of the model that has not seen it. All others are scored by the mean of all.
+    """
+
+    kind: Literal["cross_fitted"] = "cross_fitted"
+    parts: tuple[CrossEncoderSettings | EmbeddingSettings, ...]
+    fold_of: dict[str, int]
 
 
 class FusionTeachingSettings(Settings):

@@ -108,6 +108,9 @@ class TrainingSettings(Settings):
     rounds: PositiveInt = Field(1, description="of training; before each further one the new student finds candidates, which the teachers score")
     validation_fraction: Fraction = Field(0.1, description="of the train queries, held out to pick the checkpoint")
     validation_queries: PositiveInt = Field(150, description="at most")
+    validation_documents: Literal["any", "new"] = Field(
+        "any", description='of held-out queries: "new" ones are relevant to no query that teaches, as where users ask about documents that nobody has judged'
+    )
     validation_depth: PositiveInt = Field(20, description="candidates re-ranked per held-out query")
     evaluations_per_epoch: PositiveInt = 1
     matryoshka: tuple[PositiveInt, ...] | None = Field(

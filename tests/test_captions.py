@@ -16,10 +16,9 @@ from retriever.collection import Collection, open_collection
 from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from
 from retriever.errors import ConfigError, DataError
-from retriever.folds import parts_of
 from retriever.image_readers import check_readers
 from retriever.images import read_image
-from retriever.queries import judged_queries, kept_together
+from retriever.queries import judged_queries, kept_together, parts_of
 from retriever.types import Document, Query
 
 SQUARES = {"red.png": (255, 0, 0), "deep/light blue.png": (128, 128, 255), "green.png": (0, 255, 0)}
@@ -199,7 +198,7 @@ def test_captions_of_an_image_are_kept_together_where_no_image_asks(folder: Path
     qrels = {f"{image}.png#{number}": {f"{image}.png": 1, "other.png": 0} for image in range(4) for number in range(5)}
     queries = {query_id: Query(query_id, f"caption {query_id}", fields={"direction": "text_to_image"}) for query_id in qrels}
     for seed in range(5):
-        parts = parts_of(kept_together(queries, qrels), 2, seed)
+        parts = parts_of(kept_together(queries, qrels), 2, seed, "folds")
         first, second = ({query_id.partition("#")[0] for query_id in part} for part in parts)
         assert ([len(part) for part in parts], len(first), len(second), first & second) == ([10, 10], 2, 2, set())
 

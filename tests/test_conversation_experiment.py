@@ -14,9 +14,9 @@ from retriever.eval.report import read_report
 from retriever.eval.transfer import Transfer
 from retriever.evaluate_step import evaluate_experiment
 from retriever.experiment_file import as_toml
-from retriever.folds import fold_pipelines, parts_of
+from retriever.folds import fold_pipelines
 from retriever.pipeline import Pipeline
-from retriever.queries import kept_together
+from retriever.queries import kept_together, parts_of
 from retriever.rewriting import estimate, rewritten, turns_to_rewrite
 from retriever.runs import read_qrels, read_run
 from retriever.search import open_index
@@ -96,14 +96,14 @@ def test_an_index_of_the_start_serves_a_student_whose_queries_alone_learned(talk
 
 def test_folds_keep_conversations_together_and_are_about_equal() -> None:
     queries = {f"q{number}": Query(f"q{number}", "x", conversation=f"c{number % 7}") for number in range(40)} | {"alone": Query("alone", "y")}
-    parts = parts_of(kept_together(queries, {}), 3, seed=1)
+    parts = parts_of(kept_together(queries, {}), 3, 1, "collection.folds")
     assert sorted(query_id for part in parts for query_id in part) == sorted(queries)
     places = {query_id: number for number, part in enumerate(parts) for query_id in part}
     assert all(len({places[query_id] for query_id, query in queries.items() if query.conversation == f"c{number}"}) == 1 for number in range(7))
     assert max(map(len, parts)) - min(map(len, parts)) <= 6
-    assert parts_of(kept_together(queries, {}), 3, seed=1) == parts
-    with pytest.raises(ConfigError, match=r"^collection\.folds = 9, but there are 8 conversations"):
-        parts_of(kept_together(queries, {}), 9, seed=1)
+    assert parts_of(kept_together(queries, {}), 3, 1, "collection.folds") == parts
+    with pytest.raises(ConfigError, match=r"^collection\.folds = 9, but there are 8 queries or conversations"):
+        parts_of(kept_together(queries, {}), 9, 1, "collection.folds")
 
 
 def test_every_query_of_a_split_in_folds_is_scored_by_a_student_that_did_not_see_its_conversation(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:

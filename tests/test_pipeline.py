@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +21,8 @@ from retriever.errors import ConfigError, DataError, StoreError
 from retriever.eval.measures import evaluate
 from retriever.evaluation_settings import EvaluationSettings
 from retriever.pipeline import Pipeline
-from retriever.progress import Advance, Quiet
 from retriever.systems import fused_depth
-from tests.tiny_experiment import RUNS, STEPS, manifest_times, write_experiment
-
-
-class Noted(Quiet):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.bars: dict[str, tuple[int, int]] = {}
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    @contextlib.contextmanager
-    def bar(self, description: str, total: int) -> Iterator[Advance]:
-        """Remembers how far each bar came, and of how much."""
-
-        def advance(count: int) -> None:
-            self.bars[description] = (self.bars.get(description, (0, 0))[0] + count, total)
-
-        yield advance
-
-    @property
-    def done(self) -> set[str]:
-        """The steps that were done, not only opened."""
-        return {line.partition(":")[0] for line in self.said if ": done, " in line}
+from tests.tiny_experiment import RUNS, STEPS, Noted, manifest_times, write_experiment
 
 
 @pytest.fixture

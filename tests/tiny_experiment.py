@@ -6,12 +6,13 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
 from retriever import cli
+from retriever.progress import Advance, Quiet
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("bm25", "candidates", "ensemble", "evaluate", "index", "index_before", "score", "start", "train")
@@ -84,6 +85,31 @@ def command(*arguments: object) -> Said:
 def process_environment(**more: str) -> dict[str, str]:
     """What a `python -m retriever` in another folder needs."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+class Noted(Quiet):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.bars: dict[str, tuple[int, int]] = {}
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Advance]:
+        """Remembers how far each bar came, and of how much."""
+
+        def advance(count: int) -> None:
+            self.bars[description] = (self.bars.get(description, (0, 0))[0] + count, total)
+
+        yield advance
+
+    @property
+    def done(self) -> set[str]:
+        """The steps that were done, not only opened."""
+        return {line.partition(":")[0] for line in self.said if ": done, " in line}
 
 
 def write_experiment(folder: Path, collection: Path, model: Path, changes: Mapping[str, str] | None = None) -> Path:

@@ -19,7 +19,7 @@ from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.runs import Run
 from retriever.scoring import CandidatePairs, score_pairs
-from retriever.target import held_out_lists
+from retriever.target import lists_of
 from retriever.teacher_settings import EmbeddingSettings, LexicalSettings, TeacherSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.types import Unit
@@ -49,7 +49,7 @@ class HeldOutTargets:
         experiment, identities = pipeline.experiment, pipeline.identities
         target_units(experiment, identities)  # refuses units that do not mix before anything is scored
         raw = pipeline.held_out_scores
-        lists = held_out_lists(pipeline, raw)
+        lists = lists_of(pipeline, raw, pipeline.held_out[1])
         targets, found = fit_targets(experiment, identities, lists)
         chosen, _ = choose_target(experiment.ensemble.select, found["held_out"], experiment.evaluation.measures[0], len(lists.queries))
         return cls(targets.runs(raw, lists.queries), targets.units, lists, chosen)
