@@ -192,7 +192,8 @@ def maxsim(queries: Ragged, documents: Ragged) -> NDArray[np.float32]:
     filled = documents.counts > 0
     best[:, ~filled] = -np.linalg.norm(tokens, axis=1, keepdims=True)  # as unit vectors that all point away
     if filled.any():
-        best[:, filled] = np.maximum.reduceat(tokens @ documents.columns["vectors"].T, documents.offsets[:-1][filled], axis=1)
+        products = (torch.from_numpy(tokens) @ torch.from_numpy(documents.columns["vectors"]).T).numpy()  # numpy's threads wait for torch's, 20 times as long
+        best[:, filled] = np.maximum.reduceat(products, documents.offsets[:-1][filled], axis=1)
     scores = np.zeros((len(queries), len(documents)), dtype=np.float32)
     asked = queries.counts > 0
     if asked.any():
