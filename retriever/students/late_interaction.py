@@ -114,7 +114,7 @@ def maxsim(query: NDArray[np.float32], document: NDArray[np.float32]) -> np.floa
     """
     if len(document) == 0:
         return np.float32(-np.linalg.norm(query, axis=1).sum())
-    return np.float32((query @ document.T).max(axis=1).sum())
+    return np.float32((torch.from_numpy(query) @ torch.from_numpy(document).T).amax(dim=1).sum())
 
 
 def load(settings: LateInteractionSettings, batch_size: int = 64) -> LateInteractionStudent:
