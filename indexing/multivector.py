@@ -192,7 +192,8 @@ def maxsim(queries: Ragged, documents: Ragged) -> NDArray[np.float32]:
     filled = documents.counts > 0
     best[:, ~filled] = -np.linalg.norm(tokens, axis=1, keepdims=True)  # as unit vectors that all point away
     if filled.any():
-        products = (torch.from_numpy(tokens) @ torch.from_numpy(documents.columns["vectors"]).T).numpy()  # numpy's threads wait for torch's, 20 times as long
+        of_queries, of_documents = (torch.from_numpy(one.columns["vectors"]).float() for one in (queries, documents))  # a check asks with float16 vectors
+        products = (of_queries @ of_documents.T).numpy()  # numpy's threads would wait for torch's, 20 times as long
         best[:, filled] = np.maximum.reduceat(products, documents.offsets[:-1][filled], axis=1)
     scores = np.zeros((len(queries), len(documents)), dtype=np.float32)
     asked = queries.counts > 0

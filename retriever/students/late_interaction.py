@@ -86,7 +86,7 @@ class LateInteractionStudent:
 
     def score(self, queries: Ragged, documents: Ragged) -> NDArray[np.float32]:
         """[n], MaxSim of each query with the document at the same place: what the index ranks by."""
-        query_tokens = queries.columns["vectors"]
+        query_tokens = queries.columns["vectors"].astype(np.float32, copy=False)
         document_tokens = torch.from_numpy(documents.columns["vectors"]).float().numpy()  # twice as fast as numpy's astype
         bounds = zip(queries.offsets[:-1], queries.offsets[1:], documents.offsets[:-1], documents.offsets[1:], strict=True)
         scores = [maxsim(query_tokens[start:end], document_tokens[first:last]) for start, end, first, last in bounds]
