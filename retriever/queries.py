@@ -93,10 +93,14 @@ def kept_together(queries: Mapping[str, Query], qrels: Qrels, documents: Literal
 
 
 def connected(about: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Query id -> its group: queries share one where they are about the same thing, or each is about one with a third. An empty name is no thing."""
+    """Query id -> its group: queries share one where they are about the same thing, or each is about one with a third. An empty name is no thing.
+
+    Groups are numbered from 0 in the order in which they come first: their names decide what is drawn, and results that were drawn so are kept.
+    """
     first: dict[str, int] = {}
     pairs = [(number, first.setdefault(thing, number)) for number, things in enumerate(about.values()) for thing in things if thing]
-    return dict(zip(about, map(str, groups(len(about), pairs)), strict=True))
+    _, numbers = np.unique(groups(len(about), pairs), return_inverse=True)
+    return {query_id: str(number) for query_id, number in zip(about, numbers, strict=True)}
 
 
 def parts_of(queries: Mapping[str, str], folds: int, seed: int, setting: str) -> list[list[str]]:

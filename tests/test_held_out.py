@@ -16,6 +16,7 @@ def test_queries_are_connected_by_what_they_are_about_directly_or_through_others
     groups = connected({"q1": ["", "a"], "q2": ["", "a", "b"], "q3": ["talk", "b"], "q4": ["talk", "c"], "q5": ["", "d"], "q6": [""]})
     assert groups["q1"] == groups["q2"] == groups["q3"] == groups["q4"]
     assert len({groups[query_id] for query_id in ("q1", "q5", "q6")}) == 3
+    assert [groups[query_id] for query_id in ("q1", "q5", "q6")] == ["0", "1", "2"]  # another name would be drawn otherwise
 
 
 def test_relevant_documents_keep_queries_together_where_held_out_ones_must_be_new() -> None:
