@@ -1,20 +1,20 @@
 """Which loss: each trains a dense and a late-interaction student on doc2dial with few judgements, three times.
 
-    python benchmarks/losses.py                          # 66 trainings: about 5 hours on 2 quiet cores; each is kept
+    python benchmarks/losses.py                          # 66 trainings: about 3 hours on 2 quiet cores; each is kept
     python benchmarks/losses.py --students dense --losses contrastive kl_divergence --seeds 1
     python benchmarks/losses.py --judged 250             # fewer of the train queries have judgements
     python benchmarks/losses.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
-The examples' students, whose upper 3 of MiniLM's 6 layers learn, 128 tokens, lists of 5, and the target of the examples' teachers: BM25 and
+The examples' students, whose upper 2 of MiniLM's 6 layers learn here, 128 tokens, lists of 4, and the target of the examples' teachers: BM25 and
 all-mpnet-base-v2, taught on the judged queries in as many epochs as make the steps of all. 500 train queries, whole dialogues of them, keep their
-judgements; of the others only the teacher says anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have
+judgements; of 900 others only the teacher says anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have
 the judged ones as often as makes as many steps.
 A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
 Measured on 600 other train queries: none is about a document, or of a dialogue, that teaches anybody, the teacher neither. As first stage over all
-sections, and re-ranking the candidates. Test queries are not looked at. The seeds are the outer loop: stopped after a third, every loss has been
-seen once. Each run is kept in benchmarks/results/losses.json and not made again with the same settings. Needs ../shared/data/doc2dial, or
---set collection.path=FOLDER.
+sections, and re-ranking the candidates. Test queries are not looked at. Losses are compared by a paired test of each query's mean over the seeds,
+whole dialogues at a time. The seeds are the outer loop: stopped after a third, every loss has been seen once. Each run is kept in
+benchmarks/results/losses.json and not made again with the same settings. Needs ../shared/data/doc2dial, or --set collection.path=FOLDER.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from retriever.collection import open_collection
 from retriever.config import Experiment
 from retriever.conversation_facets import relevant_to
 from retriever.encodings import encode_collection, score_rows
-from retriever.eval.measures import evaluate
+from retriever.eval.measures import Evaluation, evaluate
 from retriever.files import fingerprint
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
@@ -67,8 +67,9 @@ LOSSES: dict[str, dict[str, float]] = {
 }
 JUDGED_ALONE = ("contrastive", "kl_divergence + contrastive, judged alone")
 SIZES = (
-    *("student.max_length=128", "training.max_length=128", "training.documents_per_query=5", "training.epochs=1", "training.batch_size=16"),
-    *("training.learning_rate=5e-5", 'training.teacher_temperature="auto"', "training.losses={kl_divergence=1.0}"),
+    *("student.max_length=128", "training.max_length=128", "training.documents_per_query=4", "training.epochs=1", "training.batch_size=16"),
+    *("training.learning_rate=5e-5", 'training.teacher_temperature="auto"', "training.losses={kl_divergence=1.0}", "training.frozen_layers=4"),
+    "training.validation_queries=40",
 )
 """The losses are each run's own; they are stated here so that an example may take another without making this table anew."""
 
@@ -77,13 +78,14 @@ DEPTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """How many train queries keep their judgements, and how many are measured; the rest of a dialogue or document comes with either."""
+    """How many train queries keep their judgements, lose them, and are measured; the rest of a dialogue or document comes with each."""
 
     judged: int
+    unjudged: int
     measured: int
 
     def __str__(self) -> str:
-        return f"{self.judged}-judged-{self.measured}-measured"
+        return f"{self.judged}-judged-{self.unjudged}-unjudged-{self.measured}-measured"
 
 
 def main() -> None:
@@ -93,13 +95,14 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--judged", type=int, default=500, help="train queries that keep their judgements")
+    parser.add_argument("--unjudged", type=int, default=900, help="train queries of which only the teacher says anything")
     parser.add_argument("--measured", type=int, default=600, help="queries that are measured")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-losses"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--scores", type=Path, help=SCORES_HELP, metavar="FOLDER")
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
-    parts = Parts(arguments.judged, arguments.measured)
+    parts = Parts(arguments.judged, arguments.unjudged, arguments.measured)
     results = {} if arguments.no_results else kept("losses")
     wanted: list[tuple[str, str, int | None]] = [(kind, "start", None) for kind in arguments.students]
     wanted += [(kind, loss, seed) for seed in arguments.seeds for loss in arguments.losses for kind in arguments.students]
@@ -113,8 +116,9 @@ def main() -> None:
         if kind not in pipelines:
             pipelines[kind] = pipeline_of(asked, parts, arguments.work, arguments.scores)
         results[key] = {**run(pipelines[kind], loss, seed), "settings": settings_key}
+        results["measured"] = measured(pipelines[kind])
         if not arguments.no_results:
-            keep("losses", {f"settings {settings_key}": settings, key: results[key]})
+            keep("losses", {"measured": results["measured"], f"settings {settings_key}": settings, key: results[key]})
     print(losses_table(results))
 
 
@@ -137,7 +141,7 @@ def pipeline_of(experiment: Experiment, parts: Parts, work: Path, scores: Path |
 
 
 def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
-    """A copy of the collection whose test queries are the measured ones, and whose train queries are the others, few of them judged."""
+    """A copy of the collection whose test queries are the measured ones, and whose train queries are others, few of them judged."""
     folder, settings = work / f"collection-{parts}", experiment.collection
     if not folder.exists():
         whole = open_collection(settings, work / "whole")
@@ -148,9 +152,15 @@ def apart(experiment: Experiment, parts: Parts, work: Path) -> Path:
         }
         draw = np.random.default_rng(experiment.seed)
         others, measured = hold_out(connected(about), 1.0, parts.measured, draw)
-        _, judged = hold_out({query_id: queries[query_id].conversation for query_id in others}, 1.0, parts.judged, draw)
+        rest, judged = hold_out({query_id: queries[query_id].conversation for query_id in others}, 1.0, parts.judged, draw)
+        _, unjudged = hold_out({query_id: queries[query_id].conversation for query_id in rest}, 1.0, parts.unjudged, draw)
         split = {settings.train: judged, settings.test: measured}
-        write_beir(whole, queries.values(), {name: {query_id: qrels[query_id] for query_id in ids} for name, ids in split.items()}, folder)
+        write_beir(
+            whole,
+            [queries[query_id] for query_id in (*judged, *unjudged, *measured)],
+            {name: {query_id: qrels[query_id] for query_id in ids} for name, ids in split.items()},
+            folder,
+        )
     return folder.resolve()
 
 
@@ -168,10 +178,9 @@ def run(pipeline: Pipeline, loss: str, seed: int | None) -> dict[str, Any]:
         found = measure(pipeline, pipeline.open_student(folder / "student"))
         shutil.rmtree(folder)
     facts = {"student": pipeline.experiment.student.kind, "loss": loss, "seed": seed}
-    target = {"target": pipeline.target.name, "teacher": evaluated(pipeline, pipeline.target.run("test"))}
+    target = {"target": pipeline.target.name, "teacher": mean(evaluated(pipeline, pipeline.target.run("test")))}
     sizes = {"queries": len(pipeline.qrels("test")), "judged": len(pipeline.qrels("train")), "unjudged": len(pipeline.unjudged)}
-    measured = {"measure": pipeline.experiment.evaluation.measures[0], **found}
-    return {**facts, **target, **measured, **sizes, "minutes": round((time.perf_counter() - start) / 60, 2), "machine": MACHINE}
+    return {**facts, **target, **found, **sizes, "minutes": round((time.perf_counter() - start) / 60, 2), "machine": MACHINE}
 
 
 def lesson_of(pipeline: Pipeline, loss: str, seed: int) -> Lesson:
@@ -194,8 +203,8 @@ def lesson_of(pipeline: Pipeline, loss: str, seed: int) -> Lesson:
     )
 
 
-def measure(pipeline: Pipeline, student: Any) -> dict[str, float]:
-    """The student over all documents, and as a re-ranker of the retrieved candidates."""
+def measure(pipeline: Pipeline, student: Any) -> dict[str, Any]:
+    """The student over all documents, of each query too, and as a re-ranker of the retrieved candidates."""
     queries, pool = pipeline.student_queries("test"), pipeline.candidates["test"]
     encode: Any = encode_ragged if hasattr(student, "columns") else encode_collection
     with tempfile.TemporaryDirectory(dir=pipeline.folder) as folder:
@@ -204,13 +213,32 @@ def measure(pipeline: Pipeline, student: Any) -> dict[str, float]:
         first = index_run("first stage", student, index, pipeline.collection, queries, DEPTH)
         asked = student.encode_queries([queries[query_id] for query_id in pool.query_ids])
         scores = score_rows(student, asked, pool.query_numbers, encodings, pipeline.collection.rows_of(pool.doc_ids))
-    return {"first_stage": evaluated(pipeline, first), "re_ranking": evaluated(pipeline, pool.with_scores("re-ranking", scores))}
+    found = evaluated(pipeline, first)
+    (wanted, values), *_ = found.values.items()
+    return {
+        "measure": wanted,
+        "first_stage": mean(found),
+        "re_ranking": mean(evaluated(pipeline, pool.with_scores("re-ranking", scores))),
+        "of_each_query": " ".join(f"{value:.4f}" for value in values),  # in the order of `measured`
+    }
 
 
-def evaluated(pipeline: Pipeline, found: Run) -> float:
-    """The mean of the experiment's first measure over the measured queries."""
-    wanted = pipeline.experiment.evaluation.measures[0]
-    return evaluate(found, pipeline.qrels("test"), [wanted]).means[wanted]
+def evaluated(pipeline: Pipeline, found: Run) -> Evaluation:
+    """By the experiment's first measure, over the measured queries."""
+    return evaluate(found, pipeline.qrels("test"), [pipeline.experiment.evaluation.measures[0]])
+
+
+def mean(found: Evaluation) -> float:
+    """Over all queries, of the only measure."""
+    (value,) = found.means.values()
+    return value
+
+
+def measured(pipeline: Pipeline) -> dict[str, list[str]]:
+    """The measured queries, in the order of an evaluation, and the dialogue of each."""
+    query_ids = sorted(pipeline.qrels("test"))
+    conversations = {query_id: query.conversation for query_id, query in pipeline.queries("test").items()}
+    return {"query_ids": query_ids, "conversations": [conversations[query_id] for query_id in query_ids]}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from retriever.eval.measures import Evaluation
+from retriever.eval.significance import Comparison, compare
+
 ROOT = Path(__file__).resolve().parent.parent
 Results = Mapping[str, Any]
 """The name of a file in benchmarks/results, without .json -> what it holds."""
@@ -181,21 +186,44 @@ def _unjudged_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
 
 
 def losses_table(kept: Mapping[str, Any]) -> str:
-    """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first."""
-    runs = [run for name, run in kept.items() if not name.startswith("settings ")]
+    """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first, and a paired test against contrast alone."""
+    runs = [run for name, run in kept.items() if name != "measured" and not name.startswith("settings ")]
     students = list(dict.fromkeys(run["student"] for run in runs))
-    places = [(student, stage) for student in students for stage in ("first_stage", "re_ranking")]
-    by_loss = {loss: [[run[stage] for run in runs if (run["student"], run["loss"]) == (student, loss)] for student, stage in places] for loss in _losses(runs)}
-    order = sorted(by_loss, key=lambda loss: -statistics.fmean([value for values in by_loss[loss][::2] for value in values]))
-    rows = [[_in_code(loss), *(_spread(values) for values in by_loss[loss])] for loss in order]
-    heads = ["", *(f"{student.replace('_', ' ')}, {stage.replace('_', '-')}" for student, stage in places)]
+    by_loss = {loss: [[run for run in runs if (run["student"], run["loss"]) == (student, loss)] for student in students] for loss in _losses(runs)}
+    order = sorted(by_loss, key=lambda loss: -statistics.fmean(run["first_stage"] for found in by_loss[loss] for run in found))
+    tests = {student: _against_contrast(kept["measured"], student, runs) for student in students}
+    rows = [
+        [_in_code(loss), *(cell for student, found in zip(students, by_loss[loss], strict=True) for cell in _loss_cells(found, tests[student].get(loss)))]
+        for loss in order
+    ]
+    heads = ["", *(head for student in students for head in (student.replace("_", " "), "above contrastive", "re-ranking"))]
     first, seeds = runs[0], sorted({run["seed"] for run in runs if run["seed"] is not None})
     said = (
-        f"{first['measure']} on {first['queries']:,} held-out train queries, mean and standard deviation over the seeds {', '.join(map(str, seeds))}; "
+        f"{first['measure']} on {first['queries']:,} train queries that teach nobody, mean and standard deviation over the seeds {', '.join(map(str, seeds))}; "
         f"{first['judged']:,} judged queries and {first['unjudged']:,} unjudged ones taught; "
-        f"one epoch of both, or as many steps of the judged alone. The target, {first['target']}, re-ranks at {first['teacher']:.3f}."
+        f"one epoch of both, or as many steps of the judged alone. The target, {first['target']}, re-ranks at {first['teacher']:.3f}. "
+        "In brackets: p of the paired randomisation test of each query's mean over the seeds, whole dialogues at a time, after Holm's correction over a column."
     )
     return f"{markdown(heads, rows)}\n\n{said}"
+
+
+def _against_contrast(measured: Mapping[str, Any], student: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
+    """Loss -> its test, of the queries' means over the seeds."""
+    own = [run for run in runs if run["student"] == student]
+    evaluations = {}
+    for loss in _losses(own):
+        values = np.mean([np.array(run["of_each_query"].split(), dtype=np.float64) for run in own if run["loss"] == loss], axis=0)
+        evaluations[loss] = Evaluation(loss, tuple(measured["query_ids"]), {own[0]["measure"]: values})
+    if "contrastive" not in evaluations:
+        return {}
+    pairs = [(loss, "contrastive") for loss in evaluations if loss not in ("start", "contrastive")]
+    clusters = dict(zip(measured["query_ids"], measured["conversations"], strict=True))
+    return {test.run: test for test in compare(evaluations, pairs, [own[0]["measure"]], 1, clusters)}
+
+
+def _loss_cells(found: Sequence[Mapping[str, Any]], test: Comparison | None) -> list[str]:
+    tested = gain(test.difference, test.p_value, test.p_value_corrected) if test else ""
+    return [_spread([run["first_stage"] for run in found]), tested, _spread([run["re_ranking"] for run in found])]
 
 
 def _in_code(loss: str) -> str:

@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch's threads
 
+import gc
 import importlib.util
 import json
 import re
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from transformers import BertConfig, BertTokenizer
 
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported_modules_are_no_garbage() -> None:
+    """Half a million objects of torch and transformers are not searched again by each collection that a trainer asks for: half a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

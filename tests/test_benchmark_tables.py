@@ -60,7 +60,8 @@ LOSS_RUN = {"queries": 7, "judged": 5, "unjudged": 9, "target": "ensemble", "tea
 
 
 def loss_run(student: str, loss: str, seed: int | None, first: float) -> dict[str, Any]:
-    return {"student": student, "loss": loss, "seed": seed, "first_stage": first, "re_ranking": 0.9, "measure": "nDCG@10", **LOSS_RUN}
+    one = {"student": student, "loss": loss, "seed": seed, "first_stage": first, "re_ranking": 0.9, "measure": "nDCG@10", **LOSS_RUN}
+    return one | {"of_each_query": " ".join([f"{first:.4f}"] * 4)}
 
 
 def test_the_tables_of_the_pages_are_those_of_the_kept_results(benchmark: Any) -> None:
@@ -147,7 +148,12 @@ def test_what_unjudged_queries_add_stands_beside_the_judged_alone(benchmark: Any
 def test_losses_are_ordered_by_their_mean_and_show_the_spread_over_seeds(benchmark: Any) -> None:
     values = [0.5, 0.52, 0.57]
     kept = {f"dense ranknet {seed}": loss_run("dense", "ranknet", seed, value) for seed, value in enumerate(values, 1)}
-    kept |= {"settings 1": {}, "dense start": loss_run("dense", "start", None, 0.4), "dense kl + b 1": loss_run("dense", "kl_divergence + contrastive", 1, 0.6)}
+    kept |= {
+        "settings 1": {},
+        "measured": {"query_ids": ["q1", "q2", "q3", "q4"], "conversations": ["a", "a", "b", ""]},
+        "dense start": loss_run("dense", "start", None, 0.4),
+        "dense kl + b 1": loss_run("dense", "kl_divergence + contrastive", 1, 0.6),
+    }
     lines = benchmark("tables").losses_table(kept).splitlines()
     assert [cells(line)[:2] for line in lines[2:5]] == [
         ["`kl_divergence` + `contrastive`", "0.600"],
@@ -155,7 +161,16 @@ def test_losses_are_ordered_by_their_mean_and_show_the_spread_over_seeds(benchma
         ["start, untrained", "0.400"],
     ]
     assert "over the seeds 1, 2, 3; 5 judged queries and 9 unjudged ones taught" in lines[-1]
-    assert lines[-1].endswith("The target, ensemble, re-ranks at 0.650.")
+    assert "The target, ensemble, re-ranks at 0.650." in lines[-1]
+
+
+def test_losses_are_tested_against_contrast_by_each_query_s_mean_over_seeds_and_whole_dialogues(benchmark: Any) -> None:
+    kept = {f"dense ranknet {seed}": loss_run("dense", "ranknet", seed, value) for seed, value in enumerate([0.5, 0.7], 1)}
+    kept |= {"dense contrastive 1": loss_run("dense", "contrastive", 1, 0.5), "dense start": loss_run("dense", "start", None, 0.4)}
+    kept |= {"measured": {"query_ids": ["q1", "q2", "q3", "q4"], "conversations": ["a", "a", "b", ""]}}
+    _, _, ranknet, contrastive, start, *_ = benchmark("tables").losses_table(kept).splitlines()
+    assert cells(ranknet)[2] == "+0.100 (p = 0.25)"  # three clusters of one sign: 2 of 2^3 patterns are as far from 0
+    assert (cells(contrastive)[2], cells(start)[2]) == ("", "")
 
 
 def test_a_report_becomes_means_bytes_and_the_three_tests_of_the_student(benchmark: Any) -> None:
@@ -300,23 +315,26 @@ def test_a_loss_is_tried_on_queries_whose_documents_teach_nobody(benchmark: Any,
     sizes += ["training.frozen_layers=1"]
     tiny = [f"collection.path={shared_beir_folder}", 'candidates.sources=["bm25"]', teacher, f"student.model={encoder_folder}", *sizes]
     asked = losses.asked_of("dense", tiny)
-    pipeline = losses.pipeline_of(asked, losses.Parts(judged=8, measured=6), tmp_path)
+    pipeline = losses.pipeline_of(asked, losses.Parts(judged=8, unjudged=5, measured=6), tmp_path)
     lesson, alone = losses.lesson_of(pipeline, "ranknet", 1), losses.lesson_of(pipeline, "contrastive", 1)
     measured, taught = set(pipeline.qrels("test")), {*lesson.train, *lesson.held}
     assert (len(measured), len(taught)) == (6, 8)
     assert taught == set(pipeline.qrels("train"))
     assert not {*taught, *lesson.unjudged} & measured
-    assert (len(lesson.unjudged), alone.unjudged) == (len(pipeline.conversations("train")) - 8, ())
+    assert (len(lesson.unjudged), alone.unjudged, len(pipeline.conversations("train"))) == (5, (), 13)
     assert alone.settings.epochs == round((len(lesson.train) + len(lesson.unjudged)) / len(lesson.train)) > lesson.settings.epochs == 1
     start = losses.run(pipeline, "start", None)
     first, again = (losses.run(pipeline, "ranknet", 1) for _ in range(2))
     for found in (start, first):
         assert 0 < found["first_stage"] <= 1
         assert found["re_ranking"] > 0
+        assert statistics.fmean(map(float, found["of_each_query"].split())) == pytest.approx(found["first_stage"], abs=1e-4)
     assert [first[stage] for stage in ("first_stage", "re_ranking")] == [again[stage] for stage in ("first_stage", "re_ranking")]
     assert first["teacher"] == evaluate(pipeline.target.run("test"), pipeline.qrels("test"), ["nDCG@10"]).means["nDCG@10"]
     assert list((pipeline.folder / "runs").iterdir()) == []  # the students of a benchmark are not kept
-    assert losses.pipeline_of(asked, losses.Parts(judged=8, measured=6), tmp_path).qrels("test") == pipeline.qrels("test")  # its part lies there already
+    assert losses.pipeline_of(asked, losses.Parts(judged=8, unjudged=5, measured=6), tmp_path).qrels("test") == pipeline.qrels(
+        "test"
+    )  # its part lies there already
 
 
 def test_a_teacher_of_fewer_queries_is_taught_in_about_as_many_steps(benchmark: Any) -> None:
