@@ -24,6 +24,9 @@ import pytest
 os.environ["RETRIEVER_CACHE"] = tempfile.mkdtemp(prefix="retriever-cache-")  # what tests make is not the user's
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.forked_commands import ForkedCommands
     from transformers import BertConfig, BertTokenizer
 
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
@@ -48,6 +51,15 @@ def beir_folder(tmp_path: Path) -> Path:
 def shared_beir_folder() -> Path:
     """The same folder where it lies; read it only."""
     return ANIMALS_AND_TOOLS
+
+
+@pytest.fixture(scope="session")
+def forked_commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[ForkedCommands]":
+    """Starts processes that need not import what takes ten seconds."""
+    from tests.forked_commands import ForkedCommands
+
+    with ForkedCommands(tmp_path_factory.mktemp("commands")) as commands:
+        yield commands
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -33,9 +31,10 @@ from retriever.pipeline import Pipeline
 from retriever.reinforce_step import prospect, reinforce
 from retriever.reinforced_shards import ReinforcedDataset
 from tests.captioner_material import CaptionServer, caption_server, save_blip_captioner, save_chat_captioner
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.fusion_material import COLOURS, save_blip, write_squares
 from tests.test_reinforced import stub_teachers
-from tests.tiny_experiment import command, process_environment
+from tests.tiny_experiment import command
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +329,7 @@ def test_a_server_that_fails_costs_the_shard_and_the_same_command_goes_on(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_nothing_that_it_had_written(tmp_path: Path, server: CaptionServer) -> None:
+def test_a_killed_process_loses_nothing_that_it_had_written(tmp_path: Path, server: CaptionServer, forked_commands: ForkedCommands) -> None:
     many(tmp_path / "many", 2 * SHARD_IMAGES + 1)
     server.delay_seconds = 0.02
     server.says = lambda colour, seed: f"number {seed}"
@@ -341,12 +340,11 @@ def test_a_killed_process_loses_nothing_that_it_had_written(tmp_path: Path, serv
         f'[[captioner]]\nname = "seer"\nmodel = "m"\nsamples = 1\nserver = {{ url = "{server.url}", concurrency = 2 }}\n',
         encoding="utf-8",
     )
-    line = [sys.executable, "-m", "retriever", "caption", str(path)]
-    process = subprocess.Popen(line, cwd=tmp_path, env=process_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(server.seen) <= SHARD_IMAGES + 4 and process.poll() is None:
+    process_id = forked_commands.start(*RETRIEVER, "caption", path, folder=tmp_path)
+    while len(server.seen) <= SHARD_IMAGES + 4 and forked_commands.ended(process_id) is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(process_id, signal.SIGKILL)
+    assert forked_commands.wait(process_id).status == -signal.SIGKILL
     (kept,) = (tmp_path / "work" / "many" / "captioned").iterdir()
     before = read_all(kept, COLUMN)
     assert len(before) == SHARD_IMAGES

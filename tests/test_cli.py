@@ -14,13 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from retriever.config import read_experiment
-from tests.forked_commands import ForkedCommands
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.tiny_experiment import RUNS, STEPS, command, manifest_times, process_environment, write_experiment
 
 COMMANDS = (
@@ -204,9 +203,9 @@ def test_doctor_says_what_is_here() -> None:
 # In a terminal
 
 
-def test_a_terminal_shows_our_bars_and_no_library_s(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path) -> None:
+def test_a_terminal_shows_our_bars_and_no_library_s(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path, forked_commands: ForkedCommands) -> None:
     path = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
-    shown = shown_in_terminal("distill", path, "--work", tmp_path / "work", columns=80)
+    shown = shown_in_terminal(forked_commands, "distill", path, "--work", tmp_path / "work", columns=80)
     assert "scoring train pairs (lexical)" in shown
     assert re.search(r"training \(train\).*(\d+)/\1.*loss \d", shown)
     assert "next:   retriever search" in shown
@@ -216,22 +215,23 @@ def test_a_terminal_shows_our_bars_and_no_library_s(tmp_path: Path, shared_beir_
     assert [line for line in drawn if len(line.rstrip()) > 80] == []
 
 
-def shown_in_terminal(*arguments: object, columns: int) -> str:
+def shown_in_terminal(forked_commands: ForkedCommands, *arguments: object, columns: int) -> str:
     """What a terminal of this width is sent, without the codes for colours and places."""
     ours, theirs = pty.openpty()
     environment = process_environment(COLUMNS=str(columns), LINES="40", TERM="xterm")
-    with subprocess.Popen([sys.executable, "-m", "retriever", *map(str, arguments)], env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        while select.select([ours], [], [], 120)[0]:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # Linux's way to say that the other end is closed
-                break
-            if not part:
-                break
-            shown += part
-        assert process.wait() == 0, shown.decode()
+    process_id = forked_commands.start(*RETRIEVER, *arguments, environment=environment, streams=dict.fromkeys(("in", "out", "err"), os.ttyname(theirs)))
+    select.select([ours], [], [], 120)
+    os.close(theirs)  # what is shown comes from the process, which has opened it
+    shown = b""
+    while select.select([ours], [], [], 120)[0]:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    assert forked_commands.wait(process_id).status == 0, shown.decode()
     os.close(ours)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
@@ -249,26 +249,20 @@ def stored(work: Path) -> dict[str, bytes]:
     return {str(path.relative_to(work)): path.read_bytes() for path in sorted(work.rglob("score/scores/*/*.parquet"))}
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
-    with ForkedCommands(tmp_path_factory.mktemp("logs")) as commands:
-        yield commands
-
-
-def test_kill_9_at_random_instants_changes_nothing_in_the_end(killed_experiment: Path, processes: ForkedCommands) -> None:
+def test_kill_9_at_random_instants_changes_nothing_in_the_end(killed_experiment: Path, forked_commands: ForkedCommands) -> None:
     work, whole = killed_experiment.parent / "work", killed_experiment.parent / "whole"
     start = time.monotonic()
-    assert processes.run("distill", killed_experiment, "--work", whole).status == 0
+    assert forked_commands.run(*RETRIEVER, "distill", killed_experiment, "--work", whole).status == 0
     seconds = time.monotonic() - start
     draw = random.Random(1)
     killed = 0
     while killed < 5:
-        process_id = processes.start("distill", killed_experiment, "--work", work)
+        process_id = forked_commands.start(*RETRIEVER, "distill", killed_experiment, "--work", work)
         time.sleep(draw.uniform(0.05, 0.6) * seconds)
         os.kill(process_id, signal.SIGKILL)
-        assert processes.wait(process_id).status in (0, -signal.SIGKILL)
+        assert forked_commands.wait(process_id).status in (0, -signal.SIGKILL)
         killed += 1
-    said = processes.run("distill", killed_experiment, "--work", work)
+    said = forked_commands.run(*RETRIEVER, "distill", killed_experiment, "--work", work)
     assert said.status == 0, said.err
     assert stored(work) == stored(whole)
     assert set(manifest_times(work / "tiny")) == set(STEPS)
@@ -280,36 +274,36 @@ def test_kill_9_at_random_instants_changes_nothing_in_the_end(killed_experiment:
         assert reports[0]["runs"][name]["mean"] == pytest.approx(reports[1]["runs"][name]["mean"], abs=1e-3)
 
 
-def test_ctrl_c_is_one_line_and_the_next_run_goes_on(killed_experiment: Path, processes: ForkedCommands) -> None:
+def test_ctrl_c_is_one_line_and_the_next_run_goes_on(killed_experiment: Path, forked_commands: ForkedCommands) -> None:
     work = killed_experiment.parent / "work"
-    process_id = processes.start("distill", killed_experiment, "--work", work)
+    process_id = forked_commands.start(*RETRIEVER, "distill", killed_experiment, "--work", work)
     deadline = time.monotonic() + 60
     while not (work / "tiny" / "score" / "manifest.json").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process_id, signal.SIGINT)
-    said = processes.wait(process_id)
+    said = forked_commands.wait(process_id)
     assert (said.status, said.out) == (130, "")
     assert said.err.splitlines()[-1] == "stopped; what is done is kept, and the same command goes on from there"
     assert "Traceback" not in said.err
     scores = stored(work)
-    said = processes.run("distill", killed_experiment, "--work", work)
+    said = forked_commands.run(*RETRIEVER, "distill", killed_experiment, "--work", work)
     assert said.status == 0
     assert f"score: unchanged, {work / 'tiny' / 'score'}" in said.err.splitlines()
     assert stored(work) == scores
 
 
-def test_of_two_processes_at_once_one_finishes_and_the_other_says_so_in_one_line(killed_experiment: Path, processes: ForkedCommands) -> None:
-    started = [processes.start("distill", killed_experiment, "--work", killed_experiment.parent / "work") for _ in range(2)]
-    said = [processes.wait(process_id) for process_id in started]
+def test_of_two_processes_at_once_one_finishes_and_the_other_says_so_in_one_line(killed_experiment: Path, forked_commands: ForkedCommands) -> None:
+    started = [forked_commands.start(*RETRIEVER, "distill", killed_experiment, "--work", killed_experiment.parent / "work") for _ in range(2)]
+    said = [forked_commands.wait(process_id) for process_id in started]
     assert 0 in [one.status for one in said], said
     for one in said:
         if one.status:
             assert re.fullmatch(r".*: process \d+ is already .* here\. Wait for it, or stop it first", one.error)
 
 
-def test_a_reader_that_stops_reading_is_no_crash(finished_experiment: Path) -> None:
-    line = f"{shlex.quote(sys.executable)} -m retriever search {shlex.quote(str(finished_experiment / 'work' / 'tiny'))} bird -k 60 | head -n 1"
-    done = subprocess.run(["bash", "-c", line], env=process_environment(), capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("  1  ")
-    assert done.stderr == ""
+def test_a_reader_that_stops_reading_is_no_crash(finished_experiment: Path, forked_commands: ForkedCommands) -> None:
+    line = (*RETRIEVER, "search", finished_experiment / "work" / "tiny", "bird", "-k", 60)
+    process_id = forked_commands.start(*line, streams={"out": (pipe := forked_commands.pipe())})
+    assert subprocess.run(["head", "-n", "1", pipe], capture_output=True, text=True, check=True).stdout.startswith("  1  ")
+    assert forked_commands.wait(process_id).err == ""

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +36,8 @@ from retriever.training.states import STATES, StoredStates
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress
 from retriever.training_settings import TrainingSettings
-from tests.tiny_experiment import write_experiment
+from tests.forked_commands import ForkedCommands
+from tests.tiny_experiment import process_environment, write_experiment
 from tests.training_material import Stopped, animal_lessons, weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -369,7 +368,12 @@ def uninterrupted(backbone: Callable[[str], str], lessons: Lessons, tmp_path_fac
 
 @pytest.mark.parametrize("stop_at", [0, 5])
 def test_a_killed_training_goes_on(
-    backbone: Callable[[str], str], lessons: Lessons, tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], list[float]], stop_at: int
+    backbone: Callable[[str], str],
+    lessons: Lessons,
+    tmp_path: Path,
+    uninterrupted: tuple[dict[str, Tensor], list[float]],
+    forked_commands: ForkedCommands,
+    stop_at: int,
 ) -> None:
     code = f"""
 from pathlib import Path
@@ -378,14 +382,12 @@ module.BLOCK = 16
 lessons = animal_lessons(Path({str(tmp_path / "collection")!r}), TRAINING)
 train(dense({backbone("Bert")!r}), lessons, Path({str(tmp_path / "run")!r}), lambda at: print(0 if at.cached else at.step, flush=True))
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if int(line) == stop_at:
-                child.send_signal(signal.SIGKILL)
-                break
-    assert child.returncode == -signal.SIGKILL
+    environment = process_environment(OMP_NUM_THREADS=str(torch.get_num_threads()))
+    child = forked_commands.start("-c", code, environment=environment, streams={"out": (pipe := forked_commands.pipe())})
+    with pipe.open() as lines:
+        next(line for line in lines if int(line) == stop_at)
+        os.kill(child, signal.SIGKILL)
+    assert forked_commands.wait(child).status == -signal.SIGKILL
     model = dense(backbone("Bert"))
     again = train(model, lessons, tmp_path / "run")
     assert [point["step"] for point in again] == uninterrupted[1]

@@ -30,7 +30,7 @@ from retriever.generation.samples import SHARD_DOCUMENTS, plan_samples
 from retriever.generation_settings import GenerationSettings
 from retriever.runs import Run
 from retriever.types import Document, Qrels, Query
-from tests.forked_commands import ForkedCommands
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.llm_material import FunctionEngine, save_tiny_model
 from tests.tiny_experiment import command, write_experiment
 
@@ -256,7 +256,9 @@ def test_documents_are_drawn_once_for_each_text_and_a_longer_plan_begins_as_a_sh
     assert plan_samples(collection, 40, 3, 2.0, 2).rows.tolist() != long.rows.tolist()
 
 
-def test_a_killed_generation_continues_and_ends_with_the_same_shards(bare: Path, model: Path, encoder_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_generation_continues_and_ends_with_the_same_shards(
+    bare: Path, model: Path, encoder_folder: Path, tmp_path: Path, forked_commands: ForkedCommands
+) -> None:
     table = f'\n[generation]\nmethod = "llm"\nmodel = "{model}"\nqueries = 60\nper_document = 2\nanswer_tokens = 6\n'
     path = write_experiment(tmp_path, bare, encoder_folder)
     path.write_text(path.read_text(encoding="utf-8") + table, encoding="utf-8")
@@ -269,17 +271,17 @@ def test_a_killed_generation_continues_and_ends_with_the_same_shards(bare: Path,
     write_samples(plan, generator, whole, nothing, nothing)
     folder = tmp_path / "work" / "tiny" / "generated" / fingerprint([generator.identity.fingerprint, documents.fingerprint])
     first = folder / "000000.parquet"
-    with ForkedCommands(tmp_path) as commands:
-        process = commands.start("generate", path, "--work", tmp_path / "work")
-        deadline = time.monotonic() + 60
-        while not first.exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        os.kill(process, signal.SIGKILL)
-        commands.wait(process)
-        written = first.stat().st_mtime_ns
-        planned = commands.run("generate", path, "--work", tmp_path / "work", "--dry-run")
-        assert planned.status == 0, planned.err
-        commands.run("generate", path, "--work", tmp_path / "work")
+    line = (*RETRIEVER, "generate", path, "--work", tmp_path / "work")
+    process = forked_commands.start(*line)
+    deadline = time.monotonic() + 60
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    forked_commands.wait(process)
+    written = first.stat().st_mtime_ns
+    planned = forked_commands.run(*line, "--dry-run")
+    assert planned.status == 0, planned.err
+    forked_commands.run(*line)
     assert first.stat().st_mtime_ns == written
     assert len(list(whole.glob("*.parquet"))) == 2
     assert {file.name: file.read_bytes() for file in folder.glob("*.parquet")} == {file.name: file.read_bytes() for file in whole.glob("*.parquet")}

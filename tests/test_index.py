@@ -39,6 +39,7 @@ from retriever.ragged_encodings import encode_ragged
 from retriever.search import SearchIndex, open_index
 from retriever.student_settings import STUDENT_KINDS
 from retriever.types import Document, Query
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.tiny_experiment import command, process_environment
 
 NEW = [
@@ -331,18 +332,18 @@ for number in range(1000):
 """
 
 
-def test_a_kill_at_any_instant_leaves_the_version_before_or_the_one_after(folder: Path, documents: list[Document]) -> None:
+def test_a_kill_at_any_instant_leaves_the_version_before_or_the_one_after(folder: Path, documents: list[Document], forked_commands: ForkedCommands) -> None:
     original = {document.doc_id for document in documents}
     added = {f"x{number}" for number in range(6)}
     chance = random.Random(1)
     for _ in range(4):
-        program = [sys.executable, "-c", CHANGE_FOREVER, str(folder)]
-        with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=process_environment()) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+        process_id = forked_commands.start("-c", CHANGE_FOREVER, folder, streams={"out": (pipe := forked_commands.pipe())})
+        with pipe.open() as stream:
+            assert stream.readline() == "ready\n"
             time.sleep(chance.uniform(0.2, 2.5))
-            process.send_signal(signal.SIGKILL)
-            told = [line for line in process.stdout.read().splitlines() if line]
+            os.kill(process_id, signal.SIGKILL)
+            told = [line for line in stream.read().splitlines() if line]
+        assert forked_commands.wait(process_id).status == -signal.SIGKILL
         index = open_index(folder)
         found = set(all_found(index))
         assert found in (original, original | added)
@@ -382,11 +383,12 @@ def test_the_commands_change_verify_and_mend_an_index(folder: Path, tmp_path: Pa
     assert command("index", "verify", folder).status == 0
 
 
-def test_documents_come_from_a_pipe_too(folder: Path) -> None:
+def test_documents_come_from_a_pipe_too(folder: Path, forked_commands: ForkedCommands) -> None:
     lines = "".join(json.dumps({"id": document.doc_id, "text": document.text}) + "\n" for document in NEW)
-    program = [sys.executable, "-m", "retriever", "index", "add", str(folder)]
-    done = subprocess.run(program, input=lines, capture_output=True, text=True, env=process_environment(), check=True)
-    assert done.stdout == f"{folder}: 3 added; version 2, 63 documents\n"
+    process_id = forked_commands.start(*RETRIEVER, "index", "add", folder, streams={"in": (pipe := forked_commands.pipe())})
+    pipe.write_text(lines)
+    done = forked_commands.wait(process_id)
+    assert (done.status, done.out) == (0, f"{folder}: 3 added; version 2, 63 documents\n"), done.err
 
 
 def test_deleting_loads_no_student(folder: Path, documents: list[Document]) -> None:

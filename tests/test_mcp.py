@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +18,7 @@ from retriever.search import open_index
 from retriever.serving.assistant_answers import AnswersThere
 from retriever.serving.mcp_tools import call_tool, tools_of
 from retriever.types import Document
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.serving_material import Running, running
 from tests.test_index import built
 from tests.tiny_experiment import ROOT, command, process_environment
@@ -34,6 +35,7 @@ DOCUMENTS = [
     Document("saw", "a tool that cuts wood", "Saw", fields={"kind": "tool"}),
     Document("hammer/claw", "a tool that drives nails into wood", "Hammer", fields={"kind": "tool"}),
 ]
+SERVE = ("serve", "--mcp")
 QUERY = "an animal that hunts"
 
 
@@ -48,17 +50,23 @@ def server(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
         yield found
 
 
-def asked(work: Callable[[Client], Awaitable[Any]], *arguments: object, log: Path) -> Any:
-    """What an assistant gets that starts `retriever serve --mcp` and does some work with it."""
-    line = ["-m", "retriever", "serve", "--mcp", *map(str, arguments)]
-    parameters = StdioServerParameters(command=sys.executable, args=line, env=process_environment(), cwd=ROOT)
+def asked(work: Callable[[Client], Awaitable[Any]], parameters: StdioServerParameters, log: Path) -> Any:
+    """What an assistant gets that starts a process and does some work with it."""
 
     async def talk() -> Any:
-        with log.open("w") as errors:
+        with log.open("a") as errors:
             async with Client(stdio_client(parameters, errors), read_timeout_seconds=600) as client:
                 return await work(client)
 
     return asyncio.run(talk())
+
+
+def forked(commands: ForkedCommands, *arguments: object, log: Path) -> StdioServerParameters:
+    """Starts `retriever serve --mcp`; the process for the assistant to start carries words to and fro."""
+    pipes = {"in": commands.pipe(), "out": commands.pipe()}
+    commands.start(*RETRIEVER, *SERVE, *arguments, streams={**pipes, "err": log})
+    carry = 'exec 3<&0; cat <&3 > "$0" & exec cat "$1"'  # bash gives a process in the background no standard input of its own accord
+    return StdioServerParameters(command="bash", args=["-c", carry, *map(str, pipes.values())])
 
 
 def said(result: CallToolResult) -> str:
@@ -75,7 +83,7 @@ def refused(result: CallToolResult) -> str:
     return said(result)
 
 
-def test_an_assistant_searches_reads_and_is_told_its_mistakes(whole: Path, tmp_path: Path) -> None:
+def test_an_assistant_searches_reads_and_is_told_its_mistakes(whole: Path, tmp_path: Path, forked_commands: ForkedCommands) -> None:
     long = "long " * 3_000
     calls: list[tuple[str, dict[str, Any]]] = [
         ("search", {"query": QUERY, "k": 2}),
@@ -101,7 +109,7 @@ def test_an_assistant_searches_reads_and_is_told_its_mistakes(whole: Path, tmp_p
         return await client.list_tools(), [await client.call_tool(name, arguments) for name, arguments in calls]
 
     log = tmp_path / "log"
-    listed, answers = asked(work, f"notes={whole}", f"again={whole}", log=log)
+    listed, answers = asked(work, forked(forked_commands, f"notes={whole}", f"again={whole}", log=log), log)
     found = [answer.structured_content for answer in answers[:5]]
     assert [json.loads(said(answer)) for answer in answers[:5]] == found
     hits = open_index(whole).hits(QUERY, 2)
@@ -148,7 +156,7 @@ def test_an_assistant_searches_reads_and_is_told_its_mistakes(whole: Path, tmp_p
     assert "hunts" not in log.read_text()
 
 
-def test_standard_output_holds_the_protocol_and_nothing_else(whole: Path) -> None:
+def test_standard_output_holds_the_protocol_and_nothing_else(whole: Path, forked_commands: ForkedCommands) -> None:
     begin = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a test", "version": "1"}}
     messages: list[dict[str, Any]] = [
         {"id": 1, "method": "initialize", "params": begin},
@@ -157,44 +165,36 @@ def test_standard_output_holds_the_protocol_and_nothing_else(whole: Path) -> Non
     ]
     noisy = "import sys, retriever.serving.service as s, retriever.cli as c; own = s.Service.__init__; "
     noisy += "s.Service.__init__ = lambda self, settings: (print('loading'), own(self, settings))[1]; c.main()"
-    process = started(["-c", noisy], whole)
-    assert process.stdin
-    assert process.stdout
+    pipes = {"in": forked_commands.pipe(), "out": forked_commands.pipe()}
+    process_id = forked_commands.start("-c", noisy, *SERVE, whole, streams=pipes)
     answers = []
-    for message in messages:
-        process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
-        process.stdin.flush()
-        if "id" in message:
-            answers.append(json.loads(process.stdout.readline()))
-    out, errors = process.communicate(timeout=300)  # its end of the conversation: standard input is closed
-    assert process.returncode == 0
-    assert out == ""
+    with pipes["in"].open("w", buffering=1) as asks, pipes["out"].open() as tells:
+        for message in messages:
+            asks.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+            if "id" in message:
+                answers.append(json.loads(tells.readline()))
+        asks.close()  # its end of the conversation
+        assert tells.read() == ""
+    status, _, errors = forked_commands.wait(process_id)
+    assert status == 0
     assert [(answer["id"], "result" in answer) for answer in answers] == [(1, True), (2, True)]
     assert answers[1]["result"]["structuredContent"]["results"][0]["id"] == open_index(whole).hits(QUERY, 1)[0].document.doc_id
     assert "loading" in errors
     assert errors.endswith("stopped\n")
 
 
-def test_a_signal_ends_it_while_it_waits_for_the_assistant(whole: Path, tmp_path: Path) -> None:
-    process = started(["-m", "retriever"], whole, TMPDIR=str(tmp_path))
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}) + "\n")
-    process.stdin.flush()
-    process.stdout.readline()
-    start = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+def test_a_signal_ends_it_while_it_waits_for_the_assistant(whole: Path, tmp_path: Path, forked_commands: ForkedCommands) -> None:
+    pipes = {"in": forked_commands.pipe(), "out": forked_commands.pipe()}
+    process_id = forked_commands.start(*RETRIEVER, *SERVE, whole, environment=process_environment(TMPDIR=str(tmp_path)), streams=pipes)
+    with pipes["in"].open("w", buffering=1) as asks, pipes["out"].open() as tells:
+        asks.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}) + "\n")
+        tells.readline()
+        assert list(tmp_path.glob("retriever-serve-*")) != []
+        start = time.monotonic()
+        os.kill(process_id, signal.SIGINT)
+        assert forked_commands.wait(process_id, timeout_seconds=10).status == 0
     assert time.monotonic() - start < 5
     assert list(tmp_path.glob("retriever-serve-*")) == []
-    process.communicate()
-
-
-def started(python: list[str], *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """A process of the command with pipes."""
-    line = [sys.executable, *python, "serve", "--mcp", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=process_environment(**environment))
 
 
 def test_a_running_server_is_asked_in_the_place_of_indexes(server: Running) -> None:
@@ -216,7 +216,8 @@ def test_an_assistant_is_served_by_a_running_server(server: Running, tmp_path: P
     async def work(client: Client) -> Any:
         return await client.call_tool("search", {"query": QUERY, "k": 1})
 
-    found = asked(work, "--url", server.url, log=tmp_path / "log")
+    line = [*RETRIEVER, *SERVE, "--url", server.url]
+    found = asked(work, StdioServerParameters(command=sys.executable, args=line, env=process_environment(), cwd=ROOT), tmp_path / "log")
     assert [one["id"] for one in found.structured_content["results"]] == server.ids(QUERY, 1)
 
 

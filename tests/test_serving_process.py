@@ -8,7 +8,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from retriever.index.layout import read_version
 from retriever.index.soundness import verify
 from retriever.search import open_index
 from retriever.types import Document
-from tests.forked_commands import ForkedCommands
+from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.test_index import built
 from tests.tiny_experiment import command
 
@@ -31,12 +30,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Pat
     return built(tmp_path_factory.mktemp("served"), "dense", encoder_folder, DOCUMENTS)
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedCommands]:
-    with ForkedCommands(tmp_path_factory.mktemp("commands")) as found:
-        yield found
-
-
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "notes")
@@ -44,7 +37,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 def started(commands: ForkedCommands, *arguments: object) -> tuple[int, Client]:
     """The process id of a server on a free port, and a client of it."""
-    process_id = commands.start("serve", *arguments, "--port", "0")
+    process_id = commands.start(*RETRIEVER, "serve", *arguments, "--port", "0")
     out, deadline = commands.folder / f"{process_id}.out", time.monotonic() + 120
     while not (out.exists() and out.read_text().endswith("\n")):
         assert time.monotonic() < deadline, (commands.folder / f"{process_id}.err").read_text()
@@ -52,7 +45,7 @@ def started(commands: ForkedCommands, *arguments: object) -> tuple[int, Client]:
     return process_id, Client(out.read_text().removeprefix("listening on ").strip(), tries=1)
 
 
-def test_acknowledged_changes_and_feedback_survive_kills(commands: ForkedCommands, folder: Path, tmp_path: Path) -> None:
+def test_acknowledged_changes_and_feedback_survive_kills(forked_commands: ForkedCommands, folder: Path, tmp_path: Path) -> None:
     acknowledged: list[str] = []
     judged: list[str] = []
 
@@ -67,10 +60,10 @@ def test_acknowledged_changes_and_feedback_survive_kills(commands: ForkedCommand
             judged.append(name)
 
     for attempt in range(3):
-        process_id, client = started(commands, folder, "--write", "--state", tmp_path / "state")
+        process_id, client = started(forked_commands, folder, "--write", "--state", tmp_path / "state")
         with pytest.raises(ServiceError, match="no answer"):
             change(client, process_id, attempt)
-        assert commands.wait(process_id).status == -signal.SIGKILL
+        assert forked_commands.wait(process_id).status == -signal.SIGKILL
     assert len(acknowledged) >= 9
     found = {hit.document.doc_id for hit in open_index(folder).hits("a bird", 10_000)}
     assert set(acknowledged) <= found
@@ -81,8 +74,8 @@ def test_acknowledged_changes_and_feedback_survive_kills(commands: ForkedCommand
     assert len(judged) <= json.loads(said.out)["judgements"] <= len(judged) + 3
 
 
-def test_a_stop_finishes_what_was_begun_and_the_log_holds_no_query(commands: ForkedCommands, folder: Path) -> None:
-    process_id, client = started(commands, folder, "--limit", "batch_wait_ms=100")
+def test_a_stop_finishes_what_was_begun_and_the_log_holds_no_query(forked_commands: ForkedCommands, folder: Path) -> None:
+    process_id, client = started(forked_commands, folder, "--limit", "batch_wait_ms=100")
     client.search("secret words")
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(client.search, f"secret words {number}") for number in range(8)]
@@ -95,7 +88,7 @@ def test_a_stop_finishes_what_was_begun_and_the_log_holds_no_query(commands: For
             else:
                 assert "no answer" in str(answer.exception())  # it came when no more were taken
     assert answers[0].exception() is None or any(answer.exception() is None for answer in answers)
-    said = commands.wait(process_id)
+    said = forked_commands.wait(process_id)
     assert said.status == 0
     assert said.err.endswith("stopped\n")
     assert "secret" not in said.err
@@ -104,18 +97,18 @@ def test_a_stop_finishes_what_was_begun_and_the_log_holds_no_query(commands: For
     assert {(line["route"], line["status"], line["queries"], line["index"]) for line in requests} == {("/v1/search", 200, 1, "notes")}
 
 
-def test_what_was_asked_is_logged_on_demand_and_a_port_that_is_taken_is_told(commands: ForkedCommands, folder: Path, whole: Path) -> None:
-    process_id, client = started(commands, f"mine={folder}", "--log-queries")
+def test_what_was_asked_is_logged_on_demand_and_a_port_that_is_taken_is_told(forked_commands: ForkedCommands, folder: Path, whole: Path) -> None:
+    process_id, client = started(forked_commands, f"mine={folder}", "--log-queries")
     client.search("secret words")
     port = client.url.rpartition(":")[2]
     assert command("serve", whole, "--port", port).error.startswith(f"serve: 127.0.0.1 port {port} cannot be listened on (Address already in use")
     os.kill(process_id, signal.SIGINT)
-    assert '"query": ["secret words"]' in commands.wait(process_id).err
+    assert '"query": ["secret words"]' in forked_commands.wait(process_id).err
 
 
 @pytest.mark.slow
-def test_several_processes_answer_as_one(commands: ForkedCommands, folder: Path, tmp_path: Path) -> None:
-    process_id, client = started(commands, folder, "--write", "--workers", 2)
+def test_several_processes_answer_as_one(forked_commands: ForkedCommands, folder: Path, tmp_path: Path) -> None:
+    process_id, client = started(forked_commands, folder, "--write", "--workers", 2)
     begun = client.begin()
     for _ in range(10):  # some of one process, some of the other
         client.hear(begun.id, "hello")
@@ -127,7 +120,7 @@ def test_several_processes_answer_as_one(commands: ForkedCommands, folder: Path,
             assert {one.id for one in client.search(f"a bird {number}").results if not isinstance(one, list)} == {"owl", "saw"}
     assert read_version(folder).number == 13
     os.kill(process_id, signal.SIGTERM)
-    assert commands.wait(process_id).status == 0
+    assert forked_commands.wait(process_id).status == 0
 
 
 @pytest.mark.parametrize(

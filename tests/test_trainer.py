@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,8 @@ from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import on_one_device, train_student
 from retriever.training.watcher import Supervision, TrainingProgress, best_point, last_whole_checkpoint
 from retriever.training_settings import TrainingSettings
+from tests.forked_commands import ForkedCommands
+from tests.tiny_experiment import process_environment
 from tests.training_material import Stopped, animal_lessons, weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -237,7 +237,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been_stopped(
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(
-    lessons: Lessons, encoder_folder: Path, tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], Curve]
+    lessons: Lessons, encoder_folder: Path, tmp_path: Path, uninterrupted: tuple[dict[str, Tensor], Curve], forked_commands: ForkedCommands
 ) -> None:
     code = f"""
 from pathlib import Path
@@ -245,14 +245,12 @@ from tests.test_trainer import TRAINING, animal_lessons, load, train
 lessons = animal_lessons(Path({str(tmp_path / "collection")!r}), TRAINING)
 train(load(Path({str(encoder_folder)!r})), lessons, Path({str(tmp_path / "run")!r}), progress=lambda at: print(at.step, flush=True))
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums in another order differ in the last bit
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if int(line) == 9:
-                child.send_signal(signal.SIGKILL)
-                break
-    assert child.returncode == -signal.SIGKILL
+    environment = process_environment(OMP_NUM_THREADS=str(torch.get_num_threads()))  # sums in another order differ in the last bit
+    child = forked_commands.start("-c", code, environment=environment, streams={"out": (pipe := forked_commands.pipe())})
+    with pipe.open() as lines:
+        next(line for line in lines if int(line) == 9)
+        os.kill(child, signal.SIGKILL)
+    assert forked_commands.wait(child).status == -signal.SIGKILL
     first: list[int] = []
     model = load(encoder_folder)
     curve = train(model, lessons, tmp_path / "run", progress=lambda at: first.append(at.step))
