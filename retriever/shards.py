@@ -213,15 +213,17 @@ def redone(folder: Path) -> list[Path]:
 
 
 def free_numbers(folder: Path) -> Iterator[int]:
-    """The numbers for the next shards: first those of lost shards, then the ones after the last.
+    """The numbers for the next shards: first those of shards that were set aside, then of others that are missing, then the ones after the last.
 
     Shards are filled in the order of the candidates, so the pairs of a lost shard are the first that are pending:
-    scored again under its number they give its bytes again.
+    scored again under its number they give its bytes again. What compacting left free comes after it: a shard that was set
+    aside counts as lost until its number is taken.
     """
     taken = {_number(path) for path in list_shards(folder)}
     lost = {_number(path) for path in not_redone(folder)}
     following = max(taken | lost, default=-1) + 1
-    return itertools.chain((number for number in range(following) if number not in taken), itertools.count(following))
+    missing = sorted(set(range(following)) - taken - lost)
+    return itertools.chain(sorted(lost), missing, itertools.count(following))
 
 
 def next_number(folder: Path) -> int:

@@ -250,6 +250,8 @@ def test_what_was_damaged_and_is_not_scored_again_yet_is_told_after_compacting_t
     aside = set_aside(sorted(store.folder_of(LoggingTeacher().identity.fingerprint).glob("*.parquet"))[1])
     compact_store(folder, shard_rows=6)
     assert [problem.path for problem in verify_store(folder)] == [aside]
+    store.score(LoggingTeacher(), run_of(ALL_PAIRS), QUERIES)  # under its number, though compacting left lower ones free
+    assert verify_store(folder) == []
 
 
 def test_of_unequal_scores_of_a_pair_the_one_stays_that_was_read_before(folder: Path, work: Path, tmp_path: Path) -> None:
