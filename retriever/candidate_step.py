@@ -32,10 +32,12 @@ def find_candidates(pipeline: Pipeline) -> dict[str, Run]:
     def work(folder: Path) -> None:
         for split in SPLITS:
             runs = [_run_of(pipeline, source, split, reading) for source in settings.sources for reading in settings.reads or (None,)]
-            reciprocal_rank_fusion("candidates", runs).write_parquet(folder / f"{split}.parquet")
+            pipeline.counted(reciprocal_rank_fusion("candidates", runs)).write_parquet(folder / f"{split}.parquet")
 
+    decides = settings.model_dump(mode="json", exclude=None if settings.reads else {"reads"})
+    decides |= {"remove_own_document": True} if pipeline.experiment.evaluation.remove_own_document else {}
     _, runs = pipeline.open_step(
-        lambda: pipeline.step("candidates", inputs, settings.model_dump(mode="json", exclude=None if settings.reads else {"reads"}), work),
+        lambda: pipeline.step("candidates", inputs, decides, work),
         lambda folder: {split: Run.read_parquet(folder / f"{split}.parquet") for split in SPLITS},
     )
     return runs

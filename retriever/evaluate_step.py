@@ -174,9 +174,7 @@ def _results(pipeline: Pipeline, folder: Path) -> list[RunResult]:
 
 def _results_of(pipeline: Pipeline, system: System, folder: Path) -> list[RunResult]:
     """One system run, and in each direction written down, timed and measured."""
-    run = system.run()
-    if pipeline.experiment.evaluation.remove_own_document:
-        run = run.without_own_documents()
+    run = pipeline.counted(system.run())
     ways = directions_of(pipeline.conversations("test"))
     if len(ways) == 1:
         return [_result(pipeline, system, run, folder)]

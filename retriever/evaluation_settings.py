@@ -33,7 +33,7 @@ class EvaluationSettings(Settings):
 
     measures: tuple[str, ...] = Field(("nDCG@10", "RR@10", "R@100"), strict=False, min_length=1, description="the first one decides")
     depth: PositiveInt = Field(1000, description="documents kept per query")
-    remove_own_document: bool = Field(False, description="leave out documents whose id is the query's")
+    remove_own_document: bool = Field(False, description="leave out documents whose id is the query's, as candidates and as results")
     latency_queries: PositiveInt = 200
     ablation: bool = Field(
         False, description="train once more without the teacher and add the run `contrastive`; with unjudged queries without those, too: `judged`"

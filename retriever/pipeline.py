@@ -220,6 +220,10 @@ class Pipeline:
         """The fingerprint of all train queries: the judged ones with their grades, and the unjudged ones that teach beside them."""
         return asked_fingerprint(self.collection, self.experiment.collection.train, self.queries("train"))
 
+    def counted(self, run: Run) -> Run:
+        """A run without the documents whose id is their query's, where the file leaves these out: they are no candidates, no negatives and no results."""
+        return run.without_own_documents() if self.experiment.evaluation.remove_own_document else run
+
     def judged(self, run: Run) -> Run:
         """A run's judged train queries."""
         return run.select([query_id for query_id in run.query_ids if query_id in self.qrels("train")])

@@ -214,7 +214,7 @@ def mined_pairs(pipeline: Pipeline, name: str, student: Any, before: Run) -> Run
 
     def work(folder: Path) -> None:
         engine = load_kind("indexing", pipeline.experiment.exact_index, name)
-        found = index_run(name, student, engine.of_vectors(pipeline.encodings(student, name)), collection, queries, depth, pipeline.reporter)
+        found = pipeline.counted(index_run(name, student, engine.of_vectors(pipeline.encodings(student, name)), collection, queries, depth, pipeline.reporter))
         with_positives(reciprocal_rank_fusion(name, [before, found]), pipeline.qrels("train")).write_parquet(folder / "train.parquet")
 
     inputs = {"student": student.identity, "pairs": before.fingerprint, "judgements": pipeline.lessons}

@@ -188,7 +188,10 @@ def test_a_query_s_own_document_is_left_out_in_other_collections_as_in_its_own(b
     evaluation = {"measures": ["nDCG@10"], "latency_queries": 2, "remove_own_document": True}
     sections = {"candidates": {"depth": 8}, "teacher": [{"kind": "lexical"}], "evaluation": evaluation}
     transfer = [{"path": beir_folder, "name": "again", "test": "test"}]
-    report = read_report(evaluate_experiment(Pipeline(experiment(beir_folder, encoder_folder, **sections, transfer=transfer), tmp_path)).folder)
+    pipeline = Pipeline(experiment(beir_folder, encoder_folder, **sections, transfer=transfer), tmp_path)
+    report = read_report(evaluate_experiment(pipeline).folder)
+    candidates = pipeline.candidates["test"].to_dict()
+    assert [query_id for query_id, found in candidates.items() if query_id in found] == []  # nobody scores it, and it is no negative
     for name in ("bm25", "student_before", "student"):
         run = report.run(name)
         assert run is not None
