@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from retriever.cross_fitting import cross_fitted, parts_to_score, teach_without_each
 from retriever.files import fingerprint, write_json
 from retriever.fusion_model import FusionModel, FusionShape, ImageTower, TextTower
 from retriever.models import ModelFolder, find_model
 from retriever.processes import refuse_several
 from retriever.progress import bar_of_steps
-from retriever.teacher_settings import FusionSettings, FusionTeachingSettings
+from retriever.teacher_settings import CrossFittedSettings, FusionSettings, FusionTeachingSettings
 from retriever.training.fusion import matched_pairs, teach_fusion
 from retriever.vision import find_vision_model
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
 
 
-def taught_fusion(pipeline: Pipeline, settings: FusionSettings, teaching: FusionTeachingSettings) -> FusionSettings:
-    """The settings of the taught model.
+def taught_fusion(pipeline: Pipeline, settings: FusionSettings, teaching: FusionTeachingSettings) -> FusionSettings | CrossFittedSettings:
+    """The settings of the taught model, or of several where the table asks for folds.
 
     Raises:
         ConfigError: a tower cannot be found, is none, or does not read what it is given.
@@ -35,19 +37,29 @@ def taught_fusion(pipeline: Pipeline, settings: FusionSettings, teaching: Fusion
     inputs |= {"judgements": pipeline.judgements, "queries": fingerprint(pipeline.held_out)}
     inputs |= {"reads": fingerprint({query_id: query.text for query_id, query in queries.items()})} if settings.reads else {}
 
-    def work(folder: Path) -> dict[str, Any]:
-        refuse_several(f"teaching {settings.label}", "retriever teach")
+    parts = parts_to_score(pipeline, settings.label, teaching.folds)
+
+    def one_model(label: str, unseen: Sequence[str], folder: Path) -> dict[str, Any]:
+        """Leaves a model in `folder / "model"`, which has not seen some of the train queries, their images and their texts."""
         lessons, held = pipeline.held_out
-        pairs, others = matched_pairs(queries, lessons, held, pipeline.qrels("train"), pipeline.collection)
+        pairs, others = matched_pairs(queries, lessons, held, pipeline.qrels("train"), pipeline.collection, unseen)
         model = new_fusion_model(image, text, teaching, pipeline.experiment.seed, where)
-        with bar_of_steps(pipeline.reporter, f"teaching {settings.label}") as progress:
+        with bar_of_steps(pipeline.reporter, f"teaching {label}") as progress:
             curve = teach_fusion(model, pairs, others, teaching, folder, pipeline.experiment.seed, progress)
         write_json(folder / "curve.json", curve)
         return {"pairs": len(pairs.pairs), "images": len(pairs.images), "texts": len(pairs.texts)}
 
-    done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json"), work)
+    def work(folder: Path) -> dict[str, Any]:
+        refuse_several(f"teaching {settings.label}", "retriever teach")
+        if not parts:
+            return one_model(settings.label, (), folder)
+        teach_without_each(parts, folder, lambda number, unseen, begun: one_model(f"{settings.label}, fold {number}", unseen, begun))
+        return {"folds": [len(part) for part in parts]}
+
+    done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json", exclude=None if parts else {"folds"}), work)
     ready = {"name": settings.label, "model": str(done.folder / "model"), "revision": None, "image_model": None, "text_model": None, "train": None}
-    return settings.model_copy(update=ready)
+    taught = settings.model_copy(update=ready)
+    return cross_fitted(taught, parts, done.folder) if parts else taught
 
 
 def new_fusion_model(image: ModelFolder, text: ModelFolder, teaching: FusionTeachingSettings, seed: int, where: str) -> FusionModel:

@@ -14,7 +14,7 @@ from retriever.files import fingerprint
 from retriever.runs import Run
 from retriever.steps import Done
 from retriever.store import TeacherScores
-from retriever.teacher_settings import TeachingSettings
+from retriever.teacher_settings import FusionTeachingSettings, TeachingSettings
 from retriever.teachers._fitting import JudgedLists
 from retriever.types import Query, Unit
 
@@ -124,7 +124,7 @@ def on_their_lessons(pipeline: Pipeline, raw: Mapping[str, Run]) -> dict[str, fl
     found = {}
     for teacher in pipeline.experiment.teacher:
         train = getattr(teacher, "train", None)
-        if isinstance(train, TeachingSettings) and not train.folds:
+        if isinstance(train, TeachingSettings | FusionTeachingSettings) and not train.folds:
             lists = lists_of(pipeline, {teacher.label: raw[teacher.label]}, pipeline.held_out[0])
             found[teacher.label] = float(lists.measure(lists.aligned.scores[0].astype(np.float64)).mean())
     return found

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retriever.cross_fitting import cross_fitted, of_fold, parts_to_score, teach_without_each
 from retriever.files import fingerprint
 from retriever.fusion_step import taught_fusion
 from retriever.models import ModelFolder, find_model
 from retriever.plugins import load_kind
 from retriever.processes import refuse_several
 from retriever.progress import bar_of_steps
-from retriever.queries import kept_together, parts_of
-from retriever.steps import remove_leftovers
 from retriever.student_settings import DenseSettings
 from retriever.teacher_settings import (
     CrossEncoderSettings,
-    CrossFittedSettings,
     EmbeddingSettings,
     EncoderTeachingSettings,
     FusionSettings,
@@ -34,8 +32,8 @@ from retriever.training_settings import TrainingSettings
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
 
-AnyTaught = CrossEncoderSettings | EmbeddingSettings
-"""Of the teachers that are one model, and can be several with folds."""
+OfOneCheckpoint = CrossEncoderSettings | EmbeddingSettings
+"""What is taught from one checkpoint; a fusion model is made of two."""
 
 
 def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
@@ -56,53 +54,27 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
     else:
         inputs |= {"queries": fingerprint(pipeline.held_out[0])}
 
-    parts = _parts(pipeline, settings, teaching)
+    parts = parts_to_score(pipeline, settings.label, teaching.folds)
 
     def work(folder: Path) -> dict[str, Any]:
         refuse_several(f"teaching {settings.label}", "retriever teach")
+        lessons = pipeline.held_out[0]
         if not parts:
-            return _one_model(pipeline, settings, start, pipeline.held_out[0], folder)
-        for number, part in enumerate(parts, 1):
-            _one_of_several(pipeline, settings, start, number, part, folder / f"fold-{number}")
+            return _one_model(pipeline, settings, start, lessons, folder)
+
+        def without(number: int, unseen: Sequence[str], begun: Path) -> None:
+            hidden = set(unseen)
+            _one_model(pipeline, of_fold(settings, number, begun), start, [query_id for query_id in lessons if query_id not in hidden], begun)
+
+        teach_without_each(parts, folder, without)
         return {"folds": [len(part) for part in parts]}
 
     done = pipeline.step(f"teach-{settings.label}", inputs, teaching.model_dump(mode="json", exclude_none=True), work)
     taught = settings.model_copy(update={"name": settings.label, "model": str(done.folder / "model"), "revision": None, "train": None})
-    if not parts:
-        return taught
-    models = tuple(_of_fold(taught, number, done.folder / f"fold-{number}" / "model") for number in range(1, len(parts) + 1))
-    fold_of = {query_id: number for number, part in enumerate(parts) for query_id in part}
-    told = settings.model_dump(include={"name", "reads", "normalise", "temperature", "weight"})
-    return CrossFittedSettings(**{**told, "name": settings.label}, model=str(done.folder), parts=models, fold_of=fold_of)
+    return cross_fitted(taught, parts, done.folder) if parts else taught
 
 
-def _parts(pipeline: Pipeline, settings: TeacherSettings, teaching: TeachingSettings) -> list[list[str]]:
-    """The train queries in as many parts as `train.folds` says; none where it is left out. Held-out queries are in none, as they teach nothing."""
-    if teaching.folds is None:
-        return []
-    train, qrels = pipeline.held_out[0], pipeline.qrels("train")
-    together = kept_together(
-        {query_id: pipeline.conversations("train")[query_id] for query_id in train}, qrels, pipeline.experiment.training.validation_documents
-    )
-    return parts_of(together, teaching.folds, pipeline.experiment.seed, f"teacher {settings.label}: train.folds")
-
-
-def _of_fold(settings: AnyTaught, number: int, model: Path) -> AnyTaught:
-    return settings.model_copy(update={"name": f"{settings.label}, fold {number}", "model": str(model)})
-
-
-def _one_of_several(pipeline: Pipeline, settings: AnyTaught, start: ModelFolder, number: int, part: Sequence[str], folder: Path) -> None:
-    """Leaves a model in `folder / "model"`, taught without a part of the train queries; the folder has its name once the model is whole."""
-    if folder.exists():
-        return
-    begun, unseen = folder.with_name(f".{folder.name}"), set(part)
-    begun.mkdir(parents=True, exist_ok=True)
-    _one_model(pipeline, _of_fold(settings, number, begun), start, [query_id for query_id in pipeline.held_out[0] if query_id not in unseen], begun)
-    remove_leftovers(begun)
-    begun.rename(folder)
-
-
-def _one_model(pipeline: Pipeline, settings: AnyTaught, start: ModelFolder, lessons: Sequence[str], folder: Path) -> dict[str, Any]:
+def _one_model(pipeline: Pipeline, settings: OfOneCheckpoint, start: ModelFolder, lessons: Sequence[str], folder: Path) -> dict[str, Any]:
     """Leaves a model in `folder / "model"`, taught on some of the train queries."""
     if isinstance(settings, CrossEncoderSettings):
         return _cross_encoder(pipeline, settings, start, lessons, folder)

@@ -22,6 +22,13 @@ Cascade = Annotated[
 """Of a teacher whose cost is that of the pairs it reads."""
 
 
+Folds = Annotated[
+    int | None,
+    Field(ge=2, le=10, description="cross-fitting: so many models, each taught without a part of the train queries, which it then scores; one when left out"),
+]
+"""Of a teacher that is taught."""
+
+
 class TeachingSettings(Settings):
     """How a teacher is taught on the train qrels before it scores: a cross-encoder on lists, a bi-encoder contrastively."""
 
@@ -31,9 +38,7 @@ class TeachingSettings(Settings):
     negatives_per_positive: PositiveInt = 5
     max_length: PositiveInt = 256
     warmup: float = Field(0.1, ge=0, lt=1)
-    folds: int | None = Field(
-        None, ge=2, le=10, description="cross-fitting: so many models, each taught without a part of the train queries, which it then scores; one when left out"
-    )
+    folds: Folds = None
 
 
 class EncoderTeachingSettings(TeachingSettings):
@@ -127,19 +132,6 @@ class EmbeddingSettings(ModelTeacherSettings):
         return self
 
 
-class CrossFittedSettings(ModelTeacherSettings):
-    """A teacher whose `train` table asks for folds, once it is taught; experiment files have none of this kind.
-
-    Attributes:
-        parts: the model of each fold.
-        fold_of: train query -> the place in `parts` of the model that has not seen it. All others are scored by the mean of all.
-    """
-
-    kind: Literal["cross_fitted"] = "cross_fitted"
-    parts: tuple[CrossEncoderSettings | EmbeddingSettings, ...]
-    fold_of: dict[str, int]
-
-
 class FusionTeachingSettings(Settings):
     """How a small fusion model is made of two towers and taught on the train qrels: matching, and comparing, from which its negatives come."""
 
@@ -158,6 +150,7 @@ class FusionTeachingSettings(Settings):
     dropout: float = Field(0.1, ge=0, lt=1)
     frozen_image: bool = Field(False, description="whether the image tower stays as it is; each image goes through it once then")
     frozen_text: bool = Field(False, description="likewise, of the text tower")
+    folds: Folds = None
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> FusionTeachingSettings:
@@ -188,6 +181,23 @@ class FusionSettings(ModelTeacherSettings):
         if not self.train and any(towers.values()):
             raise ValueError("a fusion model of image_model and text_model must be taught first: add train = {}")
         return self
+
+
+TaughtSettings = CrossEncoderSettings | EmbeddingSettings | FusionSettings
+"""Of the teachers that can be taught, and so can be several models."""
+
+
+class CrossFittedSettings(ModelTeacherSettings):
+    """A teacher whose `train` table asks for folds, once it is taught; experiment files have none of this kind.
+
+    Attributes:
+        parts: the model of each fold.
+        fold_of: train query -> the place in `parts` of the model that has not seen it. All others are scored by the mean of all.
+    """
+
+    kind: Literal["cross_fitted"] = "cross_fitted"
+    parts: tuple[TaughtSettings, ...]
+    fold_of: dict[str, int]
 
 
 class RunSettings(TeacherSettings):

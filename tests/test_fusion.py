@@ -26,8 +26,9 @@ from retriever.images import read_image
 from retriever.models import find_model
 from retriever.progress import Quiet
 from retriever.steps import Step, run_step
-from retriever.teacher_settings import FusionSettings, FusionTeachingSettings
+from retriever.teacher_settings import CrossFittedSettings, FusionSettings, FusionTeachingSettings
 from retriever.teachers import fusion
+from retriever.teachers._cross_fitted import CrossFittedTeacher
 from retriever.teachers.fusion import FusionTeacher
 from retriever.tensor_cache import TensorCache
 from retriever.training import fusion as teaching
@@ -490,6 +491,9 @@ def test_pairs_of_a_held_out_query_are_taught_from_neither_side(squares: dict[st
     assert named == {(colour, text) for colour in ("green", "blue") for text in captions_of(colour)}
     both = found.together(np.array([0, 1]), np.arange(len(found.texts)))
     assert both.sum(dim=1).tolist() == [2, 2]
+    without, held = matched_pairs(queries, lessons, [], qrels, documents, unseen=["red#1", "green#0"])  # type: ignore[arg-type]
+    assert held is None
+    assert {without.images[image].stem for image, _ in without.pairs.tolist()} == {"blue"}  # whose pairs are of no unseen query
     with pytest.raises(DataError, match="teach: 0 pairs of an image and a text in the train qrels"):
         matched_pairs(queries, [], ["red#1"], qrels, documents)  # type: ignore[arg-type]
 
@@ -598,25 +602,31 @@ def test_a_tensor_is_made_once_and_what_was_asked_for_longest_ago_goes_first() -
 # The step
 
 
-def test_the_step_teaches_once_and_names_the_model(towers: dict[str, Path], squares: dict[str, Path], tmp_path: Path) -> None:
-    queries = {text: Query(text, text) for colour in squares for text in captions_of(colour)}
-    steps: list[bool] = []
+def pipeline_of(squares: dict[str, Path], folder: Path, steps: list[bool]) -> Any:
+    """What the step asks of an experiment; it notes whether a step was done or unchanged."""
+    queries = {text: Query(text, text, fields={"direction": "text_to_image"}) for colour in squares for text in captions_of(colour)}
 
     def step(name: str, inputs: Any, settings: Any, work: Any) -> Any:
-        done = run_step(Step(name, inputs, settings, 1), tmp_path, work)
+        done = run_step(Step(name, inputs, settings, 1), folder, work)
         steps.append(done.done_now)
         return done
 
-    pipeline: Any = SimpleNamespace(
-        experiment=SimpleNamespace(seed=1),
+    return SimpleNamespace(
+        experiment=SimpleNamespace(seed=1, training=SimpleNamespace(validation_documents="any")),
         judgements="judged",
         held_out=(list(queries)[2:], list(queries)[:2]),
         queries=lambda split, reads: queries,
+        conversations=lambda split: queries,
         qrels=lambda split: {text: {f"{colour}.png": 1} for colour in squares for text in captions_of(colour)},
         collection=Documents([shows(path) for path in squares.values()]),
         reporter=Quiet(),
         step=step,
     )
+
+
+def test_the_step_teaches_once_and_names_the_model(towers: dict[str, Path], squares: dict[str, Path], tmp_path: Path) -> None:
+    steps: list[bool] = []
+    pipeline = pipeline_of(squares, tmp_path, steps)
     asked = FusionSettings(name="small", image_model=str(towers["vit"]), text_model=str(towers["text"]), train=TEACHING.model_copy(update={"epochs": 1}))
     ready = taught_fusion(pipeline, asked, asked.train)  # type: ignore[arg-type]
     assert (ready.label, ready.train, ready.image_model) == ("small", None, None)
@@ -632,6 +642,27 @@ def test_the_step_teaches_once_and_names_the_model(towers: dict[str, Path], squa
     pipeline.collection.fingerprint = "other images"
     taught_fusion(pipeline, asked, asked.train)  # type: ignore[arg-type]
     assert steps == [True, False, True, True, True]
+
+
+def test_models_in_folds_have_not_seen_the_images_that_they_score(towers: dict[str, Path], squares: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = pipeline_of(squares, tmp_path, [])
+    teaching = TEACHING.model_copy(update={"epochs": 1, "folds": 2})
+    asked = FusionSettings(name="small", image_model=str(towers["vit"]), text_model=str(towers["text"]), train=teaching, weight=2.0)
+    ready = taught_fusion(pipeline, asked, teaching)
+    assert isinstance(ready, CrossFittedSettings)
+    assert (ready.label, ready.weight, set(ready.fold_of)) == ("small", 2.0, set(pipeline.held_out[0]))
+    colours = [{colour for colour in squares for text in captions_of(colour) if ready.fold_of.get(text) == number} for number in (0, 1)]
+    assert not colours[0] & colours[1]  # the captions of an image stay together
+    taught = [json.loads((tmp_path / "teach-small" / f"fold-{number}" / "curve.json").read_text()) for number in (1, 2)]
+    assert [[point["epoch"] for point in curve] for curve in taught] == [[1], [1]]
+    teacher = CrossFittedTeacher("small", [fusion.load(part, pipeline) for part in ready.parts], ready.fold_of)
+    assert (teacher.identity.kind, teacher.parts[0].identity.model != teacher.parts[1].identity.model) == ("fusion", True)
+    image = shows(next(iter(squares.values())))
+    asked_pairs = [(Query(text, text), image) for text in pipeline.held_out[0]]
+    own = [part.score(asked_pairs).scores for part in teacher.parts]
+    assert np.allclose(
+        teacher.score(asked_pairs).scores, [own[ready.fold_of[query.query_id]][place] for place, (query, _) in enumerate(asked_pairs)], atol=1e-5
+    )
 
 
 def test_the_shape_survives_its_file(taught: Path) -> None:

@@ -75,28 +75,29 @@ class MatchedPairs:
 
 
 def matched_pairs(
-    queries: Mapping[str, Query], lessons: Sequence[str], held: Sequence[str], qrels: Qrels, collection: Collection
+    queries: Mapping[str, Query], lessons: Sequence[str], held: Sequence[str], qrels: Qrels, collection: Collection, unseen: Sequence[str] = ()
 ) -> tuple[MatchedPairs, MatchedPairs | None]:
     """The images and texts that the qrels of train queries bring together, in either direction: those that are taught, and those held out, if any.
 
-    A caption that teaches as a query stands among the documents of its image too. So that nothing of a held-out query is taught from its other
-    side, every pair of an image or a text of a held-out query's pairs is left out.
+    A caption that teaches as a query stands among the documents of its image too. So that nothing of a held-out or unseen query is taught from
+    its other side, every pair of an image or a text of such a query's pairs is left out.
 
     Args:
         queries: train queries by id, those held out too.
-        lessons: ids of those that teach.
+        lessons: ids of those that teach, but for the unseen ones.
         held: ids of those that are held out.
+        unseen: ids of those that the model is to score without having seen them.
         qrels: grades above 0 belong together.
         collection: where the documents are.
 
     Raises:
         DataError: fewer than two pairs are left.
     """
-    taught, hidden = (sorted(set(_pairs_of({one: queries[one] for one in ids}, qrels, collection))) for ids in (lessons, held))
-    seen_images, seen_texts = {image for image, _ in hidden}, {text for _, text in hidden}
+    taught, hidden, others = (sorted(set(_pairs_of({one: queries[one] for one in ids}, qrels, collection))) for ids in (lessons, held, unseen))
+    seen_images, seen_texts = ({pair[side] for pair in (*hidden, *others)} for side in (0, 1))
     kept = [(image, text) for image, text in taught if image not in seen_images and text not in seen_texts]
     if len(kept) < 2:
-        found = f"{len(taught)} pairs of an image and a text in the train qrels, {len(kept)} of them without an image or a text of held-out queries"
+        found = f"{len(taught)} pairs of an image and a text in the train qrels, {len(kept)} of them without an image or a text of held-out or unseen queries"
         raise DataError(f"teach: {found}; at least 2 are needed. Check the train qrels with: retriever check")
     return MatchedPairs.of(kept), MatchedPairs.of(hidden) if len(hidden) > 1 else None
 
