@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from retriever.queries import kept_together, parts_of
 from retriever.steps import remove_leftovers
@@ -12,8 +12,6 @@ from retriever.teacher_settings import CrossFittedSettings, TaughtSettings
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline
-
-Taught = TypeVar("Taught", bound=TaughtSettings)
 
 
 def parts_to_score(pipeline: Pipeline, label: str, folds: int | None) -> list[list[str]]:
@@ -43,9 +41,9 @@ def teach_without_each(parts: Sequence[Sequence[str]], folder: Path, teach: Call
         begun.rename(whole)
 
 
-def of_fold(settings: Taught, number: int, folder: Path) -> Taught:
-    """The settings of a teacher for one of its models: with the model's name and place."""
-    return settings.model_copy(update={"name": f"{settings.label}, fold {number}", "model": str(folder / "model")})
+def fold_settings(label: str, number: int, folder: Path) -> dict[str, str]:
+    """What the settings of a teacher's model of one fold have of their own: its name, and where it lies."""
+    return {"name": f"{label}, fold {number}", "model": str(folder / "model")}
 
 
 def cross_fitted(settings: TaughtSettings, parts: Sequence[Sequence[str]], folder: Path) -> CrossFittedSettings:
@@ -56,6 +54,7 @@ def cross_fitted(settings: TaughtSettings, parts: Sequence[Sequence[str]], folde
         parts: the queries that each model scores.
         folder: of the step.
     """
-    models = tuple(of_fold(settings, number, folder / f"fold-{number}") for number in range(1, len(parts) + 1))
+    numbers = range(1, len(parts) + 1)
+    models = tuple(settings.model_copy(update=fold_settings(settings.label, number, folder / f"fold-{number}")) for number in numbers)
     told = settings.model_dump(include={"name", "reads", "normalise", "temperature", "weight"})
     return CrossFittedSettings(**told, model=str(folder), parts=models, fold_of={query_id: place for place, part in enumerate(parts) for query_id in part})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retriever.cross_fitting import cross_fitted, of_fold, parts_to_score, teach_without_each
+from retriever.cross_fitting import cross_fitted, fold_settings, parts_to_score, teach_without_each
 from retriever.files import fingerprint
 from retriever.fusion_step import taught_fusion
 from retriever.models import ModelFolder, find_model
@@ -63,8 +63,8 @@ def teach(pipeline: Pipeline, settings: TeacherSettings) -> TeacherSettings:
             return _one_model(pipeline, settings, start, lessons, folder)
 
         def without(number: int, unseen: Sequence[str], begun: Path) -> None:
-            hidden = set(unseen)
-            _one_model(pipeline, of_fold(settings, number, begun), start, [query_id for query_id in lessons if query_id not in hidden], begun)
+            hidden, own = set(unseen), settings.model_copy(update=fold_settings(settings.label, number, begun))
+            _one_model(pipeline, own, start, [query_id for query_id in lessons if query_id not in hidden], begun)
 
         teach_without_each(parts, folder, without)
         return {"folds": [len(part) for part in parts]}
