@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -119,6 +120,10 @@ def test_several_processes_answer_as_one(forked_commands: ForkedCommands, folder
         for _ in range(4):
             assert {one.id for one in client.search(f"a bird {number}").results if not isinstance(one, list)} == {"owl", "saw"}
     assert read_version(folder).number == 13
+    for _ in range(4):  # whichever process is asked, it counts what all of them did
+        with urllib.request.urlopen(f"{client.url}/metrics") as answer:
+            counted = answer.read().decode()
+        assert 'retriever_requests_total{method="POST",route="/v1/search",status="200"} 24.0' in counted
     os.kill(process_id, signal.SIGTERM)
     assert forked_commands.wait(process_id).status == 0
 
