@@ -26,8 +26,9 @@ os.environ["RETRIEVER_CACHE"] = tempfile.mkdtemp(prefix="retriever-cache-")  # w
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.forked_commands import ForkedCommands
     from transformers import BertConfig, BertTokenizer
+
+    from tests.forked_commands import ForkedCommands
 
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"
 
@@ -136,6 +137,15 @@ def _tokenizer() -> "BertTokenizer":
     characters = [*"abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'()-_"]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), *(w for w in words if len(w) > 1)]
     return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=128)
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not look at a report's page: to draw its figures takes longer than the tiny experiment that they tell of."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, stream, **_: stream.write('<svg width="1" height="1"></svg>'))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.tiny_experiment import ROOT, Said, process_environment
 RETRIEVER = ("-m", "retriever")
 STREAMS = {"in": os.O_RDONLY, "out": os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "err": os.O_WRONLY | os.O_CREAT | os.O_TRUNC}
 IMPORTED = (
-    *("retriever", "faiss", "peft", "pytest", "matplotlib.pyplot", "torch.utils.tensorboard", "uvicorn", "mcp", "mcp.server.stdio"),
+    *("retriever", "faiss", "peft", "pytest", "matplotlib.pyplot", "torch.utils.tensorboard", "uvicorn", "mcp", "mcp.server.stdio", "ranx.metrics"),
     *("sentence_transformers", "sentence_transformers.sentence_transformer.losses", "sentence_transformers.sentence_transformer.modules"),
     *("transformers.trainer", "transformers.integrations", "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert"),
 )
@@ -65,16 +65,17 @@ class ForkedCommands:
             streams: "in", "out", "err" -> a path; else nothing is read, and what is written goes to files of this folder.
         """
         chosen = {"in": os.devnull, "out": self.folder / "{process_id}.out", "err": self.folder / "{process_id}.err", **(streams or {})}
-        return int(
-            self._ask(
-                {
-                    "line": [str(part) for part in line],
-                    "folder": str(folder),
-                    "environment": dict(environment or process_environment()),
-                    "streams": {name: str(path) for name, path in chosen.items()},
-                }
-            )
+        process_id = self._ask(
+            {
+                "line": [str(part) for part in line],
+                "folder": str(folder),
+                "environment": dict(environment or process_environment()),
+                "streams": {name: str(path) for name, path in chosen.items()},
+            }
         )
+        assert process_id
+        self._ended.pop(process_id, None)  # of another process that had this id
+        return process_id
 
     def pipe(self) -> Path:
         """A named pipe for a stream; opening it waits for the other end."""
@@ -117,7 +118,8 @@ class ForkedCommands:
             if status is None:
                 os.kill(process_id, signal.SIGTERM)
         said = [self.wait(process_id) for process_id in running]
-        return Said(next(filter(None, statuses), 0), "".join(one.out for one in said), "".join(one.err for one in said))
+        failed = (status for status in (*statuses, *(one.status for one in said)) if status)  # the one that ended the others comes first
+        return Said(next(failed, 0), "".join(one.out for one in said), "".join(one.err for one in said))
 
     def _log(self, process_id: int, stream: str) -> str:
         path = self.folder / f"{process_id}.{stream}"
@@ -132,7 +134,7 @@ class ForkedCommands:
         return answer
 
 
-# The process that forks. It imports and computes nothing, for a child has none of its threads.
+# The process that forks. It imports, and computes nothing: a child would wait for threads that it has not.
 
 
 def serve() -> None:
@@ -173,9 +175,10 @@ def become(line: list[str], folder: str, environment: dict[str, str], streams: d
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
     tempfile.tempdir = None  # TMPDIR is read again
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    np.random.set_state(np.random.RandomState().get_state())  # all children would draw alike
+    torch.seed()  # all children would draw alike
+    np.random.set_state(np.random.RandomState().get_state())
     if line[0] == "-m":
-        sys.path[0], sys.argv = os.getcwd(), line[1:]
+        sys.path[0], sys.argv = str(Path.cwd()), line[1:]
         runpy.run_module(line[1], run_name="__main__", alter_sys=True)
     else:
         assert line[0] == "-c", line
@@ -186,12 +189,12 @@ def become(line: list[str], folder: str, environment: dict[str, str], streams: d
 
 def _open_streams(streams: dict[str, str]) -> None:
     for number, (name, flags) in enumerate(STREAMS.items()):
-        opened = os.open(streams[name].format(process_id=os.getpid()), flags, 0o644)
+        opened = os.open(streams[name].replace("{process_id}", str(os.getpid())), flags, 0o644)
         os.dup2(opened, number)
         os.close(opened)
         before = getattr(sys, f"std{name}")
         by_line = name == "err" or os.isatty(number)
-        stream = open(number, "r" if name == "in" else "w", 1 if by_line else -1, before.encoding, before.errors, closefd=False)  # noqa: SIM115, PTH123
+        stream = open(number, "r" if name == "in" else "w", 1 if by_line else -1, before.encoding, before.errors, closefd=False)  # noqa: SIM115
         setattr(sys, f"std{name}", stream)
         setattr(sys, f"__std{name}__", stream)
 

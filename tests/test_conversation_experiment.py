@@ -75,6 +75,7 @@ def test_every_system_reads_the_conversation_as_the_file_says(talks: Path, encod
     assert found == read  # a folder that is opened alone reads conversations as in the experiment
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_index_of_the_start_serves_a_student_whose_queries_alone_learned(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
     teacher = [{"kind": "embedding", "name": "rewrite", "model": str(encoder_folder), "reads": "rewrite"}]
     student = {"kind": "dense", "model": str(encoder_folder), "reads": "latest_first", "frozen_documents": True}
@@ -134,6 +135,7 @@ def changed_turns(talks: Path, change: Callable[[dict[str, Any]], dict[str, Any]
     file.write_text("".join(json.dumps(change(json.loads(line))) + "\n" for line in file.read_text().splitlines()))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_parts_are_joined_though_one_alone_has_turns_rewrites_and_a_field(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
     def alone(turn: dict[str, Any]) -> dict[str, Any]:
         return turn if turn["conversation_id"] == "c0" else {"id": turn["id"], "utterance": turn["rewrite"]}
@@ -178,6 +180,7 @@ def test_a_field_that_no_query_has_is_told_before_anything_is_trained(talks: Pat
     assert not (tmp_path / "talks" / "train").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_query_s_own_document_is_left_out_in_other_collections_as_in_its_own(beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
     judged = read_qrels(beir_folder / "qrels" / "test.tsv")
     own = {query_id: next(doc_id for doc_id, grade in grades.items() if grade > 0) for query_id, grades in judged.items()}
@@ -198,6 +201,7 @@ def test_a_query_s_own_document_is_left_out_in_other_collections_as_in_its_own(b
         assert report.transfer[0].means[name]["nDCG@10"] == pytest.approx(run.evaluation.means["nDCG@10"], abs=1e-9)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_other_collections_are_measured_without_learning_from_them(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
     transfer = [{"path": talks, "name": "again", "test": "test"}]
     pipeline = Pipeline(experiment(talks, encoder_folder, transfer=transfer), tmp_path)
@@ -223,6 +227,7 @@ def test_other_collections_are_measured_without_learning_from_them(talks: Path, 
         evaluate_experiment(Pipeline(absent, tmp_path))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_reading_is_left_out_where_another_collection_has_not_its_rewrites(talks: Path, encoder_folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(talks, talks.with_name("other"))
     records = [json.loads(line) for line in (other / "conversations.jsonl").read_text().splitlines()]
@@ -242,6 +247,7 @@ def test_a_reading_that_turns_have_not_is_told_before_anything_is_done(talks: Pa
     assert not (tmp_path / "talks" / "candidates").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_rewriters_rewrite_the_queries_of_other_collections_too(
     talks: Path, encoder_folder: Path, rewriter: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,7 +183,11 @@ def test_systems_are_run_once_and_measured_and_written_in_each_direction(tmp_pat
     monkeypatch.setattr(evaluate_step, "systems", lambda pipeline: there)
     settings = EvaluationSettings(measures=("Success@1",), latency_queries=5)
     pipeline: Any = SimpleNamespace(
-        experiment=SimpleNamespace(evaluation=settings), reporter=Quiet(), conversations=lambda split: asked(), qrels=lambda split: QRELS
+        experiment=SimpleNamespace(evaluation=settings),
+        reporter=Quiet(),
+        conversations=lambda split: asked(),
+        qrels=lambda split: QRELS,
+        counted=lambda run: run,
     )
     found = evaluate_step._results(pipeline, tmp_path)
     assert ran == ["student_before", "student"]

@@ -351,6 +351,7 @@ def test_mistakes_in_the_section_are_told(table: dict[str, object], message: str
 # The whole way
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_bare_folder_is_distilled_with_its_first_sentences(bare: Path, encoder_folder: Path, tmp_path: Path) -> None:
     assert command("init", tmp_path / "notes", "--collection", bare, "--student", encoder_folder).status == 0
     experiment = read_experiment(tmp_path / "notes" / "experiment.toml")
@@ -393,6 +394,7 @@ def test_a_collection_with_test_queries_keeps_them(shared_beir_folder: Path, enc
     assert prepared.fingerprint == judged.fingerprint
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_queries_of_a_judged_collection_stand_beside_its_own(shared_beir_folder: Path, encoder_folder: Path, tmp_path: Path) -> None:
     path = write_experiment(tmp_path, shared_beir_folder, encoder_folder)
     section = '\n[generation]\nmethod = "sentence"\nqueries = 20\nper_document = 2\n'

@@ -385,9 +385,12 @@ def test_the_commands_change_verify_and_mend_an_index(folder: Path, tmp_path: Pa
 
 def test_documents_come_from_a_pipe_too(folder: Path, forked_commands: ForkedCommands) -> None:
     lines = "".join(json.dumps({"id": document.doc_id, "text": document.text}) + "\n" for document in NEW)
-    process_id = forked_commands.start(*RETRIEVER, "index", "add", folder, streams={"in": (pipe := forked_commands.pipe())})
-    pipe.write_text(lines)
+    ours, theirs = os.pipe()  # not a named one: /dev/stdin is opened once more, and would wait for another writer
+    process_id = forked_commands.start(*RETRIEVER, "index", "add", folder, streams={"in": f"/proc/{os.getpid()}/fd/{ours}"})
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        stream.write(lines)
     done = forked_commands.wait(process_id)
+    os.close(ours)
     assert (done.status, done.out) == (0, f"{folder}: 3 added; version 2, 63 documents\n"), done.err
 
 

@@ -24,6 +24,8 @@ from retriever.pipeline import Pipeline
 from retriever.systems import fused_depth
 from tests.tiny_experiment import RUNS, STEPS, Noted, manifest_times, write_experiment
 
+pytestmark = pytest.mark.usefixtures("blank_figures")  # but for the finished experiment, which is made before
+
 
 @pytest.fixture
 def copied(finished_experiment: Path, tmp_path: Path) -> Path:

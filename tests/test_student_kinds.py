@@ -31,6 +31,7 @@ def experiment_of(tmp_path: Path, beir: Path, encoder: Path, kind: str, keys: st
     return read_experiment(write_experiment(tmp_path, beir, encoder, changes), [f"{key}={value}" for key, value in settings.items()])
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_is_distilled_indexed_and_opens_in_stock(tmp_path: Path, shared_beir_folder: Path, encoder_folder: Path, kind: str) -> None:
     stock, keys = KINDS[kind]
