@@ -14,7 +14,7 @@ from retriever.files import write_atomic
 from retriever.index_settings import FlatSettings
 from retriever.indexing._arrays import damaged
 from retriever.indexing._effort import settle
-from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, training_sample
+from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, scores_one_by_one, training_sample
 from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, open_dense, read_index, write_facts
 
 FACTS = "flat.json"
@@ -39,6 +39,10 @@ class FlatIndex(DenseIndex):
             return scores, rows
         further = min(candidates, depth + 1)
         scores, rows = self._engine(queries, further, parameters).search(queries, further, params=parameters)
+        if len(queries) > 1:  # which FAISS may have multiplied together
+            scores = scores_one_by_one(self.index, queries, rows)
+            order = np.lexsort((rows, -scores))
+            scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
         if (scores[:, 1:] == scores[:, :-1]).any():
             for number in np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(axis=1)):
                 scores[number, :depth], rows[number, :depth] = self._first_of_equals(queries[number : number + 1], depth, candidates, parameters)

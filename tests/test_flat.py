@@ -12,6 +12,7 @@ from retriever.encodings import BLOCK
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.index_settings import FlatSettings
 from retriever.indexing import flat
+from retriever.indexing._faiss import library
 from tests.vector_material import best, check_complete, clustered, flip, random_matrix, recall, small_integers, stored
 
 
@@ -58,6 +59,32 @@ def test_equal_scores_are_in_the_order_of_their_rows(tmp_path_factory: pytest.Te
     rows, scores = index.search(queries, k, allowed)
     assert rows.tolist() == best(queries, matrix, k, allowed).tolist()
     check_complete(rows, scores, allowed, k)
+
+
+def test_many_queries_at_once_find_what_each_finds_and_equal_vectors_in_the_order_of_their_rows(tmp_path: Path) -> None:
+    draw = np.random.default_rng(7)
+    vectors = draw.normal(size=(3_001, 97)).astype(np.float32)
+    vectors[-5:] = vectors[:5]  # in a product's last columns sums are added up in another order
+    queries = draw.normal(size=(64, 97)).astype(np.float32)
+    assert queries.size >= library().cvar.distance_compute_blas_threshold  # FAISS multiplies them together
+    rows, scores = flat.of_vectors(stored(tmp_path, vectors)).search(queries, 3_001)
+    expected = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1), atol=1e-5)
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, rows, axis=1), atol=1e-5)
+    equal = (vectors[rows[:, 1:]] == vectors[rows[:, :-1]]).all(axis=2)
+    assert equal.sum() == 5 * 64
+    assert (scores[:, 1:] == scores[:, :-1])[equal].all()
+    assert (rows[:, 1:] > rows[:, :-1])[equal].all()
+
+
+def test_a_threshold_that_the_program_has_set_stays() -> None:
+    before = faiss.cvar.distance_compute_blas_threshold
+    try:
+        for set_to, used in ((128_000, 800 * faiss.omp_get_max_threads()), (20, 20)):
+            faiss.cvar.distance_compute_blas_threshold = set_to
+            assert library().cvar.distance_compute_blas_threshold == used
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
 
 
 @pytest.mark.parametrize("allowed_share", [0.02, 0.9])
