@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,9 @@ _TOGETHER = 128
 
 _READ = 64
 """Of those, how many are kept as they were read last."""
+
+_SINGLE = 8
+"""From so many documents wanted of those that lie together, reading all of them is the sooner."""
 
 _MASKS = 32
 """Conditions whose documents are remembered, a byte for each document of the table."""
@@ -186,7 +190,8 @@ class DocumentTable:
         """
         self.folder = folder
         try:
-            self._texts, ids = (pa.ipc.open_file(pa.memory_map(str(folder / name))) for name in _FILES[:2])
+            alone = pa.ipc.IpcReadOptions(use_threads=False)  # a hundred texts are read sooner than threads have met
+            self._texts, ids = (pa.ipc.open_file(pa.memory_map(str(folder / name)), options=alone) for name in _FILES[:2])
             self._ids = [ids.get_batch(number).column(0) for number in range(ids.num_record_batches)]
             self._hashes, self._rows = np.asarray(np.load(folder / "ids.npy", mmap_mode="r"))
             self.variants: NDArray[np.uint64] = np.load(folder / "variants.npy", mmap_mode="r")
@@ -198,7 +203,7 @@ class DocumentTable:
         if len(lengths) > 1 or not whole:
             found = f"files of {sorted(lengths)} documents"
             raise DataError(f"{folder}: the prepared documents are damaged ({found}). Delete this folder and run the same command again")
-        self._batch = lru_cache(_READ)(self._read)
+        self._batch = lru_cache(_READ)(self._decompressed)
         self._allowed = lru_cache(_MASKS)(self._meeting)
 
     def __len__(self) -> int:
@@ -228,7 +233,7 @@ class DocumentTable:
         """All documents in their order, from row `start` on."""
         for number in range(start // _TOGETHER, self._texts.num_record_batches):
             first = number * _TOGETHER
-            rows = self._read(number)
+            rows = _rows(self._decompressed(number))
             ids = self.ids_of(np.arange(first, first + len(rows)))
             yield from (_document(doc_id, *row) for doc_id, row in list(zip(ids, rows, strict=True))[max(start - first, 0) :])
 
@@ -246,8 +251,13 @@ class DocumentTable:
     def documents_by_row(self, rows: Sequence[int] | NDArray[np.int64]) -> list[Document]:
         """The documents of rows, in the order of `rows`."""
         wanted = self._checked(rows)
-        places = zip(self.ids_of(wanted), wanted.tolist(), strict=True)
-        return [_document(doc_id, *self._batch(row // _TOGETHER)[row % _TOGETHER]) for doc_id, row in places]
+        numbers, counts = np.unique(wanted // _TOGETHER, return_counts=True)
+        whole = {number: _rows(self._batch(number)) for number in numbers[counts >= _SINGLE].tolist()}
+
+        def texts(number: int, place: int) -> Sequence[Any]:
+            return whole[number][place] if number in whole else tuple(column[place].as_py() for column in self._batch(number).columns)
+
+        return [_document(doc_id, *texts(*divmod(row, _TOGETHER))) for doc_id, row in zip(self.ids_of(wanted), wanted.tolist(), strict=True)]
 
     def ids_of(self, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """The ids of rows, in the order of `rows`."""
@@ -293,13 +303,12 @@ class DocumentTable:
         check_conditions(self.fields.kinds, conditions, f"{self.folder}: among")
         return met(self.fields, conditions)
 
-    def _read(self, number: int) -> list[tuple[str, str, str | None, str]]:
+    def _decompressed(self, number: int) -> pa.RecordBatch:
         """Title, text, image and fields of the documents that were compressed together."""
         try:
-            columns = self._texts.get_batch(number).to_pydict().values()
+            return self._texts.get_batch(number)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.folder / _FILES[0]}: the documents from row {number * _TOGETHER} on are damaged ({error})") from error
-        return list(zip(*columns, strict=True))
 
     def _checked(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         wanted = np.asarray(rows, dtype=np.int64)
@@ -314,6 +323,11 @@ def _save(path: Path, shape: tuple[int, ...], *parts: NDArray[np.uint64]) -> Non
         np.lib.format.write_array_header_1_0(stream, {"descr": np.lib.format.dtype_to_descr(parts[0].dtype), "fortran_order": False, "shape": shape})
         for part in parts:
             stream.write(part.data)
+
+
+def _rows(batch: pa.RecordBatch) -> list[tuple[str, str, str | None, str]]:
+    """Title, text, image and fields of each document."""
+    return list(zip(*batch.to_pydict().values(), strict=True))
 
 
 def _document(doc_id: str, title: str, text: str, image: str | None, fields: str) -> Document:
