@@ -12,7 +12,7 @@ and then at half of what it answered; its memory; the plain server, which encode
 needs an environment of its own (pip install "infinity-emb[server,torch]"); where it is named, both are asked for embeddings of the queries, one a
 request. The load comes from this process, over loopback, and takes its part of the same cores.
 
-Prints a table and the bars, and adds to benchmarks/results/serving_load.json.
+Prints a table and the bars, and adds to benchmarks/results/serving_load.json, where a part that is left out stays as an earlier call measured it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from load_driver import bodies, closed_loop, open_loop
-from record import MACHINE, keep
+from record import MACHINE, keep, kept
 from server_process import infinity, serving
 from tables import markdown
 
@@ -78,7 +78,8 @@ def main() -> None:
         return
     found = measured(folder, arguments)
     if not arguments.no_results:
-        keep("serving_load", {f"{arguments.documents:,} documents, {arguments.backend}": found})
+        name = f"{arguments.documents:,} documents, {arguments.backend}"
+        keep("serving_load", {name: {**kept("serving_load").get(name, {}), **found}})
     show(found)
 
 
