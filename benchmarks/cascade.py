@@ -21,16 +21,16 @@ from typing import Any
 
 from record import MACHINE, keep
 
-from retriever.candidate_step import SPLITS
-from retriever.cascade_step import asked_pairs
 from retriever.config import Experiment, read_experiment
 from retriever.eval.measures import Evaluation
 from retriever.eval.report import read_report
 from retriever.eval.significance import compare
-from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
-from retriever.store import ScoreStore
+from retriever.scores.store import ScoreStore
+from retriever.steps.candidates import SPLITS
+from retriever.steps.cascade import asked_pairs
+from retriever.steps.evaluate import evaluate_experiment
 
 SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact.toml"
 CROSS_ENCODER = '{kind="cross_encoder", model="sentence-transformers/all-MiniLM-L6-v2", train={epochs=2, learning_rate=5e-5}}'

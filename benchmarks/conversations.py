@@ -29,14 +29,14 @@ from record import MACHINE, keep, kept
 from students import EXAMPLES, settings_of, share_steps
 
 from retriever.config import Experiment, read_experiment
+from retriever.conversations.rewriter import open_rewriter
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import Comparison
-from retriever.evaluate_step import evaluate_experiment
 from retriever.files import sha256_folder
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
-from retriever.rewriter_settings import RewriterSettings
-from retriever.rewriting_model import open_rewriter
+from retriever.settings.rewriter import RewriterSettings
+from retriever.steps.evaluate import evaluate_experiment
 from retriever.types import Query
 
 SPARSE = ['student.kind="sparse"', "student.query_dimensions=64", "student.document_dimensions=150"]

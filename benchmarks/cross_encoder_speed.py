@@ -29,12 +29,12 @@ from sentence_transformers import CrossEncoder
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CandidateSettings, CollectionSettings
 from retriever.eval.measures import evaluate
 from retriever.progress import silence_libraries
 from retriever.resources import Resources
 from retriever.runs import Run
-from retriever.teacher_settings import CrossEncoderSettings
+from retriever.settings.collection import CandidateSettings, CollectionSettings
+from retriever.settings.teacher import CrossEncoderSettings
 from retriever.teachers.cross_encoder import CrossEncoderTeacher, agreement, load
 from retriever.types import Document, Query
 

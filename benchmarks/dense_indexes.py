@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from record import MACHINE, keep, kept
 
 from retriever.encodings import BLOCK, Vectors
-from retriever.index_settings import INDEX_KINDS
 from retriever.plugins import load_kind
+from retriever.settings.index import INDEX_KINDS
 
 SEED = 7
 K = 10

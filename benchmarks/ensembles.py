@@ -20,12 +20,12 @@ from pathlib import Path
 from record import against, keep
 
 from retriever.config import EnsembleSettings, read_experiment
-from retriever.ensemble_step import ensemble_on_held_out, judged_lists, keep_pairs
 from retriever.errors import ConfigError
 from retriever.eval.measures import Evaluation, evaluate
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.runs import Run
+from retriever.steps.ensemble import ensemble_on_held_out, judged_lists, keep_pairs
 from retriever.types import Query
 
 SCIFACT = Path(__file__).resolve().parent.parent / "examples" / "scifact.toml"

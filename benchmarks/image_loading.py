@@ -36,17 +36,18 @@ from PIL import Image
 from record import MACHINE, keep
 from students import EXAMPLES
 
-from retriever import reinforce_step
-from retriever.augmentation import apply
 from retriever.config import read_experiment
-from retriever.images import read_image
+from retriever.images.augmentation import apply
+from retriever.images.reading import read_image
 from retriever.pipeline import Pipeline
 from retriever.progress import silence_libraries
-from retriever.reinforce_step import reinforce
-from retriever.reinforce_teachers import TeacherModels, load_teachers
-from retriever.reinforced_shards import ReinforcedDataset
+from retriever.reinforced import step as reinforce_step
+from retriever.reinforced.shards import ReinforcedDataset
+from retriever.reinforced.step import reinforce
+from retriever.reinforced.teachers import TeacherModels, load_teachers
 from retriever.runs import Run
-from retriever.store import TeacherScores
+from retriever.scores.store import TeacherScores
+from retriever.settings.training import TrainingSettings
 from retriever.training.ahead import ReadAhead
 from retriever.training.batches import Batcher
 from retriever.training.reinforced_batches import ReinforcedBatcher, make_reinforced_samples
@@ -54,7 +55,6 @@ from retriever.training.samples import make_samples
 from retriever.training.towers import FrozenTowers
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, Watcher
-from retriever.training_settings import TrainingSettings
 
 EMOJI = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "emoji-noto"
 BAR = 0.10

@@ -39,9 +39,9 @@ from retriever.eval.directions import in_direction
 from retriever.eval.measures import Evaluation
 from retriever.eval.report import read_report
 from retriever.eval.significance import compare
-from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
+from retriever.steps.evaluate import evaluate_experiment
 from retriever.training.sureness import entropy_of_lists
 
 LOSSES: dict[str, dict[str, float]] = {

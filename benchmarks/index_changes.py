@@ -32,12 +32,12 @@ from retriever.collection import write_collection
 from retriever.encodings import encode_collection
 from retriever.index.changes import add, delete, publish
 from retriever.index.soundness import verify
-from retriever.index_settings import INDEX_KINDS, IndexSettings
-from retriever.models import find_model
+from retriever.models.names import find_model
 from retriever.plugins import load_kind
 from retriever.progress import silence_libraries
 from retriever.search import SearchIndex, open_index
-from retriever.student_settings import StaticSettings
+from retriever.settings.index import INDEX_KINDS, IndexSettings
+from retriever.settings.student import StaticSettings
 from retriever.types import Document, Query
 
 SEED = 1

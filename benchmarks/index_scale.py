@@ -31,11 +31,11 @@ from retriever.collection import Collection, write_collection
 from retriever.encodings import BLOCK, Vectors, write_array
 from retriever.eval.wording import size
 from retriever.index.changes import publish
-from retriever.index_settings import INDEX_KINDS, bytes_of
 from retriever.plugins import load_kind
 from retriever.progress import Terminal, silence_libraries
 from retriever.search import open_index
-from retriever.student_settings import StaticSettings
+from retriever.settings.index import INDEX_KINDS, bytes_of
+from retriever.settings.student import StaticSettings
 from retriever.types import Document
 
 SEED = 1

@@ -189,8 +189,8 @@ def timed(search: Search, work: Path, limit: int | None) -> dict[str, Any]:
 
 def build_multivector(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The exact index."""
-    from retriever.index_settings import MultiVectorSettings
     from retriever.indexing import multivector
+    from retriever.settings.index import MultiVectorSettings
 
     return multivector.build(encodings_in(arguments.encodings), folder, MultiVectorSettings())
 
@@ -204,8 +204,8 @@ def search_multivector(folder: Path, arguments: argparse.Namespace) -> Iterator[
 
 def build_token_clusters(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The approximate one."""
-    from retriever.index_settings import TokenClustersSettings
     from retriever.indexing import token_clusters
+    from retriever.settings.index import TokenClustersSettings
 
     settings = TokenClustersSettings.model_validate({"kind": "token_clusters", "bits": arguments.bits, "recall": arguments.recall})
     told = token_clusters.build(encodings_in(arguments.encodings), folder, settings)

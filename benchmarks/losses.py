@@ -37,7 +37,7 @@ from unjudged import taught_longer, write_beir
 from retriever.candidates import index_run
 from retriever.collection import open_collection
 from retriever.config import Experiment
-from retriever.conversation_facets import relevant_to
+from retriever.conversations.facets import relevant_to
 from retriever.encodings import encode_collection, score_rows
 from retriever.eval.measures import Evaluation, evaluate
 from retriever.files import fingerprint
@@ -47,8 +47,8 @@ from retriever.progress import Terminal
 from retriever.queries import connected
 from retriever.ragged_encodings import encode_ragged
 from retriever.runs import Run
-from retriever.systems import epochs_alone
-from retriever.train_step import Lesson, teach_student
+from retriever.steps.systems import epochs_alone
+from retriever.steps.train import Lesson, teach_student
 from retriever.training.samples import hold_out
 
 DATASET = "doc2dial"

@@ -24,14 +24,14 @@ import numpy as np
 from record import MACHINE, keep
 
 from retriever.collection import Collection, open_collection, write_collection
-from retriever.collection_settings import CandidateSettings, CollectionSettings
 from retriever.config import ScoringSettings
 from retriever.files import text_hash
-from retriever.ray_engine import connect, ray_engine
 from retriever.runs import Run
-from retriever.scoring import ScoringEngine, local_engine, scored_shard
-from retriever.store import ScoreStore
+from retriever.scores.scoring import ScoringEngine, local_engine, scored_shard
+from retriever.scores.store import ScoreStore
+from retriever.settings.collection import CandidateSettings, CollectionSettings
 from retriever.types import Document, Query, ScoredPairs, Teacher, TeacherIdentity
+from retriever.workers.ray_engine import connect, ray_engine
 
 DEPTH = 20
 
@@ -55,7 +55,7 @@ def cross_encoder(model: str, collection: Path) -> Teacher:
     """The cross-encoder of a folder or name, with the prepared collection at hand."""
     from retriever.plugins import load_kind
     from retriever.resources import Resources
-    from retriever.teacher_settings import CrossEncoderSettings
+    from retriever.settings.teacher import CrossEncoderSettings
 
     def never(*_: object) -> Any:
         raise NotImplementedError("a cross-encoder needs neither BM25 nor vectors")

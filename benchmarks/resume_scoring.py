@@ -23,7 +23,7 @@ from record import keep
 from retriever.collection import Collection, write_collection
 from retriever.files import text_hash
 from retriever.runs import Run
-from retriever.store import ScoreStore
+from retriever.scores.store import ScoreStore
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 DEPTH = 20

@@ -25,7 +25,7 @@ import numpy as np
 from record import MACHINE, keep
 from safetensors.numpy import load_file
 
-from retriever.documentation import build_documentation_collection
+from retriever.documentation.collection import build_documentation_collection
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = 400

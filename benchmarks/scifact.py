@@ -22,9 +22,9 @@ from record import MACHINE, keep
 
 from retriever.config import read_experiment
 from retriever.eval.report import read_report
-from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
+from retriever.steps.evaluate import evaluate_experiment
 
 HERE = Path(__file__).resolve().parent
 EXPERIMENT = HERE.parent / "examples" / "scifact.toml"

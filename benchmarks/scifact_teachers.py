@@ -17,11 +17,11 @@ from pathlib import Path
 from record import against, keep
 
 from retriever.config import read_experiment
-from retriever.ensemble_step import keep_pairs
 from retriever.eval.measures import Evaluation, evaluate
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.runs import Run
+from retriever.steps.ensemble import keep_pairs
 from retriever.teachers.ensemble import mean_of_z_scores
 
 HERE = Path(__file__).resolve().parent

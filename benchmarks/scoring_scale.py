@@ -89,7 +89,7 @@ def measure(folder: Path, n_pairs: int) -> dict[str, float]:
     import torch  # noqa: F401  the idle interpreter has it
 
     from retriever.collection import Collection
-    from retriever.store import ScoreStore
+    from retriever.scores.store import ScoreStore
     from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
     class StandIn:

@@ -40,9 +40,9 @@ from retriever.client import Client, ServiceError
 from retriever.errors import LockedError
 from retriever.index.changes import add, compact, delete
 from retriever.index.soundness import verify
-from retriever.index_settings import INDEX_KINDS
 from retriever.progress import silence_libraries
 from retriever.search import open_index
+from retriever.settings.index import INDEX_KINDS
 from retriever.types import Document
 
 TOGETHER = 10

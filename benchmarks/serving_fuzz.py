@@ -25,8 +25,8 @@ from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.specs.openapi import checks
 from serving_changes import written_to
 
-from retriever.index_settings import INDEX_KINDS
 from retriever.progress import silence_libraries
+from retriever.settings.index import INDEX_KINDS
 
 DOCUMENTS = 200
 

@@ -38,12 +38,12 @@ from tables import markdown
 from retriever.collection import write_collection
 from retriever.encodings import encode_collection
 from retriever.index.changes import publish
-from retriever.index_settings import INDEX_KINDS
-from retriever.models import find_model
+from retriever.models.names import find_model
 from retriever.plugins import load_kind
 from retriever.progress import Terminal, silence_libraries
 from retriever.search import SearchIndex, open_index
-from retriever.student_settings import DenseSettings
+from retriever.settings.index import INDEX_KINDS
+from retriever.settings.student import DenseSettings
 from retriever.types import Document, Query
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

@@ -4,7 +4,7 @@
     python benchmarks/sparse_head.py --texts 64 --frozen-layers 0
 
 Documents of scifact, cut to 128 tokens, through all-MiniLM-L6-v2 with the head that a sparse student is given, in fp32: as sentence-transformers'
-own modules do it, and as our training and encoding do it with the same modules (retriever/splade.py). Both see the same texts in turn, several
+own modules do it, and as our training and encoding do it with the same modules (retriever/models/splade.py). Both see the same texts in turn, several
 rounds; printed are medians, and the largest difference of a weight and of a gradient beside the largest there is. A step is a pass
 forwards and one backwards; by default through the upper half of the layers, whose lower ones are frozen, as in the examples. Memory is
 what the process held at most above what it held before (Linux), each contender in a process of its own. Writes benchmarks/results/sparse_head.json.
@@ -28,9 +28,9 @@ from torch import Tensor
 
 from retriever.collection import open_collection
 from retriever.config import read_experiment
+from retriever.models.splade import without_logits
 from retriever.progress import silence_libraries
-from retriever.splade import without_logits
-from retriever.student_settings import SparseSettings
+from retriever.settings.student import SparseSettings
 from retriever.students.sparse import load
 from retriever.training.frozen import FrozenLayers
 

@@ -39,11 +39,11 @@ from tables import markdown
 from retriever.encodings import BLOCK, write_array
 from retriever.errors import MissingExtraError
 from retriever.files import write_json
-from retriever.index_settings import InvertedSettings, SeismicSettings
 from retriever.indexing import inverted, seismic
 from retriever.lucene import start_java
 from retriever.ragged import Ragged
 from retriever.ragged_encodings import RaggedVectors
+from retriever.settings.index import InvertedSettings, SeismicSettings
 
 K = 10
 WORDS = 30_522

@@ -25,8 +25,8 @@ from tables import markdown, sparsity_table
 from retriever.config import read_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
-from retriever.student_settings import SparseSettings
-from retriever.train_step import read_curve
+from retriever.settings.student import SparseSettings
+from retriever.steps.train import read_curve
 
 WITHIN = 0.1
 

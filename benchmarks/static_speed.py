@@ -26,7 +26,7 @@ from tables import static_speed_table
 
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
-from retriever.student_settings import DenseSettings
+from retriever.settings.student import DenseSettings
 from retriever.types import Document
 
 DATASET = "doc2dial"

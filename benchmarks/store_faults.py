@@ -29,9 +29,9 @@ from retriever.collection import Collection, write_collection
 from retriever.errors import RetrieverError
 from retriever.files import text_hash
 from retriever.runs import Run
-from retriever.scoring import part_of
-from retriever.store import ScoreStore
-from retriever.store_maintenance import compact_store, merge_stores, verify_store
+from retriever.scores.maintenance import compact_store, merge_stores, verify_store
+from retriever.scores.scoring import part_of
+from retriever.scores.store import ScoreStore
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 DEPTH = 20

@@ -27,17 +27,17 @@ from record import MACHINE, keep, kept
 from tables import students_table
 
 from retriever.config import Experiment, read_experiment
-from retriever.conversation_facets import NEW
+from retriever.conversations.facets import NEW
 from retriever.eval.report import ReportData, read_report
 from retriever.eval.significance import compare
-from retriever.evaluate_step import evaluate_experiment
 from retriever.files import fingerprint, write_json
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
 from retriever.runs import Run
-from retriever.steps import Done, read_manifest
-from retriever.systems import train_other
-from retriever.teacher_settings import RunSettings
+from retriever.settings.teacher import RunSettings
+from retriever.steps.evaluate import evaluate_experiment
+from retriever.steps.step import Done, read_manifest
+from retriever.steps.systems import train_other
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 KINDS = {

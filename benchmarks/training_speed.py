@@ -40,22 +40,22 @@ from transformers import TrainerCallback
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import read_experiment
 from retriever.eval.report import read_report
-from retriever.evaluate_step import evaluate_experiment
-from retriever.models import find_model
+from retriever.models.names import find_model
+from retriever.models.routes import with_frozen_documents
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal, silence_libraries
-from retriever.routes import with_frozen_documents
 from retriever.runs import Run
-from retriever.store import TeacherScores
+from retriever.scores.store import TeacherScores
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.training import TrainingSettings
+from retriever.steps.evaluate import evaluate_experiment
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.samples import TrainingSamples, make_samples
 from retriever.training.trainer import print_nothing, train_student, without_model_card
 from retriever.training.watcher import Supervision, TrainingProgress
-from retriever.training_settings import TrainingSettings
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEPTH = 30

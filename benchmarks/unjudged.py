@@ -28,10 +28,10 @@ from students import EXAMPLES, KINDS, SCORES_HELP, folder_of, keep_scores, measu
 from retriever.collection import Collection, open_collection, with_queries
 from retriever.config import Experiment, read_experiment
 from retriever.eval.report import read_report
-from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
 from retriever.progress import Terminal
-from retriever.teacher_settings import TeacherSettings
+from retriever.settings.teacher import TeacherSettings
+from retriever.steps.evaluate import evaluate_experiment
 from retriever.training.samples import hold_out
 from retriever.types import Qrels, Query
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings
-from retriever.index_settings import QuantisedSettings
 from retriever.indexing._faiss import COMPARED, SEED, DenseIndex
 from retriever.indexing._vector_files import VECTORS, chunks, open_full, write_full
+from retriever.settings.index import QuantisedSettings
 
 QUERIES = 300
 TIMED = 50

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError, MissingExtraError, SearchIndexError
-from retriever.index_settings import QuantisedSettings
+from retriever.settings.index import QuantisedSettings
 
 SEED = 1
 """Of what is drawn to train, and to choose by."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings
-from retriever.index_settings import TokenClustersSettings
 from retriever.indexing.multivector import half_precision, search_blocks
 from retriever.ragged import Ragged
+from retriever.settings.index import TokenClustersSettings
 
 QUERIES, QUERY_TOKENS = 64, 32
 """Pieces of documents that stand for queries, of so many tokens at most: ColBERT's length."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings
 from retriever.files import write_atomic
-from retriever.index_settings import FlatSettings
 from retriever.indexing._arrays import damaged
 from retriever.indexing._effort import settle
 from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, scores_one_by_one, training_sample
 from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, open_dense, read_index, write_facts
+from retriever.settings.index import FlatSettings
 
 FACTS = "flat.json"
 """Beside an index of codes; one of whole vectors says all of itself."""

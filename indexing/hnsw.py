@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from retriever.encodings import DocumentEncodings
 from retriever.files import write_atomic
-from retriever.index_settings import HnswSettings
 from retriever.indexing._effort import doubling, settle
 from retriever.indexing._faiss import DenseIndex, code_name, library, made, reserve, training_sample
 from retriever.indexing._vector_files import FILE, VECTORS, Facts, chunks, open_dense, read_index, write_facts
+from retriever.settings.index import HnswSettings
 
 FACTS = "hnsw.json"
 TRAINED_ON = 1 << 16

@@ -24,10 +24,10 @@ from scipy.sparse import csc_array
 from retriever.encodings import write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_atomic, write_json
-from retriever.index_settings import InvertedSettings
 from retriever.indexing._arrays import damaged, header
 from retriever.indexing._sparse import SparseVectors, at_least, check_queries, opened
 from retriever.ragged import Ragged
+from retriever.settings.index import InvertedSettings
 from retriever.vector_index import Found
 
 FACTS = "inverted.json"

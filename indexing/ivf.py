@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError
 from retriever.files import fingerprint, write_atomic
-from retriever.index_settings import IvfSettings
 from retriever.indexing._arrays import damaged
 from retriever.indexing._effort import WANTED, doubling, settle
 from retriever.indexing._faiss import DenseIndex, code_name, library, made, on_gpus, training_sample
 from retriever.indexing._lists import ROW_BYTES, remove_parts, write_lists
 from retriever.indexing._vector_files import FILE, VECTORS, Facts, open_dense, read_index, write_facts
+from retriever.settings.index import IvfSettings
 
 FACTS = "ivf.json"
 PARTS, TRAINED = "parts", "trained.faiss"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from retriever.encodings import DocumentEncodings, write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_atomic
-from retriever.index_settings import MultiVectorSettings
 from retriever.indexing._arrays import damaged, header, map_array
 from retriever.ragged import Ragged
+from retriever.settings.index import MultiVectorSettings
 from retriever.vector_index import Found
 
 VECTORS = "vectors.npy"

@@ -23,10 +23,10 @@ from scipy.sparse import csr_array
 
 from retriever.errors import MissingExtraError, SearchIndexError
 from retriever.files import sha256_file, write_atomic, write_json
-from retriever.index_settings import SeismicSettings
 from retriever.indexing._arrays import damaged
 from retriever.indexing._sparse import DIMENSIONS, U16, SparseVectors, at_least, check_queries, open_entries, rising, write_entries
 from retriever.ragged import Ragged
+from retriever.settings.index import SeismicSettings
 from retriever.vector_index import Found
 
 FACTS = "seismic.json"

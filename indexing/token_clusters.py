@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from retriever.encodings import DocumentEncodings
 from retriever.errors import SearchIndexError
 from retriever.files import write_json
-from retriever.index_settings import TokenClustersSettings
 from retriever.indexing._centroids import train_centroids
 from retriever.indexing._residuals import Buckets, decode, fit_buckets
 from retriever.indexing._token_files import FACTS, TokenFiles, digests, map_files, read_facts, write_files
 from retriever.indexing._token_sample import BEST, QUERY_TOKENS, choose, exact_best, sample_queries, sample_tokens, share, without
 from retriever.indexing.multivector import check_queries, ranges
 from retriever.ragged import Ragged
+from retriever.settings.index import TokenClustersSettings
 from retriever.vector_index import Found
 
 SEED = 1

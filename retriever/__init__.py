@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from retriever.errors import RetrieverError
     from retriever.pipeline import Pipeline
     from retriever.runs import Run, read_qrels, write_qrels
+    from retriever.scores.store import ScoreStore
     from retriever.search import SearchIndex, open_index
-    from retriever.store import ScoreStore
     from retriever.types import Document, Query
 
 _here = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ _HOMES = {
     "Query": "types",
     "RetrieverError": "errors",
     "Run": "runs",
-    "ScoreStore": "store",
+    "ScoreStore": "scores.store",
     "SearchIndex": "search",
     "distill": "distillation",
     "experiment_from": "config",

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
-from retriever.collection_settings import NAMED_SOURCES
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import DataError
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run, read_run, strings
 from retriever.scopes import scope_of, search_of, search_scoped
-from retriever.scoring import CandidatePairs
+from retriever.scores.scoring import CandidatePairs
+from retriever.scores.views import RECIPROCAL_RANK_CONSTANT, z_scores
+from retriever.settings.collection import NAMED_SOURCES
 from retriever.types import Qrels, Query
-from retriever.views import RECIPROCAL_RANK_CONSTANT, z_scores
 
 RERANKED_TOGETHER = 1024
 """Pairs whose texts are in memory at a time."""

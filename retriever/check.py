@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.collection import Collection
-from retriever.conversations import is_user
+from retriever.conversations.reading import is_user
 from retriever.files import text_hash
 from retriever.queries import plain_words, without_judgements
 from retriever.types import Query

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from retriever.errors import RetrieverError
-from retriever.image_files import image_bytes
+from retriever.images.files import image_bytes
 from retriever.openers import opener_for
 from retriever.serving.answers import (
     ChangeAnswer,

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retriever import readers
-from retriever.collection_settings import CollectionSettings
-from retriever.document_table import DocumentTable, DocumentWriter, framed
 from retriever.errors import ConfigError, DataError
 from retriever.files import hidden_folder, lock, recover_folder, write_json, write_text
-from retriever.query_table import QUERIES, query_bytes, read_query_table, refuse_unknown_fields, write_query_table
 from retriever.readers import Judgement, Source
 from retriever.runs import read_qrels
+from retriever.settings.collection import CollectionSettings
+from retriever.tables.documents import DocumentTable, DocumentWriter, framed
+from retriever.tables.queries import QUERIES, query_bytes, read_query_table, refuse_unknown_fields, write_query_table
 from retriever.types import Document, Qrels, Query, check_id
 
 _LAYOUT = 4

@@ -9,19 +9,19 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from retriever.captioner_settings import CaptionerSettings, check_captioners
-from retriever.collection_settings import NAMED_SOURCES, CandidateSettings, CollectionSettings, TransferSettings
 from retriever.errors import ConfigError
-from retriever.evaluation_settings import EvaluationSettings
-from retriever.generation_settings import GenerationSettings
-from retriever.index_settings import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
-from retriever.reinforce_settings import ReinforceSettings
-from retriever.rewriter_settings import RewriterSettings, check_rewriters
-from retriever.settings import PositiveInt, Settings, nearest
-from retriever.stage_settings import NAMED_RANKERS, StageSettings, check_stages
-from retriever.student_settings import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
-from retriever.teacher_settings import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
-from retriever.training_settings import TrainingSettings
+from retriever.settings.captioner import CaptionerSettings, check_captioners
+from retriever.settings.collection import NAMED_SOURCES, CandidateSettings, CollectionSettings, TransferSettings
+from retriever.settings.evaluation import EvaluationSettings
+from retriever.settings.generation import GenerationSettings
+from retriever.settings.index import EXACT, INDEX_KINDS, STUDENTS_OF, AnyIndexSettings, AutoSettings, PrivateIndexSettings
+from retriever.settings.reinforce import ReinforceSettings
+from retriever.settings.rewriter import RewriterSettings, check_rewriters
+from retriever.settings.section import PositiveInt, Settings, nearest
+from retriever.settings.stage import NAMED_RANKERS, StageSettings, check_stages
+from retriever.settings.student import STUDENT_KINDS, AnyStudentSettings, PrivateStudentSettings
+from retriever.settings.teacher import TEACHER_KINDS, AnyTeacherSettings, ModelTeacherSettings, PrivateSettings, RunSettings, TeacherSettings
+from retriever.settings.training import TrainingSettings
 from retriever.types import ViewName
 
 Combination = Literal["mean", "weighted_mean", "softmax_mean", "reciprocal_rank", "routing"]

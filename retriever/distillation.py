@@ -9,11 +9,11 @@ from typing import Any
 
 from retriever.config import Experiment, experiment_from, read_experiment
 from retriever.eval.report import ReportData, read_report
-from retriever.evaluate_step import evaluate_experiment
 from retriever.pipeline import Pipeline
-from retriever.processes import training_together
 from retriever.progress import Reporter, quiet_libraries
 from retriever.search import SearchIndex, open_index
+from retriever.steps.evaluate import evaluate_experiment
+from retriever.workers.processes import training_together
 
 
 @dataclasses.dataclass(frozen=True)

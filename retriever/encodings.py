@@ -17,8 +17,8 @@ from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.files import write_atomic, write_json
 from retriever.ragged import Ragged
-from retriever.tasks import Engine, here
 from retriever.types import Document, Query, Unit
+from retriever.workers.tasks import Engine, here
 
 BLOCK = 1024
 """Documents a file holds: what a stop at the worst instant costs."""

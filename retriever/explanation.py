@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retriever.chat import token_places
+from retriever.conversations.chat import token_places
 from retriever.queries import reader_of
 from retriever.ragged import Ragged
 from retriever.types import Document, Query

@@ -12,8 +12,8 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_fields import FieldColumns, Kind, Value, kind_of
 from retriever.errors import ConfigError
+from retriever.tables.fields import FieldColumns, Kind, Value, kind_of
 
 Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from retriever.candidates import run_of_rows
 from retriever.collection import Collection
-from retriever.collection_settings import CandidateSettings
 from retriever.doctor import LOWEST_JAVA
 from retriever.errors import ConfigError, MissingExtraError, RetrieverError, SearchIndexError
 from retriever.files import explain_full_disk, lock, recover_folder, replace_folder, write_json
 from retriever.progress import Quiet, Reporter
 from retriever.runs import Run
 from retriever.scopes import scope_of
+from retriever.settings.collection import CandidateSettings
 from retriever.types import Query
 
 MANIFEST = "lucene.json"

@@ -10,42 +10,42 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retriever.bm25 import BM25
-from retriever.bm25_step import bm25_of
-from retriever.candidate_step import find_candidates
 from retriever.candidates import pair_scores, with_positives
-from retriever.cascade_step import cascade_inputs, cascades, stored_scores
 from retriever.collection import Collection, open_collection
 from retriever.config import Experiment
-from retriever.conversations import ConversationReader, Reading, told_cuts
-from retriever.encoder_step import encode_documents, load_encoder
+from retriever.conversations.reading import ConversationReader, Reading, told_cuts
+from retriever.conversations.rewriting import rewritten, with_rewrites
 from retriever.encodings import DocumentEncodings, document_identity
 from retriever.errors import ConfigError, DataError, SearchIndexError, StoreError
 from retriever.eval.measures import parse_measure
 from retriever.generation.step import generated_collection
-from retriever.image_readers import check_readers
+from retriever.images.readers import check_readers
 from retriever.index.changes import publish
 from retriever.plugins import load_kind
 from retriever.progress import Quiet, Reporter
 from retriever.queries import asked_fingerprint, judged_queries, kept_together, read_queries, reader_of, unjudged_queries
 from retriever.resources import Resources
-from retriever.rewriting import rewritten, with_rewrites
-from retriever.rounds import train_in_rounds
 from retriever.runs import Run
-from retriever.score_step import score_pairs_of
+from retriever.scores.store import ScoreStore
 from retriever.search import SearchIndex, open_index
-from retriever.steps import Done, Step, changed, forget, run_step
-from retriever.store import ScoreStore
-from retriever.student_settings import SparseSettings, StudentSettings
+from retriever.settings.student import SparseSettings, StudentSettings
+from retriever.settings.teacher import CrossFittedSettings, EmbeddingSettings, TeacherSettings
+from retriever.settings.training import TrainingSettings
+from retriever.steps.bm25 import bm25_of
+from retriever.steps.candidates import find_candidates
+from retriever.steps.cascade import cascade_inputs, cascades, stored_scores
+from retriever.steps.encoders import encode_documents, load_encoder
+from retriever.steps.rounds import train_in_rounds
+from retriever.steps.score import score_pairs_of
+from retriever.steps.step import Done, Step, changed, forget, run_step
+from retriever.steps.target import Target
+from retriever.steps.teach import teach
 from retriever.students._reading import set_reader
-from retriever.target import Target
-from retriever.teach_step import teach
-from retriever.teacher_settings import CrossFittedSettings, EmbeddingSettings, TeacherSettings
 from retriever.teachers._cross_fitted import CrossFittedTeacher
 from retriever.training.samples import hold_out
 from retriever.training.trainer import check_training
-from retriever.training_settings import TrainingSettings
 from retriever.types import Document, Query, Teacher, TeacherIdentity
-from retriever.workers import Loader
+from retriever.workers.loader import Loader
 
 Opened = TypeVar("Opened")
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from retriever.collection import Collection
-from retriever.collection_settings import CollectionSettings
-from retriever.conversation_facets import relevant_to
-from retriever.conversations import ConversationReader
+from retriever.conversations.facets import relevant_to
+from retriever.conversations.reading import ConversationReader
 from retriever.errors import ConfigError, DataError
 from retriever.eval.directions import direction_of_query
 from retriever.files import fingerprint
 from retriever.near_duplicates import groups
-from retriever.query_table import row_of_query
+from retriever.settings.collection import CollectionSettings
+from retriever.tables.queries import row_of_query
 from retriever.types import Qrels, Query
 
 if TYPE_CHECKING:

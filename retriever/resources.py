@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from retriever.bm25 import BM25
 from retriever.collection import Collection
-from retriever.collection_settings import CandidateSettings
 from retriever.encodings import DocumentEncodings, Encoder
 from retriever.ragged_encodings import RaggedEncoder
-from retriever.teacher_settings import EmbeddingSettings
+from retriever.settings.collection import CandidateSettings
+from retriever.settings.teacher import EmbeddingSettings
 from retriever.types import Query
 
 

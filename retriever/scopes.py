@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_table import DocumentTable
 from retriever.encodings import Encoding
 from retriever.filters import Condition, conditions_from
+from retriever.tables.documents import DocumentTable
 from retriever.types import Query
 from retriever.vector_index import Found
 

@@ -13,7 +13,7 @@ from retriever.encodings import Encoding
 from retriever.errors import SearchIndexError
 from retriever.files import mark_of
 from retriever.filters import Condition, conditions_from
-from retriever.image_readers import refuse_images
+from retriever.images.readers import refuse_images
 from retriever.index.layout import MANIFEST, index_folder, read_version
 from retriever.index.snapshot import Snapshot, asked_by, open_snapshot, student_in
 from retriever.progress import Reporter

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from retriever.bm25 import BM25
 from retriever.candidates import bm25_run, pair_scores
 from retriever.collection import Collection
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.errors import ConfigError
 from retriever.filters import Condition
 from retriever.runs import Run
+from retriever.scores.views import reciprocal_ranks, z_scores
 from retriever.search import Hit, SearchIndex, asked_query
-from retriever.stage_settings import Fusion
+from retriever.settings.stage import Fusion
 from retriever.types import Query
-from retriever.views import reciprocal_ranks, z_scores
 
 Queries = Mapping[str, Query]
 

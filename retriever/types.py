@@ -22,7 +22,7 @@ Unit = Literal[RawUnit, ViewUnit]
 """What a teacher's number means. Scores of different units are never mixed without a normalisation; "rank" is minus the rank."""
 
 ViewName = Literal["none", "z_score", "standardised", "min_max", "rank", "reciprocal_rank", "calibration", "temperature"]
-"""How a teacher's scores are made comparable with another's: `retriever.views` has a function for each."""
+"""How a teacher's scores are made comparable with another's: `retriever.scores.views` has a function for each."""
 
 
 def check_id(identifier: object, where: str) -> str:
@@ -52,7 +52,7 @@ class Query:
 
     Attributes:
         query_id: unique in its collection.
-        text: the utterance; of a query that was read (`retriever.conversations`), all that its reader sees.
+        text: the utterance; of a query that was read (`retriever.conversations.reading`), all that its reader sees.
         turns: of the conversation before it, oldest first.
         image: asked instead of, or beside the text.
         conversation: the id of the conversation; "" for a query that stands alone.

@@ -20,7 +20,7 @@ class VectorIndex(Protocol):
 
     A module of this kind under indexing/ has the functions
 
-    - `build(vectors: DocumentEncodings, folder: Path, settings: <its class in index_settings>) -> dict`: writes the files, in a stream, and
+    - `build(vectors: DocumentEncodings, folder: Path, settings: <its class in settings.index>) -> dict`: writes the files, in a stream, and
       returns what is worth telling of it (what was chosen and measured), as plain JSON;
     - `open_index(folder: Path) -> VectorIndex`: memory-mapped; raises SearchIndexError with one clear line where a file is missing, cut or
       damaged;

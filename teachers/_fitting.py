@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.calibration import Judged, fit_temperature
 from retriever.config import Combination
+from retriever.scores.calibration import Judged, fit_temperature
+from retriever.scores.views import READS_QRELS, Scores, View, fit_view
 from retriever.teachers._routing import Router, features, fit_router
 from retriever.teachers._weights import choose_row, clearly_above, out_of_fold, weight_grid
 from retriever.teachers.ensemble import AlignedScores, Ensemble, combined_unit, shares, words_of
 from retriever.types import Query, Unit, ViewName
-from retriever.views import READS_QRELS, Scores, View, fit_view
 
 Floats = NDArray[np.float64]
 

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.models.flava.modeling_flava import FlavaITMHead
 
 from retriever.errors import ConfigError
-from retriever.fusion_model import FAMILY, FusionModel, first_line, load_fusion_model, open_processor, padded
-from retriever.models import check_length
+from retriever.models.fusion import FAMILY, FusionModel, first_line, load_fusion_model, open_processor, padded
+from retriever.models.names import check_length
 from retriever.types import Unit
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ from typing import Any
 from retriever.engines import Engine, Prompt
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
-from retriever.teacher_settings import LlmSettings
+from retriever.settings.teacher import LlmSettings
 from retriever.types import Document, Query
 
 PLACE = re.compile(r"\{(query|document|instruction|count|documents)\}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.views import z_scores
+from retriever.scores.views import z_scores
 
 Floats = NDArray[np.float64]
 PENALTY = 10.0

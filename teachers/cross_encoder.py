@@ -15,12 +15,12 @@ from scipy.special import logsumexp
 from scipy.stats import kendalltau
 from sentence_transformers import CrossEncoder
 
-from retriever.backends import Backend, BackendPlan, TorchBackend, all_logits, devices, int8_bits, open_backend, plan_backend
 from retriever.errors import ConfigError
-from retriever.models import ModelFolder, check_length, find_model
+from retriever.models.backends import Backend, BackendPlan, TorchBackend, all_logits, devices, int8_bits, open_backend, plan_backend
+from retriever.models.names import ModelFolder, check_length, find_model
+from retriever.models.token_batches import PROBE, PairTemplate, TokenBatch, batches, learn_template, tokenise_pairs
 from retriever.resources import Resources
-from retriever.teacher_settings import CrossEncoderSettings, LabelSettings
-from retriever.token_batches import PROBE, PairTemplate, TokenBatch, batches, learn_template, tokenise_pairs
+from retriever.settings.teacher import CrossEncoderSettings, LabelSettings
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 PROBE_QUERIES, PROBE_DOCUMENTS = 10, 10

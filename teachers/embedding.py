@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from retriever.conversations import ConversationReader, reads_more
+from retriever.conversations.reading import ConversationReader, reads_more
 from retriever.encodings import DocumentEncodings, Encoder, score_rows
 from retriever.errors import ConfigError
 from retriever.resources import Resources
-from retriever.teacher_settings import EmbeddingSettings
+from retriever.settings.teacher import EmbeddingSettings
 from retriever.teachers._vectors import PooledTokens, TokenVectors
 from retriever.types import Document, Query, ScoredPairs, Teacher, TeacherIdentity
 

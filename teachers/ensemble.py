@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from retriever.config import Combination
 from retriever.errors import ConfigError, StoreError
 from retriever.runs import Run
+from retriever.scores.views import View, log_softmax
 from retriever.teachers._routing import Router, features
 from retriever.types import Query, Unit
-from retriever.views import View, log_softmax
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

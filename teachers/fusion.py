@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from retriever.errors import ConfigError, DataError
-from retriever.images import read_image
-from retriever.models import find_model
+from retriever.images.reading import read_image
+from retriever.models.names import find_model
+from retriever.models.tensor_cache import TensorCache
 from retriever.resources import Resources
-from retriever.teacher_settings import FusionSettings
+from retriever.settings.teacher import FusionSettings
 from retriever.teachers._fusion_families import FusionReader, open_reader
-from retriever.tensor_cache import TensorCache
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 IMAGES_TOGETHER = 16

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from retriever.resources import Resources
-from retriever.teacher_settings import LexicalSettings
+from retriever.settings.teacher import LexicalSettings
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 
 

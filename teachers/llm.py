@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from retriever.engines import Engine, Prompt, open_engine, prompt_text
 from retriever.errors import ConfigError, StoreError
 from retriever.resources import Resources
-from retriever.teacher_settings import LlmSettings
+from retriever.settings.teacher import LlmSettings
 from retriever.teachers._probe import ENOUGH_CANDIDATES, Pairs, probe
 from retriever.teachers._prompts import Template, cut_documents, fill, query_text, template_of
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity, Unit, Usage
-from retriever.writers import check_chat
+from retriever.writing.writers import check_chat
 
 ROOM = 8
 """Tokens kept free: texts that are joined may be cut into a few more tokens than each alone, and the answer is one."""

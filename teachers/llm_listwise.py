@@ -12,10 +12,10 @@ from retriever.engines import Engine, Prompt, open_engine, prompt_text
 from retriever.errors import ConfigError, StoreError
 from retriever.files import text_hash
 from retriever.resources import Resources
-from retriever.teacher_settings import LlmListwiseSettings
+from retriever.settings.teacher import LlmListwiseSettings
 from retriever.teachers._prompts import Template, changed, cut_documents, query_text
 from retriever.types import Document, OrderedList, Query, TeacherIdentity, Usage
-from retriever.writers import check_chat
+from retriever.writing.writers import check_chat
 
 ORDER = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])*")
 """A whole answer: "[2] > [1] > [3]"."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from retriever.errors import ConfigError, StoreError
 from retriever.resources import Resources
 from retriever.runs import Run, read_run, unit_of
-from retriever.teacher_settings import RunSettings
+from retriever.settings.teacher import RunSettings
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity, Unit
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from retriever.resources import Resources
-from retriever.teacher_settings import PrivateSettings
+from retriever.settings.teacher import PrivateSettings
 from retriever.types import Document, OrderedList, Query, TeacherIdentity
 
 

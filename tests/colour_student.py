@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from retriever.images import read_image
+from retriever.images.reading import read_image
 from retriever.types import Document, Query
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Query, Turn
 
 FIRST = Turn("user", "who baked it")

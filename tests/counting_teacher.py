@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retriever.resources import Resources
-from retriever.teacher_settings import PrivateSettings
+from retriever.settings.teacher import PrivateSettings
 from tests.scoring_material import LoggingTeacher
 
 

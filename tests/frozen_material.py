@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.encodings import DocumentEncodings, encode_collection
 from retriever.plugins import load_kind
 from retriever.ragged import Ragged
 from retriever.ragged_encodings import encode_ragged
 from retriever.runs import Run
-from retriever.student_settings import STUDENT_KINDS
-from retriever.train_step import Lesson
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.student import STUDENT_KINDS
+from retriever.settings.training import TrainingSettings
+from retriever.steps.train import Lesson
 from retriever.training.samples import hold_out
-from retriever.training_settings import TrainingSettings
 from retriever.types import Document, Query
 from tests.training_material import ANIMALS_AND_TOOLS, in_logits
 

@@ -9,11 +9,11 @@ from PIL import Image
 from transformers import EfficientNetConfig, EfficientNetImageProcessorPil, EfficientNetModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.encodings import encode_collection
 from retriever.index.changes import publish
-from retriever.index_settings import AutoSettings
-from retriever.student_settings import ImageTextSettings
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.index import AutoSettings
+from retriever.settings.student import ImageTextSettings
 from retriever.students.image_text import ImageTextStudent, load, load_folder
 
 COLOURS = ("red", "lime", "blue", "yellow", "magenta", "cyan", "black", "white", "grey", "orange", "purple", "brown")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retriever.chat import read_as
 from retriever.collection import write_collection
+from retriever.conversations.chat import read_as
 from retriever.encodings import encode_collection
 from retriever.index.changes import publish
-from retriever.index_settings import AutoSettings
 from retriever.plugins import load_kind
 from retriever.ragged_encodings import encode_ragged
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.index import AutoSettings
+from retriever.settings.student import STUDENT_KINDS
 from retriever.types import Document
 from tests.colour_student import COLOURS, ColourStudent, save_squares
 

@@ -14,11 +14,11 @@ from retriever.files import write_json
 from retriever.plugins import load_kind
 from retriever.progress import silence_libraries
 from retriever.ragged_encodings import encode_ragged
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.student import STUDENT_KINDS
+from retriever.settings.training import TrainingSettings
 from retriever.training.parallel import average_gradients, processes
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
-from retriever.training_settings import TrainingSettings
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(

@@ -21,8 +21,9 @@ from retriever.config import experiment_from
 from retriever.files import write_json
 from retriever.pipeline import Pipeline
 from retriever.progress import silence_libraries
-from retriever.reinforce_teachers import TeacherModels
-from retriever.reinforced_shards import ReinforcedDataset, ReinforcedTeacher
+from retriever.reinforced.shards import ReinforcedDataset, ReinforcedTeacher
+from retriever.reinforced.teachers import TeacherModels
+from retriever.settings.training import TrainingSettings
 from retriever.students.image_text import ImageTextStudent
 from retriever.training.parallel import PartBatcher, average_gradients, gather_rows, processes
 from retriever.training.reinforced_batches import ReinforcedBatcher, ReinforcedSamples, make_reinforced_samples
@@ -30,7 +31,6 @@ from retriever.training.reinforced_terms import ReinforcedLoss
 from retriever.training.scale import LearnedScale
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
-from retriever.training_settings import TrainingSettings
 from tests.image_text_material import student_of
 
 COLOURS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "cyan": (0, 255, 255), "black": (0, 0, 0)}

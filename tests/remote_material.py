@@ -11,11 +11,11 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retriever.document_fields import FieldColumns, FieldWriter
 from retriever.encodings import Encoding
 from retriever.filters import Condition
 from retriever.ragged import Ragged
 from retriever.remote.engine import Facts, Point
+from retriever.tables.fields import FieldColumns, FieldWriter
 from retriever.types import Document
 
 N, D, V = 30, 8, 40

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
+from retriever.settings.training import TrainingSettings
 from retriever.training.adapter import DistillationLoss, Targets
 from retriever.training.in_batch import positive_first
 from retriever.training.losses import kl_divergence, margin_mse, margin_mse_all_pairs
 from retriever.training.samples import TrainingSamples
-from retriever.training_settings import TrainingSettings
 from tests.training_material import samples_of, untrained
 
 SAMPLES = samples_of([[1, 2, 3], [4, 5, 1], [6, 2, 7]], not_negative=[[1], [4], [5, 6]])

@@ -11,11 +11,11 @@ import torch
 
 from retriever.collection import Collection
 from retriever.errors import DataError
+from retriever.settings.training import TrainingSettings
 from retriever.training import batches
 from retriever.training.ahead import ReadAhead
 from retriever.training.batches import Batcher
 from retriever.training.towers import FrozenTowers
-from retriever.training_settings import TrainingSettings
 from tests.image_text_material import open_squares, save_vit, student_of
 from tests.test_momentum import SETTINGS, lessons_of
 

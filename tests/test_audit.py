@@ -36,7 +36,7 @@ from retriever.eval.measures import evaluate
 from retriever.eval.significance import Comparison
 from retriever.pipeline import Pipeline
 from retriever.runs import Run, read_qrels
-from retriever.scoring import CandidatePairs
+from retriever.scores.scoring import CandidatePairs
 from retriever.types import Document, Query, ScoredPairs
 from tests.scoring_material import ALL_PAIRS, QUERIES, LoggingTeacher, run_of, write_tiny_collection
 from tests.test_report import tags_of

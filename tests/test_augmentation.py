@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from retriever.augmentation import Augmentation, apply, draw, drawn_for, pixels_fingerprint
 from retriever.errors import DataError
-from retriever.reinforce_settings import OPERATIONS, AugmentationSettings, ReinforceSettings
+from retriever.images.augmentation import Augmentation, apply, draw, drawn_for, pixels_fingerprint
+from retriever.settings.reinforce import OPERATIONS, AugmentationSettings, ReinforceSettings
 
 NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
 
-from retriever.backends import Backend, BackendPlan, TorchBackend, all_logits, int8_bits, open_backend
 from retriever.errors import ConfigError
-from retriever.token_batches import TokenBatch, TokenPairs, batches, learn_template, tokenise_pairs
+from retriever.models.backends import Backend, BackendPlan, TorchBackend, all_logits, int8_bits, open_backend
+from retriever.models.token_batches import TokenBatch, TokenPairs, batches, learn_template, tokenise_pairs
 
 TEXTS = [(f"owl {'night ' * (place % 4)}", "hammer mole " * (1 + place % 7)) for place in range(23)]
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from retriever.collection import Collection
+from retriever.settings.training import TrainingSettings
 from retriever.training import batches
 from retriever.training.batches import Batcher, as_dataset, group_starts, length_groups, length_to_read
 from retriever.training.samples import TrainingSamples
-from retriever.training_settings import TrainingSettings
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(documents_per_query=4, epochs=1)

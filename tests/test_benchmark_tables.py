@@ -19,7 +19,7 @@ from retriever.eval.report import ReportData, RunResult
 from retriever.eval.transfer import transfer_of
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
-from retriever.steps import Done
+from retriever.steps.step import Done
 from retriever.types import Document, Query
 from tests.tiny_experiment import write_experiment
 

@@ -5,9 +5,9 @@ import pytest
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
-from retriever.calibration import SHARPEST, Judged, fit_platt, fit_temperature, relevant_pairs
 from retriever.errors import DataError
 from retriever.runs import Run
+from retriever.scores.calibration import SHARPEST, Judged, fit_platt, fit_temperature, relevant_pairs
 
 
 def lists_of(scores: np.ndarray, relevant: np.ndarray, size: int) -> Judged:

@@ -13,12 +13,12 @@ import pytest
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidates import bm25_run, hybrid_run, index_run, reciprocal_rank_fusion, run_of_rows, with_positives
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.encodings import Vectors, encode_collection
 from retriever.indexing.flat import FlatIndex, of_vectors
 from retriever.progress import Quiet
 from retriever.runs import Run
+from retriever.settings.collection import CollectionSettings
 from retriever.students.dense import DenseStudent, load_folder
 from retriever.types import Query
 

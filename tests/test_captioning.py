@@ -17,19 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
-from retriever import reinforce_step
-from retriever.answer_shards import read_all
-from retriever.captioner_settings import CaptionerSettings
-from retriever.captioning import COLUMN, SHARD_IMAGES, caption, captions_of, read_captions
-from retriever.captioning_answers import BLIP_PROMPT, CHAT_PROMPT, read_caption
-from retriever.captioning_local import LocalCaptioner, RowDraws
-from retriever.captioning_model import as_data_url, identity_of, open_captioner
+from retriever.captioning.answers import BLIP_PROMPT, CHAT_PROMPT, read_caption
+from retriever.captioning.local import LocalCaptioner, RowDraws
+from retriever.captioning.model import as_data_url, identity_of, open_captioner
+from retriever.captioning.step import COLUMN, SHARD_IMAGES, caption, captions_of, read_captions
 from retriever.config import experiment_from, read_experiment
 from retriever.errors import ConfigError, DataError, RetrieverError
-from retriever.image_files import image_sha256
+from retriever.images.files import image_sha256
 from retriever.pipeline import Pipeline
-from retriever.reinforce_step import prospect, reinforce
-from retriever.reinforced_shards import ReinforcedDataset
+from retriever.reinforced import step as reinforce_step
+from retriever.reinforced.shards import ReinforcedDataset
+from retriever.reinforced.step import prospect, reinforce
+from retriever.settings.captioner import CaptionerSettings
+from retriever.writing.shards import read_all
 from tests.captioner_material import CaptionServer, caption_server, save_blip_captioner, save_chat_captioner
 from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.fusion_material import COLOURS, save_blip, write_squares

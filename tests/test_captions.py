@@ -13,12 +13,12 @@ from PIL import Image
 from retriever import readers
 from retriever.check import check_collection
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from
 from retriever.errors import ConfigError, DataError
-from retriever.image_readers import check_readers
-from retriever.images import read_image
+from retriever.images.readers import check_readers
+from retriever.images.reading import read_image
 from retriever.queries import judged_queries, kept_together, parts_of
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Document, Query
 
 SQUARES = {"red.png": (255, 0, 0), "deep/light blue.png": (128, 128, 255), "green.png": (0, 255, 0)}

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retriever.cascade import READ_TOP, call_order, choose, fill
-from retriever.cascade_step import always_read, asked_pairs, cascade_inputs
 from retriever.config import experiment_from, read_experiment
 from retriever.errors import ConfigError
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
+from retriever.scores.cascade import READ_TOP, call_order, choose, fill
+from retriever.steps.cascade import always_read, asked_pairs, cascade_inputs
 from tests.scoring_material import LoggingTeacher, score_of, shard_bytes
 from tests.tiny_experiment import command, write_experiment
 

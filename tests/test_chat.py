@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retriever import chat as chatting
-from retriever.chat import Conversation, LeftOut, Term, Word, contributions
 from retriever.commands import chat as chat_command
+from retriever.conversations import chat as chatting
+from retriever.conversations.chat import Conversation, LeftOut, Term, Word, contributions
 from retriever.errors import DataError
 from retriever.plugins import load_kind
 from retriever.search import SearchIndex, open_index
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.student import STUDENT_KINDS
 from retriever.students._reading import query_room, reader_for
 from retriever.types import Document, Query, Turn
 from tests.test_index import built

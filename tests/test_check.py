@@ -4,8 +4,8 @@ from pathlib import Path
 
 from retriever.check import ConversationsReport, check_collection
 from retriever.collection import write_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.queries import judged_queries
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Document, Query, Turn
 from tests.tiny_experiment import command, write_experiment
 

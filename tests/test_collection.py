@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever import collection as collection_module
-from retriever import document_table
 from retriever.collection import Collection, open_collection, write_collection
-from retriever.collection_settings import CollectionSettings
-from retriever.document_table import DocumentTable
 from retriever.errors import DataError, RetrieverError
 from retriever.files import lock, text_hash
+from retriever.settings.collection import CollectionSettings
+from retriever.tables import documents as document_table
+from retriever.tables.documents import DocumentTable
 from retriever.types import Document, Query, Turn
 
 DOCUMENTS = [Document("d1", "Bread rises with yeast.", "Bread"), Document("d2", "Water puts out wood.", ""), Document("d3", "", "")]

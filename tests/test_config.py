@@ -9,8 +9,8 @@ import pytest
 
 from retriever.config import Experiment, experiment_from, read_experiment
 from retriever.errors import ConfigError
-from retriever.evaluation_settings import RUNS
-from retriever.training_settings import LOSSES
+from retriever.settings.evaluation import RUNS
+from retriever.settings.training import LOSSES
 
 SMALLEST: dict[str, Any] = {"name": "small", "collection": {"path": "data"}, "teacher": [{"kind": "lexical"}], "student": {"model": "some/model"}}
 FILE = """

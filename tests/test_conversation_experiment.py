@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from retriever.config import experiment_from
+from retriever.conversations.rewriting import estimate, rewritten, turns_to_rewrite
 from retriever.errors import ConfigError, DataError
 from retriever.eval.report import read_report
 from retriever.eval.transfer import Transfer
-from retriever.evaluate_step import evaluate_experiment
 from retriever.experiment_file import as_toml
-from retriever.folds import fold_pipelines
 from retriever.pipeline import Pipeline
 from retriever.queries import kept_together, parts_of
-from retriever.rewriting import estimate, rewritten, turns_to_rewrite
 from retriever.runs import read_qrels, read_run
 from retriever.search import open_index
-from retriever.systems import readings_of
-from retriever.transfer import asked_elsewhere
+from retriever.steps.evaluate import evaluate_experiment
+from retriever.steps.folds import fold_pipelines
+from retriever.steps.systems import readings_of
+from retriever.steps.transfer import asked_elsewhere
 from retriever.types import Query
 from tests.conversation_material import as_second_turns
 from tests.llm_material import FunctionEngine, save_tiny_model
@@ -256,7 +256,7 @@ def test_rewriters_rewrite_the_queries_of_other_collections_too(
     (own / "conversations.jsonl").unlink()
     (own / "queries.jsonl").write_text("".join(json.dumps({"_id": turn["id"], "text": turn["rewrite"]}) + "\n" for turn in turns))
     engine = FunctionEngine(write=lambda prompt: prompt.removeprefix("User: ").splitlines()[0])  # the question that was asked first: what people wrote too
-    monkeypatch.setattr("retriever.rewriting_model.open_engine", lambda *_: engine)
+    monkeypatch.setattr("retriever.conversations.rewriter.open_engine", lambda *_: engine)
     evaluation = {"measures": ["nDCG@10"], "latency_queries": 2}
 
     def evaluated(**changes: Any) -> tuple[bool, Transfer, int]:

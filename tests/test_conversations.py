@@ -2,10 +2,10 @@
 
 import pytest
 
-from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from
-from retriever.conversations import ConversationReader, ReadText, told_cuts
+from retriever.conversations.reading import ConversationReader, ReadText, told_cuts
 from retriever.errors import ConfigError, DataError
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Query, Turn
 
 TURNS = (Turn("User", "how do I dry wood"), Turn("agent", "stack it in the shade"), Turn("user", "for how long"), Turn("agent", "a year"))

@@ -15,11 +15,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection
-from retriever.collection_settings import CandidateSettings
 from retriever.encodings import Encoder, Vectors
 from retriever.errors import ConfigError
 from retriever.resources import Resources
-from retriever.teacher_settings import CrossEncoderSettings, EmbeddingSettings, LabelSettings
+from retriever.settings.collection import CandidateSettings
+from retriever.settings.teacher import CrossEncoderSettings, EmbeddingSettings, LabelSettings
 from retriever.teachers.cross_encoder import CrossEncoderTeacher, agreement, label_rule, load, log_odds
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 

@@ -10,7 +10,7 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from retriever.errors import ConfigError
-from retriever.student_settings import CrossEncoderStudentSettings
+from retriever.settings.student import CrossEncoderStudentSettings
 from retriever.students.cross_encoder import CrossEncoderStudent, load, load_folder
 from retriever.types import Document, Query
 

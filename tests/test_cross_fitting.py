@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retriever import teach_step
 from retriever.config import read_experiment
 from retriever.errors import ConfigError
 from retriever.eval.measures import evaluate
 from retriever.pipeline import Pipeline
 from retriever.progress import Reporter
 from retriever.runs import Run
-from retriever.target import by_heart_note, on_their_lessons
-from retriever.teacher_settings import CrossFittedSettings
+from retriever.settings.teacher import CrossFittedSettings
+from retriever.steps import teach as teach_step
+from retriever.steps.target import by_heart_note, on_their_lessons
+from retriever.steps.train import Lesson
 from retriever.teachers._cross_fitted import CrossFittedTeacher
-from retriever.train_step import Lesson
 from retriever.types import Document, Query, ScoredPairs, TeacherIdentity
 from tests.tiny_experiment import Noted, write_experiment
 

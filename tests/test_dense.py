@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from retriever.errors import ConfigError
-from retriever.student_settings import DenseSettings
+from retriever.settings.student import DenseSettings
 from retriever.students._identity import model_fingerprint
 from retriever.students.dense import DenseStudent, load, load_folder
 from retriever.types import Document, Query

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from retriever import evaluate_step
 from retriever.config import experiment_from
 from retriever.errors import ConfigError
 from retriever.eval import wording
@@ -28,11 +27,12 @@ from retriever.eval.report import ReportData, RunResult, read_report, redraw_rep
 from retriever.eval.significance import compare
 from retriever.eval.terminal import terminal_table
 from retriever.eval.transfer import Transfer, transfer_of
-from retriever.evaluation_settings import EvaluationSettings
-from retriever.image_report import image_clusters
 from retriever.progress import Quiet
 from retriever.runs import Run, read_run
-from retriever.systems import System
+from retriever.settings.evaluation import EvaluationSettings
+from retriever.steps import evaluate as evaluate_step
+from retriever.steps.image_report import image_clusters
+from retriever.steps.systems import System
 from retriever.types import Query
 from tests.page_tags import tags_of
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from retriever.docstrings import parse_docstring, plain, sentences
-from retriever.documentation import build_documentation_collection, installed_documentation
-from retriever.documentation_rules import (
+from retriever.documentation.collection import build_documentation_collection, installed_documentation
+from retriever.documentation.docstrings import parse_docstring, plain, sentences
+from retriever.documentation.rules import (
     RELATED_QUERY,
     Entry,
     HeldOutQuery,

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from retriever.settings.training import TrainingSettings
 from retriever.training import dropout
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.dropout import cheap_dropout, kept
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
-from retriever.training_settings import TrainingSettings
 from tests.training_material import animal_lessons
 
 TRAINING = TrainingSettings(documents_per_query=4, epochs=1, batch_size=8, precision="fp32")

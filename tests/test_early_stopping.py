@@ -12,11 +12,11 @@ from retriever.collection import Collection
 from retriever.config import read_experiment
 from retriever.errors import MissingExtraError
 from retriever.pipeline import Pipeline
-from retriever.train_step import read_curve
+from retriever.settings.training import TrainingSettings
+from retriever.steps.train import read_curve
 from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import check_training, train_student
 from retriever.training.watcher import EVENTS, Supervision, TrainingProgress
-from retriever.training_settings import TrainingSettings
 from tests.tiny_experiment import write_experiment
 from tests.training_material import Stopped, animal_lessons
 

@@ -11,9 +11,7 @@ import torch
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
 from retriever.collection import Collection, write_collection
-from retriever.collection_settings import CandidateSettings
 from retriever.config import read_experiment
-from retriever.encoder_step import load_encoder
 from retriever.encodings import encode_collection, score_rows
 from retriever.errors import ConfigError, DataError
 from retriever.pipeline import Pipeline
@@ -21,9 +19,11 @@ from retriever.plugins import load_kind
 from retriever.ragged import Ragged
 from retriever.ragged_encodings import RaggedEncoder, RaggedVectors, encode_ragged
 from retriever.resources import Resources
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.collection import CandidateSettings
+from retriever.settings.student import STUDENT_KINDS
+from retriever.settings.teacher import EmbeddingSettings
+from retriever.steps.encoders import load_encoder
 from retriever.students import dense
-from retriever.teacher_settings import EmbeddingSettings
 from retriever.types import Document, Teacher
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 from tests.tiny_experiment import write_experiment

@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from retriever.encoder_runtime import compute_in
 from retriever.errors import ConfigError
-from retriever.exported import Runtime
+from retriever.models.exported import Runtime
+from retriever.models.routes import transformers_of
+from retriever.models.runtime import compute_in
 from retriever.plugins import load_kind
 from retriever.ragged import Ragged
-from retriever.routes import transformers_of
 from retriever.types import Document, Query
 from tests import image_text_material
 from tests.serving_material import running

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from retriever.config import Combination
 from retriever.errors import ConfigError, StoreError
 from retriever.runs import Run
+from retriever.scores.views import View, log_softmax, z_scores
 from retriever.teachers._routing import Router
 from retriever.teachers.ensemble import AlignedScores, Ensemble, combined_unit, mean_of_z_scores
 from retriever.types import Query, ViewName
-from retriever.views import View, log_softmax, z_scores
 
 LISTS = st.lists(st.lists(st.floats(-1000, 1000, width=32), max_size=8), min_size=1, max_size=6)
 

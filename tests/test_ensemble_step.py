@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from retriever.config import Combination, experiment_from, read_experiment
-from retriever.ensemble_step import Targets, check_target_units, choose_target, fit_notes, keep_pairs
 from retriever.errors import ConfigError, DataError
 from retriever.eval.measures import evaluate
 from retriever.pipeline import Pipeline
+from retriever.scores.views import z_scores
+from retriever.steps.ensemble import Targets, check_target_units, choose_target, fit_notes, keep_pairs
 from retriever.teachers.ensemble import mean_of_z_scores
 from retriever.types import Unit, ViewName
-from retriever.views import z_scores
 
 
 @pytest.fixture(scope="module")

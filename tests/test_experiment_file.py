@@ -10,13 +10,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever.collection_settings import CandidateSettings, CollectionSettings
 from retriever.config import EnsembleSettings, Experiment, experiment_from, read_experiment
-from retriever.evaluation_settings import EvaluationSettings
 from retriever.experiment_file import as_toml
-from retriever.index_settings import AutoSettings
-from retriever.student_settings import DenseSettings, SparseSettings, StaticSettings
-from retriever.teacher_settings import (
+from retriever.settings.collection import CandidateSettings, CollectionSettings
+from retriever.settings.evaluation import EvaluationSettings
+from retriever.settings.index import AutoSettings
+from retriever.settings.student import DenseSettings, SparseSettings, StaticSettings
+from retriever.settings.teacher import (
     CrossEncoderSettings,
     EmbeddingSettings,
     FusionSettings,
@@ -25,7 +25,7 @@ from retriever.teacher_settings import (
     PrivateSettings,
     TeachingSettings,
 )
-from retriever.training_settings import LOSSES, TrainingSettings
+from retriever.settings.training import LOSSES, TrainingSettings
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 COUNTS = st.integers(1, 10**9)

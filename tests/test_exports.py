@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retriever import exports
 from retriever.errors import ConfigError, RetrieverError, SearchIndexError
-from retriever.exports import export_faiss, export_impacts, terms_of, write_topics
+from retriever.index import exports
+from retriever.index.exports import export_faiss, export_impacts, terms_of, write_topics
 from retriever.lucene import java_home, start_java
 from retriever.ragged import Ragged
 from tests.remote_material import D, N, V, blocks_of, brute_force, documents, encodings_of, facts_of, queries_of

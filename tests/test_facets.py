@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retriever.conversation_facets import (
+from retriever.conversations.facets import (
     by_field,
     clusters_of,
     content_words,

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever.collection import open_collection, write_collection
-from retriever.collection_settings import CollectionSettings
-from retriever.document_fields import FieldColumns, FieldWriter
-from retriever.document_table import DocumentTable
 from retriever.errors import ConfigError, DataError
 from retriever.filters import Condition, check_conditions, conditions_from, met, parse_condition
+from retriever.settings.collection import CollectionSettings
+from retriever.tables.documents import DocumentTable
+from retriever.tables.fields import FieldColumns, FieldWriter
 from retriever.types import Document
 
 FIELDS: list[dict[str, Any]] = [

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from retriever.encodings import BLOCK
 from retriever.errors import ConfigError, SearchIndexError
-from retriever.index_settings import FlatSettings
 from retriever.indexing import flat
 from retriever.indexing._faiss import library
+from retriever.settings.index import FlatSettings
 from tests.vector_material import best, check_complete, clustered, flip, random_matrix, recall, small_integers, stored
 
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retriever.collection import open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import read_experiment
 from retriever.errors import ConfigError, DataError
 from retriever.files import text_hash
@@ -22,7 +21,8 @@ from retriever.formats._json_object import entries
 from retriever.formats._lines import id_of
 from retriever.pipeline import Pipeline
 from retriever.runs import Run, read_qrels, unit_of
-from retriever.score_files import export_scores, import_scores
+from retriever.scores.exchange import export_scores, import_scores
+from retriever.settings.collection import CollectionSettings
 from tests.tiny_experiment import command, write_experiment
 
 SAMPLES = Path(__file__).parent / "data" / "formats"

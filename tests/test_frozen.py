@@ -26,7 +26,8 @@ from retriever.config import read_experiment
 from retriever.errors import ConfigError
 from retriever.pipeline import Pipeline
 from retriever.progress import Quiet
-from retriever.train_step import read_curve
+from retriever.settings.training import TrainingSettings
+from retriever.steps.train import read_curve
 from retriever.training import frozen as module
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
@@ -35,7 +36,6 @@ from retriever.training.samples import TrainingSamples
 from retriever.training.states import STATES, StoredStates
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress
-from retriever.training_settings import TrainingSettings
 from tests.forked_commands import ForkedCommands
 from tests.tiny_experiment import process_environment, write_experiment
 from tests.training_material import Stopped, animal_lessons, weights

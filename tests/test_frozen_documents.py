@@ -19,14 +19,15 @@ from torch import Tensor
 from retriever.collection import Collection
 from retriever.encodings import Vectors, document_identity
 from retriever.errors import ConfigError
+from retriever.models.routes import freeze_documents, is_routed, modules_of
 from retriever.progress import Quiet
 from retriever.ragged import Ragged
-from retriever.routes import freeze_documents, is_routed, modules_of
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.student import STUDENT_KINDS
+from retriever.settings.training import LoraSettings, TrainingSettings
+from retriever.steps.train import excess, read_curve, teach_student
 from retriever.students._identity import document_fingerprint
 from retriever.students._reading import query_room
 from retriever.students.late_interaction import LateInteractionStudent
-from retriever.train_step import excess, read_curve, teach_student
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.documents import stored_documents
@@ -35,7 +36,6 @@ from retriever.training.samples import TeacherVectors, TrainingSamples, make_sam
 from retriever.training.sparsity import SparsityController
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
-from retriever.training_settings import LoraSettings, TrainingSettings
 from tests.frozen_material import DOCUMENTS, KINDS, QUERIES, TRAINING, animals, encodings_of, lesson_of, opened, same, scores, student_of
 from tests.training_material import weights
 

@@ -20,10 +20,10 @@ from retriever.index.changes import add, compact, publish
 from retriever.index.elsewhere import facts_of
 from retriever.index.layout import MANIFEST, Version, read_version
 from retriever.index.soundness import repair, stats, verify
-from retriever.index_settings import AutoSettings
+from retriever.models.routes import modules_of
 from retriever.pipeline import Pipeline
-from retriever.routes import modules_of
 from retriever.search import SearchIndex, open_index
+from retriever.settings.index import AutoSettings
 from retriever.types import Document, Query
 from tests.frozen_material import KINDS, animals, encodings_of, opened, student_of
 from tests.tiny_experiment import command, write_experiment

@@ -20,17 +20,17 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from retriever.errors import ConfigError, DataError
-from retriever.fusion_model import FusionModel, FusionShape, ImageTower, TextTower, load_fusion_model
-from retriever.fusion_step import new_fusion_model, taught_fusion
-from retriever.images import read_image
-from retriever.models import find_model
+from retriever.images.reading import read_image
+from retriever.models.fusion import FusionModel, FusionShape, ImageTower, TextTower, load_fusion_model
+from retriever.models.names import find_model
+from retriever.models.tensor_cache import TensorCache
 from retriever.progress import Quiet
-from retriever.steps import Step, run_step
-from retriever.teacher_settings import CrossFittedSettings, FusionSettings, FusionTeachingSettings
+from retriever.settings.teacher import CrossFittedSettings, FusionSettings, FusionTeachingSettings
+from retriever.steps.fusion import new_fusion_model, taught_fusion
+from retriever.steps.step import Step, run_step
 from retriever.teachers import fusion
 from retriever.teachers._cross_fitted import CrossFittedTeacher
 from retriever.teachers.fusion import FusionTeacher
-from retriever.tensor_cache import TensorCache
 from retriever.training import fusion as teaching
 from retriever.training import fusion_held_out
 from retriever.training.fusion import MatchedPairs, compare_loss, draw_negatives, matched_pairs, teach_fusion

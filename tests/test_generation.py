@@ -13,10 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retriever.answer_shards import pending, write_samples
-from retriever.answer_text import cleaned, is_refusal
 from retriever.collection import Collection, open_collection, with_queries, write_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from, read_experiment
 from retriever.engines import open_engine
 from retriever.errors import ConfigError
@@ -27,9 +24,12 @@ from retriever.generation.critic import Criticised, counts_of, criticise, kept_o
 from retriever.generation.generators import LanguageModel, drawn_sentence, first_sentence, open_generator, sentences
 from retriever.generation.prompts import PRESETS, template_of
 from retriever.generation.samples import SHARD_DOCUMENTS, plan_samples
-from retriever.generation_settings import GenerationSettings
 from retriever.runs import Run
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.generation import GenerationSettings
 from retriever.types import Document, Qrels, Query
+from retriever.writing.shards import pending, write_samples
+from retriever.writing.text import cleaned, is_refusal
 from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.llm_material import FunctionEngine, save_tiny_model
 from tests.tiny_experiment import command, write_experiment

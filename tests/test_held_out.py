@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retriever.config import read_experiment
-from retriever.conversation_facets import relevant_to
+from retriever.conversations.facets import relevant_to
 from retriever.errors import DataError
 from retriever.pipeline import Pipeline
 from retriever.queries import connected, kept_together

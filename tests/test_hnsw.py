@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from retriever.encodings import Vectors
 from retriever.errors import SearchIndexError
-from retriever.index_settings import HnswSettings
 from retriever.indexing import hnsw
+from retriever.settings.index import HnswSettings
 from tests.vector_material import best, check_complete, clustered, flip, random_matrix, recall, small_integers, stored
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retriever import image_report
 from retriever.collection import Collection, write_collection
 from retriever.encodings import encode_collection
 from retriever.errors import ConfigError, DataError
@@ -23,13 +22,14 @@ from retriever.eval.report import ReportData, RunResult, read_report, redraw_rep
 from retriever.eval.shown import ShownDocument
 from retriever.eval.wording import hints
 from retriever.eval.zero_shot import accuracy
-from retriever.image_report import shows_images, thumbnail, with_images
 from retriever.index.changes import publish
-from retriever.index_settings import FlatSettings
 from retriever.runs import Run
 from retriever.search import SearchIndex, open_index
+from retriever.settings.index import FlatSettings
+from retriever.steps import image_report
+from retriever.steps.image_report import shows_images, thumbnail, with_images
+from retriever.steps.zero_shot import classify, names_of
 from retriever.types import Document, Query
-from retriever.zero_shot import classify, names_of
 from tests.colour_student import COLOURS, ColourStudent, save_squares
 from tests.page_tags import tags_of
 from tests.tiny_experiment import command

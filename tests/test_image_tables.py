@@ -18,11 +18,11 @@ from PIL import Image
 
 from retriever import readers
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.errors import DataError
-from retriever.image_files import image_bytes, tar_members
-from retriever.images import read_image
+from retriever.images.files import image_bytes, tar_members
+from retriever.images.reading import read_image
 from retriever.readers import Source
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Document, Query
 
 STORED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -18,17 +18,18 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from retriever.collection import Collection
-from retriever.encoder_step import load_encoder
 from retriever.errors import ConfigError, DataError
-from retriever.images import read_image
-from retriever.modalities import frozen_modules
+from retriever.images.reading import read_image
+from retriever.models.modalities import frozen_modules
 from retriever.runs import Run
-from retriever.store import TeacherScores
-from retriever.student_settings import ImageTextSettings
+from retriever.scores.store import TeacherScores
+from retriever.settings.student import ImageTextSettings
+from retriever.settings.teacher import EmbeddingSettings
+from retriever.settings.training import TrainingSettings
+from retriever.steps.encoders import load_encoder
+from retriever.steps.train import best_validation
 from retriever.students.dense import load_folder as load_dense
 from retriever.students.image_text import ImageTextStudent, load, load_folder
-from retriever.teacher_settings import EmbeddingSettings
-from retriever.train_step import best_validation
 from retriever.training.adapter import DistillationLoss
 from retriever.training.batches import Batcher
 from retriever.training.samples import TrainingSamples, direction, in_batches, make_samples
@@ -36,7 +37,6 @@ from retriever.training.scale import LearnedScale
 from retriever.training.towers import FrozenTowers
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress
-from retriever.training_settings import TrainingSettings
 from retriever.types import Document, Query
 from tests.image_text_material import COLOURS, open_squares, save_efficientnet, save_vit, student_of
 from tests.training_material import Stopped, weights

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from retriever.collection import Collection
 from retriever.config import experiment_from
 from retriever.errors import ConfigError
-from retriever.modalities import frozen_modules
+from retriever.models.modalities import frozen_modules
+from retriever.settings.training import LoraSettings
 from retriever.students.image_text import ImageTextStudent, load_folder
 from retriever.training.lora import FILE, Adapters, linear_layers
-from retriever.training_settings import LoraSettings
 from retriever.types import Query
 from tests import test_momentum
 from tests.image_text_material import open_squares, save_efficientnet, save_vit, student_of

@@ -17,9 +17,9 @@ from PIL import Image
 
 from retriever.collection import write_collection
 from retriever.errors import DataError
-from retriever.image_files import image_bytes, image_sha256, tar_members
-from retriever.images import read_image
-from retriever.scoring import query_variant
+from retriever.images.files import image_bytes, image_sha256, tar_members
+from retriever.images.reading import read_image
+from retriever.scores.scoring import query_variant
 from retriever.types import Document, Query
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)

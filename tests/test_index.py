@@ -24,7 +24,10 @@ from retriever.index import changes
 from retriever.index.changes import add, compact, delete, prune, publish, roll_back
 from retriever.index.layout import kept_versions, read_version
 from retriever.index.soundness import repair, stats, verify
-from retriever.index_settings import (
+from retriever.plugins import load_kind
+from retriever.ragged_encodings import encode_ragged
+from retriever.search import SearchIndex, open_index
+from retriever.settings.index import (
     AutoSettings,
     FlatSettings,
     HnswSettings,
@@ -34,10 +37,7 @@ from retriever.index_settings import (
     SeismicSettings,
     TokenClustersSettings,
 )
-from retriever.plugins import load_kind
-from retriever.ragged_encodings import encode_ragged
-from retriever.search import SearchIndex, open_index
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.student import STUDENT_KINDS
 from retriever.types import Document, Query
 from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.tiny_experiment import command, process_environment
@@ -68,7 +68,7 @@ def built(folder: Path, kind: str, encoder: Path, documents: list[Document], set
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory, shared_beir_folder: Path) -> list[Document]:
     from retriever.collection import open_collection
-    from retriever.collection_settings import CollectionSettings
+    from retriever.settings.collection import CollectionSettings
 
     return list(open_collection(CollectionSettings(path=shared_beir_folder), tmp_path_factory.mktemp("c") / "c").documents())
 

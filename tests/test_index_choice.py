@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from retriever.index_choice import EXACT_SPARSE, EXACT_TOKENS, choose, in_words, machine_memory
-from retriever.index_settings import AutoSettings, FlatSettings, HnswSettings, IvfSettings, TokenClustersSettings
+from retriever.index.choice import EXACT_SPARSE, EXACT_TOKENS, choose, in_words, machine_memory
+from retriever.settings.index import AutoSettings, FlatSettings, HnswSettings, IvfSettings, TokenClustersSettings
 
 GRAPH = 4 * 66 + 16
 MILLION = 1_000_000

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retriever.errors import SearchIndexError
-from retriever.index_settings import InvertedSettings
 from retriever.indexing import inverted
 from retriever.ragged import Ragged
+from retriever.settings.index import InvertedSettings
 from tests.sparse_material import Blocks, brute_force, pairs, random_matrix, sparse
 
 FILES = ("offsets.npy", "rows.npy", "values.npy")

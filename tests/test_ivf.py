@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from retriever.encodings import DocumentEncodings, Vectors
 from retriever.errors import ConfigError, SearchIndexError
-from retriever.index_settings import IvfSettings
 from retriever.indexing import _lists, ivf
 from retriever.indexing._vector_files import digest
+from retriever.settings.index import IvfSettings
 from tests.vector_material import best, check_complete, clustered, flip, random_matrix, recall, small_integers, stored
 
 

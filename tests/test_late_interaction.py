@@ -21,7 +21,7 @@ from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError
 from retriever.indexing import multivector
 from retriever.ragged import Ragged
-from retriever.student_settings import LateInteractionSettings
+from retriever.settings.student import LateInteractionSettings
 from retriever.students.late_interaction import LateInteractionStudent, is_late_interaction, load, load_folder, maxsim, start_projection
 from retriever.training.maxsim import maxsim_matrix
 from retriever.types import Document, Query

@@ -14,8 +14,8 @@ from retriever.engines.local import load_local
 from retriever.engines.settings import ServerSettings
 from retriever.errors import ConfigError, StoreError
 from retriever.resources import Resources
-from retriever.store import ScoreStore
-from retriever.teacher_settings import LlmSettings
+from retriever.scores.store import ScoreStore
+from retriever.settings.teacher import LlmSettings
 from retriever.teachers import llm
 from retriever.teachers._probe import probe, shuffle_words
 from retriever.teachers._prompts import PRESETS, Template, fill, template_of

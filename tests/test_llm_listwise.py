@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retriever.errors import ConfigError, StoreError
-from retriever.store import ScoreStore
-from retriever.teacher_settings import LlmListwiseSettings
+from retriever.scores.store import ScoreStore
+from retriever.settings.teacher import LlmListwiseSettings
 from retriever.teachers.llm_listwise import LlmListwiseTeacher, aggregate, load, parse_order, windows
 from retriever.types import Document, OrderedList, Query
 from tests.llm_material import FunctionEngine, save_tiny_model

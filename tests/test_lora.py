@@ -15,12 +15,12 @@ from retriever.collection import Collection
 from retriever.config import experiment_from
 from retriever.errors import ConfigError, MissingExtraError
 from retriever.plugins import load_kind
-from retriever.student_settings import STUDENT_KINDS
+from retriever.settings.student import STUDENT_KINDS
+from retriever.settings.training import LoraSettings, TrainingSettings
 from retriever.training.lora import FILE, Adapters
 from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import check_training, train_student
 from retriever.training.watcher import Supervision, TrainingProgress
-from retriever.training_settings import LoraSettings, TrainingSettings
 from retriever.types import Document, Query
 from tests.tiny_experiment import process_environment
 from tests.training_material import Stopped, animal_lessons, weights

@@ -5,8 +5,8 @@ import inspect
 import pytest
 import torch
 
+from retriever.settings.training import LOSSES, TrainingSettings
 from retriever.training.loss_table import LOSS_TABLE, Loss
-from retriever.training_settings import LOSSES, TrainingSettings
 
 SETTINGS = TrainingSettings(teacher_temperature=1.0, teacher_scale=1.0)  # their defaults are found from the lists that a loss is given
 

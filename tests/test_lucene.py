@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from retriever.bm25 import build_bm25
 from retriever.candidates import bm25_run
 from retriever.collection import Collection, write_collection
-from retriever.collection_settings import CandidateSettings
 from retriever.errors import ConfigError, MissingExtraError, RetrieverError, SearchIndexError
 from retriever.files import lock
 from retriever.lucene import ANALYZERS, MANIFEST, java_home, lucene_run, start_java
 from retriever.progress import Advance, Quiet
 from retriever.runs import Run
+from retriever.settings.collection import CandidateSettings
 from retriever.types import Document, Query
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -293,7 +293,7 @@ def test_java_says_nothing_leaves_control_c_to_python_and_writes_folders_of_any_
     program = """
 import os, signal
 from retriever.collection import write_collection
-from retriever.collection_settings import CandidateSettings
+from retriever.settings.collection import CandidateSettings
 from retriever.types import Document, Query
 folder = Path(sys.argv[1]) / "Zoë 😀"
 collection = write_collection(folder / "collection", [Document("d0", "owl")], {}, {})
@@ -339,7 +339,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     program = """
 import resource, signal
 from retriever.collection import write_collection
-from retriever.collection_settings import CandidateSettings
+from retriever.settings.collection import CandidateSettings
 from retriever.types import Document
 folder = Path(sys.argv[1])
 collection = write_collection(folder / "collection", [Document(f"d{row}", f"word{row} " * 10) for row in range(1000)], {}, {})

@@ -12,10 +12,10 @@ from sentence_transformers.base.modules import Transformer
 from retriever.config import read_experiment
 from retriever.errors import ConfigError, RetrieverError
 from retriever.pipeline import Pipeline
+from retriever.settings.training import TrainingSettings
 from retriever.training.memory import explain_memory, means_no_memory, training_advice
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
-from retriever.training_settings import TrainingSettings
 from tests.tiny_experiment import write_experiment
 from tests.training_material import animal_lessons
 

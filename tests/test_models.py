@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retriever import models
 from retriever.errors import ConfigError
-from retriever.models import check_length, find_model, model_identity
+from retriever.models import names as models
+from retriever.models.names import check_length, find_model, model_identity
 
 
 @pytest.fixture

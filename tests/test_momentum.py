@@ -15,7 +15,8 @@ from retriever.collection import Collection
 from retriever.config import experiment_from
 from retriever.errors import ConfigError
 from retriever.runs import Run
-from retriever.store import TeacherScores
+from retriever.scores.store import TeacherScores
+from retriever.settings.training import QueueSettings, TrainingSettings
 from retriever.students.image_text import ImageTextStudent
 from retriever.training.adapter import DistillationLoss
 from retriever.training.momentum import FILE, MomentumQueue, Past, check_queue, hardest, scores_of
@@ -23,7 +24,6 @@ from retriever.training.reinforced_batches import is_reinforced
 from retriever.training.samples import TrainingSamples, direction, make_samples
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision, TrainingProgress
-from retriever.training_settings import QueueSettings, TrainingSettings
 from retriever.types import Query
 from tests.image_text_material import open_squares, save_vit, student_of
 from tests.training_material import Stopped, in_logits, samples_of, untrained, weights

@@ -12,10 +12,10 @@ from sentence_transformers.util.similarity import maxsim
 
 from retriever import encodings
 from retriever.errors import SearchIndexError
-from retriever.index_settings import MultiVectorSettings
 from retriever.indexing import multivector
 from retriever.ragged import Ragged
 from retriever.ragged_encodings import RaggedVectors
+from retriever.settings.index import MultiVectorSettings
 
 Texts = list[NDArray[np.float32]]
 

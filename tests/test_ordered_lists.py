@@ -11,7 +11,7 @@ from retriever import distill
 from retriever.collection import Collection
 from retriever.errors import StoreError
 from retriever.files import text_hash
-from retriever.store import ScoreStore
+from retriever.scores.store import ScoreStore
 from retriever.types import Document, OrderedList, Query, Usage
 from tests.alphabetic_teacher import AlphabeticTeacher
 from tests.scoring_material import QUERIES, run_of, shard_bytes, write_tiny_collection

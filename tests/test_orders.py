@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from retriever.encodings import Vectors
-from retriever.orders import Order, from_bytes, to_bytes
 from retriever.ragged_encodings import RaggedVectors
+from retriever.settings.training import TrainingSettings
 from retriever.training.samples import TeacherVectors, TrainingSamples
-from retriever.training_settings import TrainingSettings
 from retriever.types import Query, Turn
+from retriever.workers.orders import Order, from_bytes, to_bytes
 
 ASKED = Query(
     "q1",

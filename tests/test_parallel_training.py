@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from retriever.errors import ConfigError
-from retriever.processes import refuse_several, several
-from retriever.train_step import read_curve
+from retriever.steps.train import read_curve
 from retriever.training.parallel import PartBatcher, Processes, check_batch_size, processes, shared
+from retriever.workers.processes import refuse_several, several
 from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.parallel_material import CASES, load, train_case
 from tests.tiny_experiment import STEPS, command, process_environment, write_experiment

@@ -16,12 +16,12 @@ from sentence_transformers import SentenceTransformer
 import retriever
 from retriever import Collection, Document, Query, Run, distill, read_experiment, read_qrels, write_collection
 from retriever.bm25 import BM25
-from retriever.ensemble_step import keep_pairs
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.eval.measures import evaluate
-from retriever.evaluation_settings import EvaluationSettings
 from retriever.pipeline import Pipeline
-from retriever.systems import fused_depth
+from retriever.settings.evaluation import EvaluationSettings
+from retriever.steps.ensemble import keep_pairs
+from retriever.steps.systems import fused_depth
 from tests.tiny_experiment import RUNS, STEPS, Noted, manifest_times, write_experiment
 
 pytestmark = pytest.mark.usefixtures("blank_figures")  # but for the finished experiment, which is made before
@@ -309,7 +309,7 @@ def test_the_bm25_index_is_made_once_and_anew_where_it_is_damaged(copied: Path, 
         return Pipeline(read_experiment(copied / "tiny.toml"), copied / "work").bm25
 
     with monkeypatch.context() as patch:
-        patch.setattr("retriever.bm25_step.build_bm25", lambda *given, **named: pytest.fail("it is there already"))
+        patch.setattr("retriever.steps.bm25.build_bm25", lambda *given, **named: pytest.fail("it is there already"))
         first = opened().scores("owl")
     (copied / "work" / "tiny" / "bm25" / "data.csc.index.npy").write_bytes(b"")
     assert opened().scores("owl").tolist() == first.tolist()

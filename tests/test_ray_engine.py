@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from retriever.answer_shards import write_samples, write_shard
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import ScoringSettings, read_experiment
 from retriever.encodings import encode_block, encode_collection
 from retriever.errors import ConfigError, DataError, MissingExtraError, RetrieverError, StoreError
 from retriever.generation.generators import open_generator
 from retriever.generation.samples import plan_samples
 from retriever.generation.step import generate
-from retriever.generation_settings import GenerationSettings
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.ragged_encodings import encode_ragged
-from retriever.ray_engine import connect, ray_engine
-from retriever.scoring import scored_shard
-from retriever.store import ScoreStore
-from retriever.store_maintenance import verify_store
-from retriever.student_settings import STUDENT_KINDS
+from retriever.scores.maintenance import verify_store
+from retriever.scores.scoring import scored_shard
+from retriever.scores.store import ScoreStore
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.generation import GenerationSettings
+from retriever.settings.student import STUDENT_KINDS
+from retriever.workers.ray_engine import connect, ray_engine
+from retriever.writing.shards import write_samples, write_shard
 from tests.llm_material import save_tiny_model
 from tests.ray_material import BrokenTeacher, Fall, FallingTeacher, falling, killed
 from tests.scoring_material import ALL_PAIRS, QUERIES, LoggingTeacher, expected_run, run_of, shard_bytes, write_tiny_collection
@@ -90,7 +90,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_started_again_and_its_shard_sc
 def test_a_shard_that_kills_every_worker_ends_in_one_line_and_the_shards_before_it_are_kept(
     ray: Any, tmp_path: Path, collection: Collection, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retriever.ray_engine.RESTARTS", 1)
+    monkeypatch.setattr("retriever.workers.ray_engine.RESTARTS", 1)
     (tmp_path / "kills").mkdir()
     with pytest.raises(RetrieverError, match=r'teacher "falling": a Ray worker died and was not brought back by 1 restarts'):
         score_by_ray(tmp_path / "ray", collection, partial(FallingTeacher, Fall("d7", tmp_path / "kills", times=100)), ScoringSettings(workers=1))

@@ -17,7 +17,6 @@ import pytest
 
 from retriever import readers
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.errors import ConfigError, DataError
 from retriever.readers import (
     Reader,
@@ -39,6 +38,7 @@ from retriever.readers import (
     webdataset,
 )
 from retriever.readers import ir_datasets as ir_datasets_reader
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Document, Query, Turn
 
 DOCUMENTS = [Document("d1", "Bread rises with yeast.", "Bread"), Document("d2", "Oil burns; water puts out wood.", ""), Document("d3", "", "")]
@@ -413,7 +413,7 @@ def test_beir_scifact_comes_from_the_files_that_ir_datasets_keeps(tmp_path: Path
 import json, sys
 from pathlib import Path
 from retriever.collection import open_collection
-from retriever.collection_settings import CollectionSettings
+from retriever.settings.collection import CollectionSettings
 collection = open_collection(CollectionSettings(ir_datasets="beir/scifact", train="train", test="test"), Path(sys.argv[1]))
 queries = {split: list(collection.queries(split)) for split in collection.splits}
 qrels = {split: collection.qrels(split) for split in collection.splits}

@@ -12,11 +12,11 @@ from sentence_transformers import SentenceTransformer
 
 from retriever.audit.step import audit_teachers
 from retriever.config import experiment_from, read_experiment
-from retriever.conversations import READER
+from retriever.conversations.reading import READER
 from retriever.pipeline import Pipeline
-from retriever.rounds import teacher_vectors, vectors_input
 from retriever.search import open_index
-from retriever.training_settings import TrainingSettings
+from retriever.settings.training import TrainingSettings
+from retriever.steps.rounds import teacher_vectors, vectors_input
 from tests.conversation_material import UTTERANCE, as_second_turns
 from tests.tiny_experiment import manifest_times, write_experiment
 

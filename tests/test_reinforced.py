@@ -19,20 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from retriever import reinforce_step
-from retriever.augmentation import apply
 from retriever.collection import Collection, write_collection
 from retriever.config import experiment_from
 from retriever.errors import ConfigError, DataError
-from retriever.images import read_image
+from retriever.images.augmentation import apply
+from retriever.images.reading import read_image
 from retriever.pipeline import Pipeline
-from retriever.reinforce_plan import wanted_images
-from retriever.reinforce_step import prospect, reinforce
-from retriever.reinforce_teachers import TeacherModels, load_teachers, logit_scale_of
-from retriever.reinforced import item_of, uid_of
-from retriever.reinforced_check import verify
-from retriever.reinforced_shards import ReinforcedDataset, ReinforcedTeacher, encode_shard, list_shards, write_manifest
-from retriever.steps import Done
+from retriever.reinforced import step as reinforce_step
+from retriever.reinforced.check import verify
+from retriever.reinforced.plan import wanted_images
+from retriever.reinforced.records import item_of, uid_of
+from retriever.reinforced.shards import ReinforcedDataset, ReinforcedTeacher, encode_shard, list_shards, write_manifest
+from retriever.reinforced.step import prospect, reinforce
+from retriever.reinforced.teachers import TeacherModels, load_teachers, logit_scale_of
+from retriever.steps.step import Done
 from retriever.training.reinforced_loss import both_ways, ensemble_target, paired_contrastive, reinforced
 from retriever.types import Document, Query
 from tests.tiny_experiment import command
@@ -434,7 +434,7 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_unpacks_to_far_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retriever.reinforced.MAX_VECTOR_BYTES", 5000)
+    monkeypatch.setattr("retriever.reinforced.records.MAX_VECTOR_BYTES", 5000)
     stream = io.BytesIO()
     np.savez_compressed(stream, image_emb=np.zeros((100, 100)))
     for ending, data in (("pth.gz", gzip.compress(bytes(5001))), ("npz", stream.getvalue())):

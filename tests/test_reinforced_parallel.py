@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, distributed
 
-from retriever import reinforce_step
 from retriever.config import experiment_from
 from retriever.errors import RetrieverError
 from retriever.files import write_json
-from retriever.orders import Order, from_bytes, to_bytes
 from retriever.pipeline import Pipeline
-from retriever.reinforce_step import reinforce
+from retriever.reinforced import step as reinforce_step
+from retriever.reinforced.step import reinforce
+from retriever.steps.train import read_curve
 from retriever.students.image_text import load_folder
-from retriever.train_step import read_curve
 from retriever.training import parallel
 from retriever.training.parallel import Processes, gather_rows
 from retriever.training.reinforced_batches import ReinforcedSamples
+from retriever.workers.orders import Order, from_bytes, to_bytes
 from tests.forked_commands import RETRIEVER, ForkedCommands
 from tests.image_text_material import save_vit
 from tests.reinforced_material import CASES, TEACHERS, TRAINING, gradients_of, samples_from, save_material, student_for, train_case, without_dropout

@@ -13,14 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from retriever import reinforce_step
-from retriever.augmentation import apply, pixels_fingerprint
 from retriever.config import experiment_from, read_experiment
 from retriever.errors import ConfigError, DataError
-from retriever.images import read_image
+from retriever.images.augmentation import apply, pixels_fingerprint
+from retriever.images.reading import read_image
 from retriever.pipeline import Pipeline
-from retriever.reinforce_step import reinforce
-from retriever.reinforced_shards import ReinforcedDataset, list_shards
+from retriever.reinforced import step as reinforce_step
+from retriever.reinforced.shards import ReinforcedDataset, list_shards
+from retriever.reinforced.step import reinforce
+from retriever.settings.training import TrainingSettings
 from retriever.students.image_text import ImageTextStudent
 from retriever.training.ahead import ReadAhead
 from retriever.training.families import check_losses
@@ -31,7 +32,6 @@ from retriever.training.reinforced_terms import ReinforcedLoss, known_to_fit
 from retriever.training.towers import FrozenTowers
 from retriever.training.trainer import train_student
 from retriever.training.watcher import Supervision
-from retriever.training_settings import TrainingSettings
 from tests.image_text_material import save_efficientnet, save_vit, student_of
 from tests.reinforced_material import COLOURS, TEACHERS, samples_from, save_material
 from tests.training_material import Stopped, weights

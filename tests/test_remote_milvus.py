@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retriever.document_fields import FieldColumns
 from retriever.errors import ConfigError, MissingExtraError, SearchIndexError
 from retriever.filters import Condition, met
 from retriever.ragged import Ragged
@@ -26,6 +25,7 @@ from retriever.remote.addresses import parse_address
 from retriever.remote.engine import Wanted
 from retriever.remote.index import RemoteIndex, connect, open_remote
 from retriever.remote.upload import upload
+from retriever.tables.fields import FieldColumns
 from tests.remote_material import HOSTILE, D, N, V, agree, blocks_of, columns, conditions, documents, encodings_of, expected, facts_of, queries_of
 
 KINDS = ["dense", "sparse"]

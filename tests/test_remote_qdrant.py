@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from retriever.document_fields import FieldColumns
 from retriever.errors import ConfigError, DataError, MissingExtraError, RetrieverError, SearchIndexError
 from retriever.filters import Condition, met
 from retriever.ragged import Ragged
@@ -23,6 +22,7 @@ from retriever.remote.addresses import is_address, parse_address
 from retriever.remote.comparison import exact_scores
 from retriever.remote.index import RemoteIndex, connect, open_remote
 from retriever.remote.upload import upload
+from retriever.tables.fields import FieldColumns
 from retriever.types import Document
 from tests.remote_material import D, N, V, agree, blocks_of, columns, conditions, documents, encodings_of, expected, facts_of, queries_of
 

@@ -11,20 +11,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from retriever.answer_shards import read_answers, write_samples
 from retriever.collection import open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import experiment_from, read_experiment
-from retriever.conversations import ConversationReader
+from retriever.conversations.prompts import EXAMPLES, line_of, prompt_of, read_rewrite
+from retriever.conversations.reading import ConversationReader
+from retriever.conversations.rewriter import Rewriter, identity_of, open_rewriter, turn_key
+from retriever.conversations.rewriting import COLUMN, SHARD_TURNS, plan_rewrites, read_rewrites, rewrite, rewritten, with_rewrites
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint
 from retriever.pipeline import Pipeline
-from retriever.rewriter_settings import FORMS, MOST_SHOTS, SHOTS, RewriterSettings
-from retriever.rewriting import COLUMN, SHARD_TURNS, plan_rewrites, read_rewrites, rewrite, rewritten, with_rewrites
-from retriever.rewriting_model import Rewriter, identity_of, open_rewriter, turn_key
-from retriever.rewriting_prompts import EXAMPLES, line_of, prompt_of, read_rewrite
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.rewriter import FORMS, MOST_SHOTS, SHOTS, RewriterSettings
 from retriever.types import Query, Turn
-from retriever.writers import WriterIdentity
+from retriever.writing.shards import read_answers, write_samples
+from retriever.writing.writers import WriterIdentity
 from tests.llm_material import FunctionEngine, save_tiny_model
 from tests.llm_server import running_server
 from tests.tiny_experiment import command, write_experiment

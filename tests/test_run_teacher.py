@@ -8,15 +8,15 @@ import pytest
 
 from retriever.candidates import file_run
 from retriever.collection import Collection
-from retriever.collection_settings import CandidateSettings
 from retriever.config import experiment_from, read_experiment
 from retriever.errors import ConfigError, DataError, StoreError
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.resources import Resources
 from retriever.runs import Run, read_run, unit_of
-from retriever.store import ScoreStore
-from retriever.teacher_settings import RunSettings
+from retriever.scores.store import ScoreStore
+from retriever.settings.collection import CandidateSettings
+from retriever.settings.teacher import RunSettings
 from retriever.types import Document, Query, Teacher
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 from tests.tiny_experiment import write_experiment

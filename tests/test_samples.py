@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from retriever.collection import Collection, write_collection
 from retriever.errors import DataError
 from retriever.runs import Run
+from retriever.settings.training import TrainingSettings
 from retriever.training.samples import TrainingSamples, highest_negative, hold_out, make_samples, stratified
-from retriever.training_settings import TrainingSettings
 from retriever.types import Document, Query
 from tests.training_material import in_logits, samples_of
 

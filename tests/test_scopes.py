@@ -17,22 +17,22 @@ from PIL import Image
 from retriever.bm25 import BM25, build_bm25
 from retriever.candidates import bm25_run, hybrid_run, index_run
 from retriever.collection import Collection, write_collection
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.encodings import Vectors, encode_collection
 from retriever.errors import ConfigError, DataError
 from retriever.index.changes import publish
 from retriever.index.snapshot import Snapshot
-from retriever.index_settings import FlatSettings
 from retriever.indexing.flat import of_vectors
 from retriever.remote.engine import Point
 from retriever.remote.search import RemoteSearch
 from retriever.resources import Resources
 from retriever.runs import Run
 from retriever.scopes import by_conditions
-from retriever.scoring import CandidatePairs
+from retriever.scores.scoring import CandidatePairs
 from retriever.search import SearchIndex, open_index
+from retriever.settings.index import FlatSettings
+from retriever.settings.teacher import EmbeddingSettings
 from retriever.students import dense
-from retriever.teacher_settings import EmbeddingSettings
 from retriever.teachers.embedding import EmbeddingTeacher
 from retriever.types import Document, Query, Turn
 

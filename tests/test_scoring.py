@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from retriever import scoring
 from retriever.runs import Run, strings
-from retriever.scoring import CandidatePairs, estimate_seconds
-from retriever.store import ScoreStore
+from retriever.scores import scoring
+from retriever.scores.scoring import CandidatePairs, estimate_seconds
+from retriever.scores.store import ScoreStore
 from retriever.types import Document, ScoredPairs
 from tests.scoring_material import DOCUMENTS, QUERIES, LoggingTeacher, expected_run, run_of, write_tiny_collection
 

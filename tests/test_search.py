@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retriever.commands.queries_file import read_queries
 from retriever.errors import ConfigError, DataError, SearchIndexError
 from retriever.index.changes import publish
-from retriever.index_settings import FlatSettings
-from retriever.queries_file import read_queries
 from retriever.runs import Run
 from retriever.search import SearchIndex, open_index, snippet
+from retriever.settings.index import FlatSettings
 from retriever.types import Query
 from tests.tiny_experiment import command
 

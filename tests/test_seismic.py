@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retriever.errors import SearchIndexError
-from retriever.index_settings import SeismicSettings
 from retriever.ragged import Ragged
+from retriever.settings.index import SeismicSettings
 from tests.sparse_material import Blocks, brute_force, pairs, random_matrix, sparse
 
 pytest.importorskip("seismic")

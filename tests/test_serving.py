@@ -22,10 +22,10 @@ from retriever.client import Client, ServiceError
 from retriever.errors import ConfigError
 from retriever.index.changes import add, delete, roll_back
 from retriever.index.layout import read_version
-from retriever.index_settings import AutoSettings
 from retriever.search import open_index
 from retriever.serving import served_index
 from retriever.serving.keys import new_key
+from retriever.settings.index import AutoSettings
 from retriever.types import Document, Query, Turn
 from tests.page_material import squares_index
 from tests.serving_material import Running, running

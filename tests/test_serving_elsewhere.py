@@ -45,7 +45,7 @@ def test_a_collection_of_an_engine_is_searched_as_it_is_in_the_terminal(tmp_path
 def test_stages_are_searched_as_many_as_are_asked_for(finished_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from retriever.config import read_experiment
     from retriever.pipeline import Pipeline
-    from retriever.stage_step import open_stages
+    from retriever.steps.stages import open_stages
 
     file = tmp_path / "tiny.toml"
     file.write_text((finished_experiment / "tiny.toml").read_text() + STAGES)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retriever import images
 from retriever.client import ServiceError
 from retriever.errors import DataError
-from retriever.images import decoded, held, read_image
+from retriever.images import reading as images
+from retriever.images.reading import decoded, held, read_image
 from retriever.search import open_index
 from retriever.serving.faults import RequestError
 from retriever.serving.uploads import bytes_of

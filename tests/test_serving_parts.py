@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from retriever.collection import open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.commands.served import filter_of
 from retriever.errors import ConfigError, DataError
 from retriever.explanation import sentences_of
@@ -31,6 +30,7 @@ from retriever.serving.feedback import append, to_qrels, write_training
 from retriever.serving.keys import Keys, new_key
 from retriever.serving.settings import limits_of, place_of, places_of
 from retriever.serving.snippets import marked_snippet
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Document, Query
 from tests.tiny_experiment import command
 

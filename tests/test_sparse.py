@@ -29,7 +29,7 @@ from transformers import (
 
 from retriever.errors import ConfigError
 from retriever.ragged import Ragged
-from retriever.student_settings import SparseSettings
+from retriever.settings.student import SparseSettings
 from retriever.students import sparse
 from retriever.students.sparse import SparseStudent, inverse_document_frequencies, load, load_folder
 from retriever.types import Document, Query

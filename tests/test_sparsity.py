@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from retriever.collection import open_collection
-from retriever.collection_settings import CollectionSettings
-from retriever.student_settings import SparseSettings
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.student import SparseSettings
 from retriever.students.sparse import SparseStudent, load
 from retriever.training.sparsity import Side, SparsityController, calibrated, updated, wanted
 from retriever.training.sparsity_losses import flops

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, MPNetConfig, MPNetForMaskedLM
 
-from retriever import splade
-from retriever.routes import with_frozen_documents
-from retriever.splade import largest_logits, without_logits
+from retriever.models import splade
+from retriever.models.routes import with_frozen_documents
+from retriever.models.splade import largest_logits, without_logits
 
 TEXTS = ["an owl hunts mice at night", "a saw", "", "flies in the dark " * 9]
 SIZES: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

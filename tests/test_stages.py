@@ -12,15 +12,15 @@ import pytest
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import read_experiment
 from retriever.errors import ConfigError
 from retriever.index.changes import add, delete
 from retriever.pipeline import Pipeline
 from retriever.runs import Run
 from retriever.search import open_index
-from retriever.stage_step import fit_weights, stages_of
+from retriever.settings.collection import CollectionSettings
 from retriever.stages import ByFunction, Indexed, Lexical, Part, Stage, StagedSearch, Standing, fused, search, standings, union
+from retriever.steps.stages import fit_weights, stages_of
 from retriever.types import Document, Query
 from tests.tiny_experiment import command, write_experiment
 

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbe
 from transformers import BertTokenizer
 
 from retriever.errors import ConfigError
-from retriever.student_settings import DenseSettings, StaticSettings
+from retriever.settings.student import DenseSettings, StaticSettings
 from retriever.students import dense
 from retriever.students._token_table import FREQUENCY, RIDGE, token_table, used_tokens, vectors_alone, whiten, zipf_weights
 from retriever.students.static import StaticStudent, load, load_folder

@@ -12,7 +12,7 @@ import pytest
 
 from retriever.errors import RetrieverError
 from retriever.files import lock, write_json
-from retriever.steps import Done, Step, changed, forget, read_manifest, run_step, versions
+from retriever.steps.step import Done, Step, changed, forget, read_manifest, run_step, versions
 
 STEP = Step("train", {"start": "abc", "target": "def"}, {"epochs": 2, "losses": {"margin_mse": 1.0}}, 1)
 
@@ -137,11 +137,11 @@ def test_what_a_stop_would_have_needed_is_there_until_the_step_is_done(tmp_path:
     def stop(*_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retriever.steps.write_json", lambda path, value: write_json(path, value) if path.name == "step.json" else stop())
+    monkeypatch.setattr("retriever.steps.step.write_json", lambda path, value: write_json(path, value) if path.name == "step.json" else stop())
     stopped(STEP, tmp_path, work)
     assert (tmp_path / ".train.partial" / "checkpoints").is_dir()
     monkeypatch.undo()
-    monkeypatch.setattr("retriever.steps.replace_folder", stop)
+    monkeypatch.setattr("retriever.steps.step.replace_folder", stop)
     stopped(STEP, tmp_path, work)
     monkeypatch.undo()
     done = run_step(STEP, tmp_path, Work("never"))
@@ -189,7 +189,7 @@ def test_what_another_process_finished_meanwhile_is_not_done_again(tmp_path: Pat
         result = work(final)
         (final / "manifest.json").write_text(json.dumps({"key": STEP.key, "result": result}))
 
-    monkeypatch.setattr("retriever.steps.recover_folder", finish_first)
+    monkeypatch.setattr("retriever.steps.step.recover_folder", finish_first)
     ours = Work()
     assert run_step(STEP, tmp_path, ours).result == {"said": "other's"}
     assert ours.found == []

@@ -13,10 +13,10 @@ import pytest
 from retriever.collection import Collection
 from retriever.errors import RetrieverError, StoreError
 from retriever.files import lock, sha256_file, text_hash
-from retriever.scoring import query_variant
-from retriever.shards import ShardProblem
-from retriever.store import ScoreStore
-from retriever.store_files import Statistics
+from retriever.scores.files import Statistics
+from retriever.scores.scoring import query_variant
+from retriever.scores.shards import ShardProblem
+from retriever.scores.store import ScoreStore
 from retriever.types import Document, Query, ScoredPairs, Turn
 from tests.scoring_material import ALL_PAIRS, DISTINCT_PAIRS, DOCUMENTS, QUERIES, LoggingTeacher, expected_run, run_of, shard_bytes, write_tiny_collection
 

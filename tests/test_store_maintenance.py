@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from retriever import store_maintenance
 from retriever.collection import Collection
 from retriever.errors import RetrieverError, StoreError
 from retriever.files import lock
-from retriever.scoring import part_of
-from retriever.shards import set_aside
-from retriever.store import ScoreStore
-from retriever.store_files import StoreFiles
-from retriever.store_maintenance import compact_store, drop_teacher, list_teachers, merge_stores, verify_store
+from retriever.scores import maintenance as store_maintenance
+from retriever.scores.files import StoreFiles
+from retriever.scores.maintenance import compact_store, drop_teacher, list_teachers, merge_stores, verify_store
+from retriever.scores.scoring import part_of
+from retriever.scores.shards import set_aside
+from retriever.scores.store import ScoreStore
 from retriever.types import Document, OrderedList, Query, ScoredPairs, TeacherIdentity
 from tests.scoring_material import ALL_PAIRS, DISTINCT_PAIRS, DOCUMENTS, QUERIES, LoggingTeacher, expected_run, run_of, shard_bytes, write_tiny_collection
 from tests.tiny_experiment import ROOT, command, process_environment

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retriever.settings.training import TrainingSettings
 from retriever.training.sureness import entropy_of_lists, scale_words, temperature_of, with_scales
-from retriever.training_settings import TrainingSettings
 
 
 def whole(scores: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,11 +9,11 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.errors import ConfigError, DataError
-from retriever.models import find_model
+from retriever.models.names import find_model
 from retriever.runs import Run
-from retriever.teacher_settings import TeachingSettings
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.teacher import TeachingSettings
 from retriever.training import cross_encoder
 from retriever.training.cross_encoder import teach_cross_encoder, training_lists
 from retriever.types import Query

@@ -13,12 +13,12 @@ from sentence_transformers import CrossEncoder
 
 from retriever.bm25 import BM25, build_bm25
 from retriever.collection import Collection
-from retriever.collection_settings import CandidateSettings
 from retriever.encodings import Encoder, Encoding, Vectors, encode_collection
 from retriever.errors import ConfigError
 from retriever.plugins import load_kind
 from retriever.resources import Resources
-from retriever.teacher_settings import TEACHER_KINDS, EmbeddingSettings
+from retriever.settings.collection import CandidateSettings
+from retriever.settings.teacher import TEACHER_KINDS, EmbeddingSettings
 from retriever.types import Document, Query, Teacher, Unit
 from tests.scoring_material import DOCUMENTS, QUERIES, write_tiny_collection
 

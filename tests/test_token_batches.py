@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from retriever.errors import ConfigError
-from retriever.token_batches import batches, cut_longest_first, learn_template, tokenise_pairs
+from retriever.models.token_batches import batches, cut_longest_first, learn_template, tokenise_pairs
 
 WORDS = ["owl", "night", "hammer", "zzz", "the", "42", "?", "mole"]
 texts = st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)

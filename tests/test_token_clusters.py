@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from retriever import encodings
 from retriever.errors import SearchIndexError
-from retriever.index_settings import TokenClustersSettings
 from retriever.indexing import _arrays, _centroids, _token_files, multivector, token_clusters
 from retriever.indexing._residuals import Buckets, fit_buckets
 from retriever.indexing._token_sample import choose, sample_queries, sample_tokens, share
 from retriever.ragged import Ragged
 from retriever.ragged_encodings import RaggedVectors
+from retriever.settings.index import TokenClustersSettings
 
 Texts = list[NDArray[np.float32]]
 FILES = ("offsets.npy", "centroids.npy", "codes.npy", "scales.npy", "residuals.npy", "lists.npy", "rows.npy")

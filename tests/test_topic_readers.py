@@ -8,8 +8,8 @@ import pytest
 
 from retriever import readers
 from retriever.collection import open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.errors import DataError
+from retriever.settings.collection import CollectionSettings
 from retriever.types import Document, Query, Turn
 from tests.conversation_material import ANSWER, FIRST, corpus, opened, queries, write, write_json, write_jsonl
 

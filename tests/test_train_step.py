@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retriever.config import read_experiment
 from retriever.pipeline import Pipeline
-from retriever.train_step import excess, read_curve
+from retriever.steps.train import excess, read_curve
 from tests.tiny_experiment import write_experiment
 
 

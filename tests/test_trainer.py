@@ -17,10 +17,10 @@ from torch import Tensor
 
 from retriever.collection import Collection
 from retriever.errors import ConfigError, DataError
+from retriever.settings.training import TrainingSettings
 from retriever.training.samples import TrainingSamples
 from retriever.training.trainer import on_one_device, train_student
 from retriever.training.watcher import Supervision, TrainingProgress, best_point, last_whole_checkpoint
-from retriever.training_settings import TrainingSettings
 from tests.forked_commands import ForkedCommands
 from tests.tiny_experiment import process_environment
 from tests.training_material import Stopped, animal_lessons, weights

@@ -5,10 +5,10 @@ from typing import get_args
 import pytest
 
 from retriever.errors import ConfigError
+from retriever.scores.units import ACCEPTED, WITH_TEMPERATURE, accepts, check_unit
+from retriever.settings.training import LOSSES, TrainingSettings
 from retriever.training.adapter import DistillationLoss
-from retriever.training_settings import LOSSES, TrainingSettings
 from retriever.types import Unit
-from retriever.units import ACCEPTED, WITH_TEMPERATURE, accepts, check_unit
 from tests.training_material import samples_of, untrained
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from retriever.collection import Collection, write_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.config import read_experiment
 from retriever.pipeline import Pipeline
 from retriever.queries import unjudged_queries
-from retriever.systems import train_other
+from retriever.settings.collection import CollectionSettings
+from retriever.steps.systems import train_other
 from retriever.types import Document, Query, Turn
 from tests.test_pipeline import Noted
 from tests.tiny_experiment import command, write_experiment

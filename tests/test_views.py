@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from retriever.calibration import Judged
+from retriever.scores.calibration import Judged
+from retriever.scores.views import View, fit_view, log_softmax, min_max, minus_ranks, reciprocal_ranks, view_unit, z_scores
 from retriever.types import Unit, ViewName
-from retriever.views import View, fit_view, log_softmax, min_max, minus_ranks, reciprocal_ranks, view_unit, z_scores
 
 WHOLE = st.lists(st.lists(st.integers(-50, 50), max_size=8), min_size=1, max_size=5)
 

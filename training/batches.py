@@ -17,9 +17,9 @@ from torch import Tensor
 
 from retriever.collection import Collection
 from retriever.errors import DataError
-from retriever.images import read_image
-from retriever.modalities import Modality, as_texts, text_options
-from retriever.routes import modules_of
+from retriever.images.reading import read_image
+from retriever.models.modalities import Modality, as_texts, text_options
+from retriever.models.routes import modules_of
 from retriever.training.ahead import ReadAhead
 from retriever.training.samples import TrainingSamples
 from retriever.training.states import FrozenTexts

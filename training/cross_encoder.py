@@ -15,9 +15,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from retriever.collection import Collection
 from retriever.errors import ConfigError, DataError
-from retriever.models import ModelFolder
+from retriever.models.names import ModelFolder
 from retriever.runs import Run
-from retriever.teacher_settings import TeachingSettings
+from retriever.settings.teacher import TeachingSettings
 from retriever.training.trainer import on_one_device, print_nothing, without_model_card
 from retriever.training.watcher import last_whole_checkpoint
 from retriever.types import Qrels, Query

@@ -10,8 +10,8 @@ from torch import Tensor
 from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError
 from retriever.ragged import Ragged
+from retriever.settings.training import TrainingSettings
 from retriever.training.families import Encoded
-from retriever.training_settings import TrainingSettings
 
 
 def stored_documents(encodings: DocumentEncodings, rows: NDArray[np.int64], device: torch.device) -> Encoded:

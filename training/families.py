@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from retriever.errors import ConfigError
-from retriever.modalities import reads_images
+from retriever.models.modalities import reads_images
 from retriever.training.loss_table import Loss
 from retriever.training.maxsim import maxsim_matrix
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from retriever.encodings import write_array
 from retriever.errors import ConfigError
 from retriever.files import make_folder
-from retriever.routes import without_dropout
+from retriever.models.routes import without_dropout
 from retriever.training.batches import Batcher, length_groups
 from retriever.training.states import STATES, FrozenTexts, StoredStates
 

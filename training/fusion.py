@@ -26,10 +26,10 @@ from torch.nn import functional
 from retriever.collection import Collection
 from retriever.errors import DataError
 from retriever.files import write_atomic
-from retriever.fusion_model import IMAGE, TEXT, FusionModel, padded
-from retriever.images import read_image
-from retriever.teacher_settings import FusionTeachingSettings
-from retriever.tensor_cache import TensorCache
+from retriever.images.reading import read_image
+from retriever.models.fusion import IMAGE, TEXT, FusionModel, padded
+from retriever.models.tensor_cache import TensorCache
+from retriever.settings.teacher import FusionTeachingSettings
 from retriever.training.fusion_held_out import SHARES, reciprocal_ranks
 from retriever.types import Qrels, Query
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retriever.fusion_model import FusionModel
+from retriever.models.fusion import FusionModel
 
 CANDIDATES = 16
 """What comparing finds best for each image and text; matching orders these anew."""

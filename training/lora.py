@@ -13,9 +13,9 @@ from sentence_transformers.base.modules import Transformer
 from torch import nn
 
 from retriever.errors import ConfigError
-from retriever.modalities import freeze
+from retriever.models.modalities import freeze
+from retriever.settings.training import LoraSettings
 from retriever.training.towers import staying
-from retriever.training_settings import LoraSettings
 
 FILE = "adapters.safetensors"
 """The trained weights in the folders of checkpoints and of the best model so far."""

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from retriever.settings.training import TrainingSettings
 from retriever.training import losses, rank_losses, reinforced_loss, vector_losses
-from retriever.training_settings import TrainingSettings
 
 Needs = Literal["target", "batch", "negatives", "four_ways", "teacher_batch", "vectors", "reinforced"]
 """What a loss compares.

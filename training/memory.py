@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 import torch
 
 from retriever.errors import RetrieverError
-from retriever.training_settings import TrainingSettings
+from retriever.settings.training import TrainingSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")

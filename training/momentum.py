@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from retriever.errors import ConfigError
+from retriever.settings.training import QueueSettings, TrainingSettings
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TrainingSamples, direction
-from retriever.training_settings import QueueSettings, TrainingSettings
 
 FILE = "queue.safetensors"
 """The copy's weights and the queues in the folder of a checkpoint."""

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from retriever.collection import Collection
+from retriever.scores.units import check_unit
+from retriever.settings.training import TrainingSettings
 from retriever.training.batches import length_groups, length_to_read
 from retriever.training.families import check_losses
 from retriever.training.loss_table import LOSS_TABLE
 from retriever.training.samples import TrainingSamples
 from retriever.training.sureness import with_scales
-from retriever.training_settings import TrainingSettings
-from retriever.units import check_unit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reinforced training (Vasu et al. 2024, arXiv:2311.17049): images augmented as the teachers saw them, with captions, in batches of distinct pairs.
 
 A sample is one augmented image, one caption that a person wrote and, where there are some, one that a captioner wrote. What the
-teachers make of them is on the disk (`retriever.reinforced`), so no teacher is loaded.
+teachers make of them is on the disk (`retriever.reinforced.records`), so no teacher is loaded.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from retriever.augmentation import apply, pixels_fingerprint
 from retriever.collection import Collection
 from retriever.errors import ConfigError, DataError
-from retriever.images import read_image
-from retriever.reinforced import Reinforced, as_line
-from retriever.reinforced_shards import ReinforcedDataset
+from retriever.images.augmentation import apply, pixels_fingerprint
+from retriever.images.reading import read_image
+from retriever.reinforced.records import Reinforced, as_line
+from retriever.reinforced.shards import ReinforcedDataset
+from retriever.settings.training import TrainingSettings
 from retriever.training.batches import Batcher
-from retriever.training_settings import TrainingSettings
 from retriever.types import Qrels, Query, Unit
 
 KEPT = 4096

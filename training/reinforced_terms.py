@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from retriever.reinforced_shards import ReinforcedDataset
+from retriever.reinforced.shards import ReinforcedDataset
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
 from retriever.training.families import Encoded

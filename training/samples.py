@@ -13,8 +13,8 @@ from retriever.collection import Collection
 from retriever.encodings import DocumentEncodings
 from retriever.errors import DataError
 from retriever.runs import Run
-from retriever.store import TeacherScores
-from retriever.training_settings import TrainingSettings
+from retriever.scores.store import TeacherScores
+from retriever.settings.training import TrainingSettings
 from retriever.types import Qrels, Query, Unit
 
 

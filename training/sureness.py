@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from retriever.settings.training import TrainingSettings
 from retriever.training.samples import TrainingSamples
-from retriever.training_settings import TrainingSettings
 
 OF_DISTRIBUTIONS = ("kl_divergence", "dynamic_contrastive")
 """The losses that `teacher_temperature` concerns."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retriever.modalities import MODALITIES, Modality, frozen_modules, routes
-from retriever.tensor_cache import TensorCache
+from retriever.models.modalities import MODALITIES, Modality, frozen_modules, routes
+from retriever.models.tensor_cache import TensorCache
 
 VECTOR = "sentence_embedding"
 """The feature that a tower makes, and that stands in for it."""

@@ -23,9 +23,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from retriever.collection import Collection
 from retriever.errors import ConfigError, MissingExtraError
-from retriever.models import check_length
-from retriever.routes import freeze_documents, readers_of
-from retriever.splade import without_logits
+from retriever.models.names import check_length
+from retriever.models.routes import freeze_documents, readers_of
+from retriever.models.splade import without_logits
+from retriever.settings.training import TrainingSettings
 from retriever.training import parallel
 from retriever.training.adapter import DistillationLoss
 from retriever.training.ahead import ReadAhead
@@ -45,7 +46,6 @@ from retriever.training.scale import LearnedScale
 from retriever.training.states import FrozenTexts
 from retriever.training.towers import FrozenTowers
 from retriever.training.watcher import Supervision, Watcher, last_whole_checkpoint, step_of
-from retriever.training_settings import TrainingSettings
 
 
 @dataclasses.dataclass(frozen=True)

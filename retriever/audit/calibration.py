@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.audit.lists import ScoredLists
-from retriever.calibration import Judged, fit_platt
 from retriever.eval.audit import Calibration, ReliabilityBin
+from retriever.scores.calibration import Judged, fit_platt
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -10,8 +10,8 @@ import numpy as np
 
 from retriever.eval.audit import Cost
 from retriever.runs import Run
-from retriever.scoring import CandidatePairs, score_shard
-from retriever.store import ScoreStore
+from retriever.scores.scoring import CandidatePairs, score_shard
+from retriever.scores.store import ScoreStore
 from retriever.types import Query
 
 SAMPLE_PAIRS = 64

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.ensemble_step import pairs_in
 from retriever.errors import StoreError
 from retriever.eval.audit import Spread
 from retriever.runs import Run
+from retriever.steps.ensemble import pairs_in
 from retriever.types import Qrels
 
 Floats = NDArray[np.float64]

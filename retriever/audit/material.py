@@ -10,17 +10,17 @@ from functools import cached_property
 import numpy as np
 
 from retriever.audit.lists import ScoredLists
-from retriever.ensemble_step import choose_target, ensemble_on_held_out, fit_targets, target_units
 from retriever.eval.directions import directions_of, in_direction, pairs_in_directions
 from retriever.eval.measures import Evaluation, evaluate, parse_measure
 from retriever.eval.significance import Clusters, Comparison, compare, holm
-from retriever.image_report import wholes_of
 from retriever.pipeline import Pipeline
 from retriever.plugins import load_kind
 from retriever.runs import Run
-from retriever.scoring import CandidatePairs, score_pairs
-from retriever.target import lists_of
-from retriever.teacher_settings import EmbeddingSettings, LexicalSettings, TeacherSettings
+from retriever.scores.scoring import CandidatePairs, score_pairs
+from retriever.settings.teacher import EmbeddingSettings, LexicalSettings, TeacherSettings
+from retriever.steps.ensemble import choose_target, ensemble_on_held_out, fit_targets, target_units
+from retriever.steps.image_report import wholes_of
+from retriever.steps.target import lists_of
 from retriever.teachers._fitting import JudgedLists
 from retriever.types import Unit
 

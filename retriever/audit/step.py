@@ -14,7 +14,6 @@ from retriever.audit.lists import spread
 from retriever.audit.material import HeldOutTargets, Material, compare_all, gather
 from retriever.audit.suspects import false_negatives, mislabelled, ruined_queries
 from retriever.audit.verdict import Candidate, judge
-from retriever.cascade_step import asked_pairs, cascades
 from retriever.collection import Collection
 from retriever.eval.audit import Audit, BaselineFindings, Cost, Ruined, Suspects, TeacherFindings, Texts, read_audit, write_audit
 from retriever.eval.curves import score_distribution
@@ -26,7 +25,8 @@ from retriever.files import fingerprint
 from retriever.pipeline import Pipeline
 from retriever.queries import reading_input
 from retriever.runs import Run
-from retriever.steps import Done, versions
+from retriever.steps.cascade import asked_pairs, cascades
+from retriever.steps.step import Done, versions
 
 LONGEST_DOCUMENT = 500
 LONGEST_QUERY = 300

@@ -24,7 +24,7 @@ def caption(
     ] = None,
 ) -> None:
     """Write captions of train images, for reinforced training."""
-    from retriever import captioning
+    from retriever.captioning import step as captioning
 
     pipeline = pipeline_of(file, set_, work)
     if dry_run:

@@ -15,8 +15,8 @@ from retriever.commands.hits import plain_hit, show_hits
 from retriever.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from retriever.chat import Contributions, Conversation
-    from retriever.conversations import ReadText
+    from retriever.conversations.chat import Contributions, Conversation
+    from retriever.conversations.reading import ReadText
     from retriever.filters import Condition
     from retriever.search import Hit, SearchIndex
     from retriever.types import Query
@@ -50,7 +50,7 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Search turn by turn, each read with those before it."""
-    from retriever.chat import Conversation
+    from retriever.conversations.chat import Conversation
     from retriever.filters import parse_condition
 
     conditions = [parse_condition(one) for one in filters or []]
@@ -108,7 +108,7 @@ class _Here:
         return reader_of(self.index.encoder).text(query), self.index.hits(query, k, where)
 
     def why(self, query: Query, k: int, where: Sequence[Condition] = ()) -> Contributions:
-        from retriever.chat import contributions
+        from retriever.conversations.chat import contributions
 
         return contributions(self.index.encoder, query, lambda asked: self.index.hits(asked, k, where))
 
@@ -119,8 +119,8 @@ def _set_reading(encoder: Any, reads: str | None, index: Path) -> None:
     Raises:
         ConfigError: it cannot, or it reads rewrites, which nobody writes here.
     """
-    from retriever.chat import read_as
-    from retriever.conversations import rewriter_of
+    from retriever.conversations.chat import read_as
+    from retriever.conversations.reading import rewriter_of
     from retriever.queries import reader_of
 
     if reads is not None:
@@ -243,7 +243,7 @@ class _Session:
 
 
 def _show_contributions(found: Contributions, results: int) -> None:
-    from retriever.chat import LeftOut, Term, Word
+    from retriever.conversations.chat import LeftOut, Term, Word
 
     if found.kind == "words":
         typer.echo(f"the history gives {100 * found.whole:.0f} % of the score; its words with the largest share:")

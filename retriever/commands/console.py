@@ -35,8 +35,8 @@ def pipeline_of(file: Path, overrides: list[str] | None, work: Path) -> Pipeline
 
     experiment = read_experiment(file, overrides or ())  # a mistake in the file is told before anything heavy is imported
     from retriever.pipeline import Pipeline
-    from retriever.processes import training_together
     from retriever.progress import Terminal
+    from retriever.workers.processes import training_together
 
     pipeline = Pipeline(experiment, work, Terminal())
     if not AROUND_COMMAND.enter_context(training_together(pipeline)):
@@ -49,7 +49,7 @@ def show_report(pipeline: Pipeline, as_json: bool) -> None:
     from retriever.eval.report import read_report
     from retriever.eval.terminal import terminal_table
     from retriever.eval.wording import verdict
-    from retriever.evaluate_step import evaluate_experiment
+    from retriever.steps.evaluate import evaluate_experiment
 
     folder = evaluate_experiment(pipeline).folder
     if as_json:

@@ -13,7 +13,7 @@ from retriever.commands.console import WORK, File, Json, Set, Work, pipeline_of,
 from retriever.errors import ConfigError
 
 if TYPE_CHECKING:
-    from retriever.score_files import Imported
+    from retriever.scores.exchange import Imported
 
 
 def import_(
@@ -25,7 +25,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Turn another framework's score file into a run."""
-    from retriever.score_files import import_scores
+    from retriever.scores.exchange import import_scores
     from retriever.types import Unit
 
     if unit is not None and unit not in get_args(Unit):
@@ -53,7 +53,7 @@ def export(  # noqa: PLR0913, PLR0917 (a command's options)
     from retriever.formats import format_named
 
     format_named(format_)  # a misspelt name is told before anything is loaded
-    from retriever.score_files import export_scores
+    from retriever.scores.exchange import export_scores
 
     exported = export_scores(pipeline_of(file, set_, work), format_, out, teacher, split, texts)
     if as_json:

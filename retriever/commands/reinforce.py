@@ -31,9 +31,9 @@ def reinforce(
         return
     if file is None:
         raise ConfigError("reinforce: name an experiment file to make a dataset, or a dataset to look at: retriever reinforce --verify FOLDER")
-    from retriever import reinforce_step
     from retriever.eval.wording import size
-    from retriever.reinforced_shards import ReinforcedDataset
+    from retriever.reinforced import step as reinforce_step
+    from retriever.reinforced.shards import ReinforcedDataset
 
     pipeline = pipeline_of(file, set_, work)
     if dry_run:
@@ -67,8 +67,8 @@ def _verify(folder: Path, pipeline: Pipeline | None, as_json: bool) -> None:
         DataError: the dataset is not in order; the first problem is named.
     """
     from retriever.progress import Terminal
-    from retriever.reinforced_check import verify
-    from retriever.reinforced_shards import ReinforcedDataset
+    from retriever.reinforced.check import verify
+    from retriever.reinforced.shards import ReinforcedDataset
 
     with Terminal().bar("verifying images", len(ReinforcedDataset(folder))) as advance:
         found = verify(folder, advance, (lambda doc_id: pipeline.collection.document(doc_id).image) if pipeline else (lambda doc_id: None))

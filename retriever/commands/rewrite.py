@@ -27,7 +27,7 @@ def rewrite(
 
     Those of the collections in [[transfer]] too.
     """
-    from retriever import rewriting
+    from retriever.conversations import rewriting
 
     pipeline = pipeline_of(file, set_, work)
     if dry_run:

@@ -74,13 +74,13 @@ def search(  # noqa: PLR0913, PLR0917 (a command's options)
 
 def _asked(query: str | None, queries: Path | None, image: Path | None) -> dict[str, Query]:
     """What is asked: one of the three."""
-    from retriever.queries_file import read_queries
+    from retriever.commands.queries_file import read_queries
     from retriever.types import Query
 
     if sum(one is not None for one in (query, queries, image)) != 1:
         raise ConfigError("search: give a query, a file of them with --queries, or an image with --image")
     if image is not None:
-        from retriever.images import read_image
+        from retriever.images.reading import read_image
 
         read_image(image)  # one that cannot be read is told before the index is opened
         return {"query": Query("query", "", image=image)}
@@ -103,7 +103,7 @@ def _opened(where: str, student: Path | None, set_: list[str] | None, work: Path
     if where.endswith(".toml"):
         if student is not None:
             raise ConfigError("search: --student is for an index or an engine's address; the student of an experiment file's stages is its own")
-        from retriever.stage_step import open_stages
+        from retriever.steps.stages import open_stages
 
         return open_stages(pipeline_of(Path(where), set_, work))
     from retriever.search import open_index

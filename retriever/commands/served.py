@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from retriever.chat import Contributions, LeftOut, Term, Word
 from retriever.client import Client
-from retriever.conversations import ReadText
+from retriever.conversations.chat import Contributions, LeftOut, Term, Word
+from retriever.conversations.reading import ReadText
 from retriever.errors import ConfigError, DataError
 from retriever.filters import Condition
 from retriever.runs import Run

@@ -74,10 +74,10 @@ def init(
 def check(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
     """Validate the file and the collection; print every setting."""
     from retriever.check import check_collection
+    from retriever.conversations.rewriting import turns_to_rewrite
     from retriever.experiment_file import as_toml
     from retriever.generation.step import check_beside
     from retriever.queries import judged_queries, unjudged_queries
-    from retriever.rewriting import turns_to_rewrite
 
     pipeline = pipeline_of(file, set_, work)
     settings = pipeline.experiment.collection
@@ -123,7 +123,7 @@ def _conversations_line(report: ConversationsReport) -> str:
 
 def demo(work: Work = WORK, as_json: Json = False) -> None:
     """The main job on documentation installed here, in minutes."""
-    from retriever.demo import prepare_demo
+    from retriever.documentation.demo import prepare_demo
     from retriever.progress import Terminal
 
     pipeline = prepare_demo(work, Terminal())

@@ -23,7 +23,7 @@ def candidates(file: File, set_: Set = None, work: Work = WORK, as_json: Json = 
 
 def teach(file: File, set_: Set = None, work: Work = WORK, as_json: Json = False) -> None:
     """Teach the teachers that have a `train` table. They learn from the train qrels."""
-    from retriever.teach_step import teach_all
+    from retriever.steps.teach import teach_all
 
     taught = teach_all(pipeline_of(file, set_, work))
     if not taught:
@@ -42,14 +42,14 @@ def score(
 ) -> None:
     """Let the teachers score the candidates, once for each pair."""
     from retriever.eval.wording import size
-    from retriever.scoring_plan import estimate
+    from retriever.scores.plan import estimate
 
     number, parts = _part(shard) if shard else (1, 1)
     if shard and dry_run:
         raise ConfigError("--shard and --dry-run: the plan is made for all parts together. Leave one of the two out")
     pipeline = pipeline_of(file, set_, work)
     if shard:
-        from retriever.score_step import score_part
+        from retriever.steps.score import score_part
 
         store = score_part(pipeline, number, parts)
         tell(as_json, {"store": str(store), "part": number, "parts": parts}, str(store))

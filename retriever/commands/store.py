@@ -18,7 +18,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of an experiment, or its fo
 @app.command()
 def verify(folder: Folder, as_json: Json = False) -> None:
     """Look for damage. Changes nothing; exit status 1 when something is wrong."""
-    from retriever.store_maintenance import verify_store
+    from retriever.scores.maintenance import verify_store
 
     problems = verify_store(folder)
     words = [str(problem) for problem in problems] or ["nothing is wrong"]
@@ -32,7 +32,7 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 def list_(folder: Folder, as_json: Json = False) -> None:
     """Say which teachers have scores here, and how many."""
     from retriever.eval.wording import size
-    from retriever.store_maintenance import list_teachers
+    from retriever.scores.maintenance import list_teachers
 
     entries = list_teachers(folder)
     if as_json:
@@ -52,7 +52,7 @@ def merge(
 ) -> None:
     """Copy stores of a collection into another one. Doing it again changes nothing."""
     from retriever.errors import ConfigError
-    from retriever.store_maintenance import merge_stores
+    from retriever.scores.maintenance import merge_stores
 
     if len(folders) < 2:
         raise ConfigError("store merge: name one store at least to copy from, then the one to copy into")
@@ -65,7 +65,7 @@ def merge(
 @app.command()
 def compact(folder: Folder, as_json: Json = False) -> None:
     """Join many small shards into few. A pair that stands twice stays once."""
-    from retriever.store_maintenance import compact_store
+    from retriever.scores.maintenance import compact_store
 
     changes = compact_store(folder)
     words = [
@@ -84,8 +84,8 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove all scores of a teacher."""
-    from retriever.store_files import StoreFiles
-    from retriever.store_maintenance import drop_teacher, find_teacher
+    from retriever.scores.files import StoreFiles
+    from retriever.scores.maintenance import drop_teacher, find_teacher
 
     files = StoreFiles.at(folder)
     identity = find_teacher(files, teacher)

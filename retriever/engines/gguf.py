@@ -12,7 +12,7 @@ from typing import Any
 
 from retriever.errors import ConfigError, MissingExtraError
 from retriever.files import made_once, sha256_file
-from retriever.models import ModelFolder, cache_folder, find_model
+from retriever.models.names import ModelFolder, cache_folder, find_model
 
 
 def find_gguf(name: str) -> Path | None:

@@ -14,7 +14,7 @@ from retriever.engines import EngineIdentity, Likelihoods, Message, Prompt, prom
 from retriever.engines.gguf import find_language_model
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError
-from retriever.models import check_length
+from retriever.models.names import check_length
 from retriever.types import Usage
 
 UNKNOWN_LENGTH = 4096

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from retriever.settings import PositiveInt, Settings
+from retriever.settings.section import PositiveInt, Settings
 
 
 class ServerSettings(Settings):

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from retriever.answer_shards import Answers
-from retriever.answer_text import cleaned, is_refusal, words
 from retriever.generation import rules
-from retriever.generation_settings import GenerationSettings
 from retriever.near_duplicates import groups, similar_pairs
 from retriever.runs import Run
+from retriever.settings.generation import GenerationSettings
 from retriever.types import Document, Query
+from retriever.writing.shards import Answers
+from retriever.writing.text import cleaned, is_refusal, words
 
 GENERATED = "generated:"
 """How the id of a generated query begins."""

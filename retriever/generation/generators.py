@@ -11,10 +11,10 @@ import numpy as np
 from retriever.engines import Engine, Prompt, open_engine, prompt_text
 from retriever.files import text_hash
 from retriever.generation.prompts import template_of
-from retriever.generation_settings import GenerationSettings
+from retriever.settings.generation import GenerationSettings
 from retriever.teachers._prompts import cut_documents
 from retriever.types import Document, Usage
-from retriever.writers import Writer, WriterIdentity, check_chat, room_left
+from retriever.writing.writers import Writer, WriterIdentity, check_chat, room_left
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
 

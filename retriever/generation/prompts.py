@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retriever.errors import ConfigError
-from retriever.generation_settings import GenerationSettings
+from retriever.settings.generation import GenerationSettings
 from retriever.teachers._prompts import Template, changed
 
 EXAMPLES = (

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from retriever.answer_text import is_broken, words
 from retriever.near_duplicates import shingles
+from retriever.writing.text import is_broken, words
 
 COPIED_RUN = 6
 """A shorter run of a document's words is how people search, whatever its share of the query."""

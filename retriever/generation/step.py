@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retriever.answer_shards import WritingEngine, pending, read_rows, write_here, write_samples, write_shard
 from retriever.candidates import bm25_run, index_run, with_positives
 from retriever.collection import Collection, with_queries
-from retriever.document_table import document_variant, image_hash
 from retriever.engines.settings import EngineSettings
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic
 from retriever.generation.critic import GENERATED, Criticised, counts_of, criticise, kept_of
 from retriever.generation.generators import Generator, open_generator, sentences
 from retriever.generation.samples import Plan, plan_samples
-from retriever.generation_settings import GenerationSettings
 from retriever.plugins import load_kind
-from retriever.query_table import row_of_query
 from retriever.runs import Run
-from retriever.scoring import scored_shard
-from retriever.steps import Done
-from retriever.teacher_settings import TeacherSettings
+from retriever.scores.scoring import scored_shard
+from retriever.settings.generation import GenerationSettings
+from retriever.settings.teacher import TeacherSettings
+from retriever.steps.step import Done
+from retriever.tables.documents import document_variant, image_hash
+from retriever.tables.queries import row_of_query
 from retriever.types import Document, Qrels, Query, Usage
-from retriever.workers import Loader, engine_of
-from retriever.writers import WriterIdentity
+from retriever.workers.loader import Loader, engine_of
+from retriever.writing.shards import WritingEngine, pending, read_rows, write_here, write_samples, write_shard
+from retriever.writing.writers import WriterIdentity
 
 if TYPE_CHECKING:
     from retriever.pipeline import Pipeline

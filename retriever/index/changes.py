@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retriever.collection import Collection
-from retriever.conversations import READER
-from retriever.document_table import DocumentTable, DocumentWriter
+from retriever.conversations.reading import READER
 from retriever.encodings import DocumentEncodings, document_identity
 from retriever.errors import DataError, SearchIndexError
 from retriever.files import explain_full_disk, fingerprint, link_or_copy, lock, sync, write_text
@@ -39,8 +38,9 @@ from retriever.index.layout import (
 from retriever.index.making import KeptEncodings, empty_folder, encode_documents, made, put_segment
 from retriever.index.segments import DOCUMENTS, Segment, write_segment
 from retriever.index.snapshot import Snapshot, open_snapshot
-from retriever.index_settings import AutoSettings, IndexSettings
 from retriever.progress import Quiet, Reporter
+from retriever.settings.index import AutoSettings, IndexSettings
+from retriever.tables.documents import DocumentTable, DocumentWriter
 from retriever.types import Document
 
 SMALL = 20_000

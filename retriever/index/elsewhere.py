@@ -9,8 +9,8 @@ from typing import Any, Literal, cast, get_args
 
 from retriever.encodings import Encoding
 from retriever.errors import ConfigError
-from retriever.exports import export_faiss, export_impacts
 from retriever.files import fingerprint
+from retriever.index.exports import export_faiss, export_impacts
 from retriever.index.segments import Segment
 from retriever.index.snapshot import Snapshot
 from retriever.progress import Quiet, Reporter

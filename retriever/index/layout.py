@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from retriever.encodings import write_array
 from retriever.errors import SearchIndexError
 from retriever.files import write_json
-from retriever.index_settings import INDEX_KINDS, IndexSettings, PrivateIndexSettings
+from retriever.settings.index import INDEX_KINDS, IndexSettings, PrivateIndexSettings
 
 MANIFEST, SEGMENT, DAMAGED = "index.json", "segment.json", ".damaged"
 LAYOUT = 2

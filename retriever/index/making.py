@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_table import DocumentTable, DocumentWriter
 from retriever.encodings import DocumentEncodings, encode_collection
 from retriever.index.layout import UsedSegment, Version
 from retriever.index.segments import DOCUMENTS, Segment, write_segment
 from retriever.index.snapshot import Snapshot
-from retriever.index_settings import IndexSettings
 from retriever.progress import Reporter
 from retriever.ragged_encodings import encode_ragged
+from retriever.settings.index import IndexSettings
+from retriever.tables.documents import DocumentTable, DocumentWriter
 from retriever.types import Document
 
 TOGETHER = 1024

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_fields import FieldColumns, Kind
-from retriever.document_table import DocumentTable
 from retriever.encodings import DocumentEncodings
 from retriever.errors import ConfigError, DataError, SearchIndexError
 from retriever.files import make_folder, sha256_file, sync, write_json
 from retriever.filters import Condition, met
+from retriever.index.choice import choose
 from retriever.index.layout import AGAIN, SEGMENT, SEGMENTS, SegmentFacts, UsedSegment, Version, next_segment, read_deleted, read_segment, segment_folder
-from retriever.index_choice import choose
-from retriever.index_settings import AutoSettings, IndexSettings
 from retriever.plugins import load_kind
+from retriever.settings.index import AutoSettings, IndexSettings
+from retriever.tables.documents import DocumentTable
+from retriever.tables.fields import FieldColumns, Kind
 from retriever.types import Document
 from retriever.vector_index import VectorIndex
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_fields import Kind
 from retriever.encodings import Encoder, Encoding, document_identity
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.filters import Condition, check_conditions
@@ -20,6 +19,7 @@ from retriever.index.segments import Segment, open_segment
 from retriever.plugins import load_kind
 from retriever.ragged import joined
 from retriever.runs import Strings, strings
+from retriever.tables.fields import Kind
 from retriever.types import Document
 from retriever.vector_index import Found
 

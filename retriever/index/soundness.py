@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from retriever.document_fields import FieldColumns
-from retriever.document_table import DocumentTable
 from retriever.errors import DataError, RetrieverError, SearchIndexError
 from retriever.files import sha256_file
 from retriever.index.changes import changing, remove_orphans
@@ -36,6 +34,8 @@ from retriever.index.making import encode_documents, put_segment
 from retriever.index.segments import DOCUMENTS, left_of, open_segment
 from retriever.index.snapshot import open_student
 from retriever.progress import Quiet, Reporter
+from retriever.tables.documents import DocumentTable
+from retriever.tables.fields import FieldColumns
 
 SAMPLE = 20
 """Documents of each segment that are encoded again and looked for."""

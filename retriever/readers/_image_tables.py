@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from retriever.errors import DataError
 from retriever.files import fingerprint, mark_of, write_atomic
-from retriever.image_files import MAX_BYTES
+from retriever.images.files import MAX_BYTES
 
 _ROWS = 256
 _IMAGES = 8

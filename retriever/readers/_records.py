@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from retriever.conversations import HUMAN, is_user
+from retriever.conversations.reading import HUMAN, is_user
 from retriever.errors import DataError
 from retriever.readers import Judgement, _fields
 from retriever.readers._turns import Histories, exchange

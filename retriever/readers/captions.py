@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retriever.errors import DataError
-from retriever.image_files import is_image_file
+from retriever.images.files import is_image_file
 from retriever.readers import Judgement, Source, _pictures, _text
 from retriever.readers._pictures import Picture
 from retriever.types import Document, Query

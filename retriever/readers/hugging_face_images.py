@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from retriever.errors import DataError
-from retriever.image_files import tar_members
+from retriever.images.files import tar_members
 from retriever.readers import Judgement, Source, _image_tables, _pictures, captions
 from retriever.readers._pictures import Picture
 from retriever.types import Document, Query

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retriever.conversations import HUMAN, is_user
+from retriever.conversations.reading import HUMAN, is_user
 from retriever.errors import DataError
 from retriever.readers import Source, _fields, _records, _rewrites, _text, _topics
 from retriever.types import Document, Query, Turn

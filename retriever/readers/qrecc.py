@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retriever.conversations import HUMAN
+from retriever.conversations.reading import HUMAN
 from retriever.readers import Judgement, Source, _fields, _numbered, _rewrites, _topics
 from retriever.types import Query
 

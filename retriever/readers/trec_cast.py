@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from retriever.conversations import HUMAN
+from retriever.conversations.reading import HUMAN
 from retriever.errors import DataError
 from retriever.readers import Source, _fields, _records, _rewrites, _text, _topics
 from retriever.readers._turns import AGENT, exchange

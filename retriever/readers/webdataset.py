@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retriever.errors import DataError
-from retriever.image_files import EXTENSIONS, image_bytes, tar_members
+from retriever.images.files import EXTENSIONS, image_bytes, tar_members
 from retriever.readers import Judgement, Source, _pictures, captions
 from retriever.readers._pictures import Picture
 from retriever.types import Document, Query

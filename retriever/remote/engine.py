@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_fields import Kind
 from retriever.encodings import Encoding
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.filters import Condition, check_conditions
-from retriever.index_settings import EXACT
 from retriever.ragged import Ragged
+from retriever.settings.index import EXACT
+from retriever.tables.fields import Kind
 from retriever.types import Document
 
 FACTS, FIELDS = "retriever_facts", "retriever_fields"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from retriever.document_fields import Kind
 from retriever.encodings import Encoding
 from retriever.errors import ConfigError, SearchIndexError
 from retriever.filters import Condition
@@ -16,6 +15,7 @@ from retriever.ragged import Ragged
 from retriever.remote import milvus, qdrant
 from retriever.remote.addresses import Address, parse_address
 from retriever.remote.engine import EXACT_DOCUMENTS, FACTS, FIELDS, LAYOUT, Engine, Facts, Point, check_encodings, wanted_of
+from retriever.tables.fields import Kind
 
 TOGETHER = 2_000
 """Documents asked for in one request: their texts come back with it."""

@@ -12,7 +12,7 @@ import numpy as np
 from retriever.encodings import Encoder, document_identity
 from retriever.errors import ConfigError
 from retriever.filters import Condition, conditions_from
-from retriever.image_readers import refuse_images
+from retriever.images.readers import refuse_images
 from retriever.index.snapshot import student_in
 from retriever.remote.index import RemoteIndex, open_remote
 from retriever.runs import Run

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_fields import Kind, kind_of
 from retriever.encodings import Encoding
 from retriever.errors import DataError, SearchIndexError
 from retriever.ragged import Ragged
@@ -20,6 +19,7 @@ from retriever.remote.comparison import Comparison
 from retriever.remote.engine import FIELDS, Engine, Facts, check_encodings
 from retriever.remote.index import RemoteIndex, connect, read_facts
 from retriever.remote.milvus import check_kind
+from retriever.tables.fields import Kind, kind_of
 from retriever.types import Document
 
 Block = tuple[Sequence[Document], Encoding]

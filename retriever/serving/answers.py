@@ -141,7 +141,7 @@ class ExplainAnswer(Answer):
     Attributes:
         explanation: as `retriever.explanation.Explanation`, of the student alone; null where no document was named, and where the
             student of an experiment's stages reads query and document together.
-        history: as `retriever.chat.Contributions`; null where there were no turns, and likewise.
+        history: as `retriever.conversations.chat.Contributions`; null where there were no turns, and likewise.
         stages: of an experiment, what each gave the document `id`; empty for other indexes, and for a text.
     """
 

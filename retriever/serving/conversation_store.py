@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from retriever.chat import Conversation
+from retriever.conversations.chat import Conversation
 from retriever.serving.faults import RequestError, beyond
 
 _TABLE = """

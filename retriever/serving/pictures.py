@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from retriever.image_files import image_sha256
-from retriever.images import read_image
+from retriever.images.files import image_sha256
+from retriever.images.reading import read_image
 from retriever.serving.cache import RecentValues
 
 MEDIA_TYPE = "image/jpeg"

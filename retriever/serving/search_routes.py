@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from retriever.chat import contributions
+from retriever.conversations.chat import contributions
 from retriever.explanation import explain
 from retriever.search import Hit
 from retriever.serving.answering import absent, indexes_answer, search_answer

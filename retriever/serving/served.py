@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from retriever.document_fields import Kind
 from retriever.errors import ConfigError
 from retriever.filters import Condition
 from retriever.remote.addresses import is_address
 from retriever.serving.encoder_thread import Asked, EncoderThread, Found
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.shared_encoder import SharedEncoder
+from retriever.tables.fields import Kind
 from retriever.types import Document, Query
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retriever.document_fields import Kind
 from retriever.errors import ConfigError
 from retriever.filters import Condition, check_conditions
 from retriever.remote.engine import Point
@@ -18,6 +17,7 @@ from retriever.serving.encoder_thread import Asked, EncoderThread, Found, in_gro
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.shared_encoder import SharedEncoder, shared_encoder
 from retriever.serving.timing import Stopwatch
+from retriever.tables.fields import Kind
 from retriever.types import Document, Query
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class ServedStages:
     def __init__(self, place: Place, settings: ServeSettings, thread: EncoderThread) -> None:
         from retriever.config import read_experiment
         from retriever.pipeline import Pipeline
-        from retriever.stage_step import open_stages
+        from retriever.steps.stages import open_stages
 
         self.name = place.name
         pipeline = Pipeline(read_experiment(Path(place.where), settings.overrides), settings.work.absolute())

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retriever.document_fields import Kind
 from retriever.encodings import Encoder
 from retriever.errors import RetrieverError
 from retriever.filters import Condition, check_conditions
@@ -26,6 +25,7 @@ from retriever.serving.encoder_thread import Asked, EncoderThread, Found, in_gro
 from retriever.serving.settings import Place, ServeSettings
 from retriever.serving.shared_encoder import SharedEncoder, shared_encoder
 from retriever.serving.timing import Stopwatch
+from retriever.tables.fields import Kind
 from retriever.types import Document, Query
 
 _LOG = logging.getLogger("retriever.serving")

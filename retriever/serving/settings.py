@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 
-from retriever.backends import BackendName
-from retriever.conversations import Reading, check_reading, rewriter_of
+from retriever.conversations.reading import Reading, check_reading, rewriter_of
 from retriever.errors import ConfigError
+from retriever.models.backends import BackendName
 from retriever.remote.addresses import is_address, parse_address
-from retriever.settings import PositiveInt, Settings, nearest
+from retriever.settings.section import PositiveInt, Settings, nearest
 
 ENVIRONMENT = "RETRIEVER_SERVE"
 """The variable that carries the settings to worker processes."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from retriever.chat import read_as
+from retriever.conversations.chat import read_as
 from retriever.errors import ConfigError
 from retriever.ragged import joined
 from retriever.serving.encoder_thread import PIECE, EncoderThread
@@ -136,7 +136,7 @@ def shared_encoder(own: Any, thread: EncoderThread, settings: ServeSettings, pla
             )
         read_as(own, place.reads, place.name)
     if settings.backend != "torch":
-        from retriever.encoder_runtime import compute_in
+        from retriever.models.runtime import compute_in
 
         compute_in(settings.backend, own, f"serve: --backend {settings.backend}: the student of {place.name}")
     return SharedEncoder(own, thread)

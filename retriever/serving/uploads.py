@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from retriever.image_readers import refuse_images
-from retriever.images import decoded, held
+from retriever.images.readers import refuse_images
+from retriever.images.reading import decoded, held
 from retriever.serving.faults import bad_request
 from retriever.serving.served import OpenView, Served
 from retriever.serving.service import Service

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from retriever.errors import DataError
-from retriever.image_readers import TEXT_STUDENTS
+from retriever.images.readers import TEXT_STUDENTS
 from retriever.serving.answers import AbilitiesAnswer
 from retriever.serving.faults import RequestError
 from retriever.serving.logs import LOG

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from retriever.routes import transformers_of
+from retriever.models.routes import transformers_of
 
 TEXTS_A_THREAD = 8
 """They fill a thread of a CPU. More gain nothing there: what is padded to the longest of them grows, and what was computed leaves the cache."""

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import ImageProcessingMixin
 
 from retriever.files import fingerprint
-from retriever.routes import document_model, is_routed
+from retriever.models.routes import document_model, is_routed
 
 OF_THE_MODEL = ("truncate_dim", "max_active_dims")
 """Attributes of sentence-transformers' models that change what they give; None in a plain dense one."""

@@ -9,7 +9,7 @@ import torch
 
 from retriever.encodings import document_identity
 from retriever.files import fingerprint
-from retriever.teacher_settings import Precision
+from retriever.settings.teacher import Precision
 from retriever.types import Document, Query
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sentence_transformers.base.model import BaseModel
 
-from retriever.student_settings import StudentSettings
+from retriever.settings.student import StudentSettings
 
 
 def set_prompts(model: BaseModel, settings: StudentSettings) -> None:

@@ -10,11 +10,11 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from transformers import PreTrainedTokenizerBase
 
-from retriever.conversations import READER, ConversationReader, Reading, check_reading
+from retriever.conversations.reading import READER, ConversationReader, Reading, check_reading
 from retriever.errors import ConfigError
 from retriever.files import write_json
-from retriever.routes import modules_of
-from retriever.student_settings import StudentSettings
+from retriever.models.routes import modules_of
+from retriever.settings.student import StudentSettings
 
 
 def reader_for(model: Any, reading: str, tokens: int | None) -> ConversationReader:

@@ -13,11 +13,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 
 from retriever.errors import ConfigError
-from retriever.modalities import reads_images
-from retriever.models import find_model
-from retriever.routes import is_routed
-from retriever.student_settings import ImageTextSettings
-from retriever.vision import find_vision_model
+from retriever.models.modalities import reads_images
+from retriever.models.names import find_model
+from retriever.models.routes import is_routed
+from retriever.models.vision import find_vision_model
+from retriever.settings.student import ImageTextSettings
 
 DIMENSIONS = 256
 """Of the common space, where none are asked for."""

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.errors import ConfigError
-from retriever.models import check_length, find_model
-from retriever.student_settings import CrossEncoderStudentSettings
+from retriever.models.names import check_length, find_model
+from retriever.settings.student import CrossEncoderStudentSettings
 from retriever.students._identity import model_fingerprint
 from retriever.students._layers import keep_layers
 from retriever.students._reading import save_reader, saved_reader

@@ -14,11 +14,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize
 
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.errors import ConfigError
-from retriever.models import check_length, find_model
-from retriever.routes import is_routed, transformers_of, with_frozen_documents
-from retriever.student_settings import DenseSettings
+from retriever.models.names import check_length, find_model
+from retriever.models.routes import is_routed, transformers_of, with_frozen_documents
+from retriever.settings.student import DenseSettings
 from retriever.students._batches import texts_at_a_time
 from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers

@@ -15,16 +15,16 @@ from sentence_transformers.base.modules import Transformer
 
 from retriever.errors import ConfigError
 from retriever.files import write_json
-from retriever.images import read_image
-from retriever.modalities import MODALITIES, as_texts, freeze, frozen_modules, reads_images, text_options, text_reader, tower
-from retriever.models import check_length, find_model
-from retriever.student_settings import ImageTextSettings
+from retriever.images.reading import read_image
+from retriever.models.modalities import MODALITIES, as_texts, freeze, frozen_modules, reads_images, text_options, text_reader, tower
+from retriever.models.names import check_length, find_model
+from retriever.models.vision import skip_open_gates
+from retriever.settings.student import ImageTextSettings
 from retriever.students._prompts import set_prompts
 from retriever.students._reading import saved_reader
 from retriever.students._towers import two_towers
 from retriever.students.dense import DenseStudent, truncate
 from retriever.types import Document, Query
-from retriever.vision import skip_open_gates
 
 TOWERS = "towers.json"
 """What a student's folder tells beside its stock files: modules of each tower that did not learn, and the scale that was learned."""

@@ -16,13 +16,13 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, HierarchicalTokenPooling, MultiVectorMask
 from torch import nn
 
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.errors import ConfigError
 from retriever.files import fingerprint
-from retriever.models import check_length, find_model
+from retriever.models.names import check_length, find_model
+from retriever.models.routes import modules_of, readers_of, rebuilt, transformers_of, with_frozen_documents
 from retriever.ragged import Ragged
-from retriever.routes import modules_of, readers_of, rebuilt, transformers_of, with_frozen_documents
-from retriever.student_settings import LateInteractionSettings
+from retriever.settings.student import LateInteractionSettings
 from retriever.students._batches import texts_at_a_time
 from retriever.students._identity import fingerprints
 from retriever.students._layers import keep_layers

@@ -19,13 +19,13 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 
-from retriever.conversations import ConversationReader
+from retriever.conversations.reading import ConversationReader
 from retriever.errors import ConfigError
-from retriever.models import check_length, find_model
+from retriever.models.names import check_length, find_model
+from retriever.models.routes import document_model, modules_of, rebuilt, transformers_of, with_frozen_documents
+from retriever.models.splade import without_logits
 from retriever.ragged import Ragged
-from retriever.routes import document_model, modules_of, rebuilt, transformers_of, with_frozen_documents
-from retriever.splade import without_logits
-from retriever.student_settings import SparseSettings
+from retriever.settings.student import SparseSettings
 from retriever.students._batches import texts_at_a_time
 from retriever.students._head import sparsen, splade_of
 from retriever.students._identity import fingerprints

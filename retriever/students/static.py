@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from retriever.errors import ConfigError
 from retriever.files import fingerprint, made_once
-from retriever.models import ModelFolder, cache_folder, find_model
-from retriever.student_settings import StaticSettings
+from retriever.models.names import ModelFolder, cache_folder, find_model
+from retriever.settings.student import StaticSettings
 from retriever.students._prompts import set_prompts
 from retriever.students._reading import saved_reader
 from retriever.students._token_table import token_table

@@ -15,8 +15,8 @@ from sentence_transformers.sentence_transformer.losses import DistillKLDivLoss, 
 from sentence_transformers.util import cos_sim, dot_score, pairwise_cos_sim, pairwise_dot_score
 from torch import Tensor, nn
 
+from retriever.settings.training import TrainingSettings
 from retriever.training.adapter import DistillationLoss
-from retriever.training_settings import TrainingSettings
 from tests.training_material import samples_of, untrained
 
 B, K, SCALE = 4, 3, 20.0

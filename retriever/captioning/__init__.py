@@ -1,0 +1,1 @@
+"""Captions that models write of images, for reinforced training."""

@@ -1,0 +1,1 @@
+"""Images as they lie in files, as pixels, and changed for training."""

@@ -1,0 +1,1 @@
+"""What encoders and rankers compute with: their names, modules, backends and towers."""

@@ -1,0 +1,1 @@
+"""A collection's tables on disk: documents, their fields, and queries."""
