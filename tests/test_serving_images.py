@@ -159,6 +159,25 @@ def test_threads_that_hold_and_let_go_leave_nothing() -> None:
     assert (wrong, images._HELD) == ([], {})
 
 
+def test_an_image_stays_while_one_of_two_holders_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    holders_at_removal = []
+
+    class Watched(dict[Path, tuple[Any, int]]):
+        def __delitem__(self, address: Path) -> None:
+            holders_at_removal.append(self[address][1])
+            super().__delitem__(address)
+
+        def pop(self, address: Path) -> tuple[Any, int]:  # type: ignore[override]
+            holders_at_removal.append(self[address][1])
+            return super().pop(address)
+
+    monkeypatch.setattr(images, "_HELD", Watched())
+    image = decoded(encoded(noise()), "image")
+    with held(image, "twice"), held(image, "twice"):
+        pass
+    assert holders_at_removal == [1]
+
+
 @given(st.binary(max_size=40))
 def test_bytes_come_back_from_base64_however_it_is_written(content: bytes) -> None:
     text = base64.b64encode(content).decode()
