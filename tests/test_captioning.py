@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 
 from retriever.captioning.answers import BLIP_PROMPT, CHAT_PROMPT, read_caption
+from retriever.captioning.identity import identity_of
 from retriever.captioning.local import LocalCaptioner, RowDraws
-from retriever.captioning.model import as_data_url, identity_of, open_captioner
+from retriever.captioning.model import open_captioner
+from retriever.captioning.server import as_data_url
 from retriever.captioning.step import COLUMN, SHARD_IMAGES, caption, captions_of, read_captions
 from retriever.config import experiment_from, read_experiment
 from retriever.errors import ConfigError, DataError, RetrieverError

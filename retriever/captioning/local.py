@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from retriever.captioning.answers import BLIP_PROMPT, CHAT_PROMPT
-from retriever.captioning.model import seed_of
+from retriever.captioning.identity import seed_of
 from retriever.engines.local import best_device
 from retriever.errors import ConfigError
 from retriever.images.reading import read_image

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retriever.captioning.answers import STATUSES, read_caption
-from retriever.captioning.model import identity_of, open_captioner, prompt_of
+from retriever.captioning.identity import identity_of, prompt_of
+from retriever.captioning.model import open_captioner
 from retriever.errors import ConfigError, DataError
 from retriever.files import fingerprint, text_hash, write_atomic, write_text
 from retriever.images.files import image_sha256
