@@ -6,9 +6,9 @@
     python benchmarks/losses.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
 The examples' students, whose upper 2 of MiniLM's 6 layers learn here, 128 tokens, lists of 4, and the target of the examples' teachers: BM25,
-all-mpnet-base-v2 and all-MiniLM-L6-v2, taught in folds on the judged queries in as many epochs as make the steps of all. 500 train queries, whole dialogues of them, keep their
-judgements; of 900 others only the teacher says anything, as of a log of queries. `contrastive` cannot read these; it and the row "judged alone" have
-the judged ones as often as makes as many steps.
+all-mpnet-base-v2 and all-MiniLM-L6-v2, taught in folds on the judged queries in as many epochs as make the steps of all. 500 train queries, whole
+dialogues of them, keep their judgements; of 900 others only the teacher says anything, as of a log of queries. `contrastive` cannot read these; it and
+the row "judged alone" have the judged ones as often as makes as many steps.
 A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
 Measured on 600 other train queries: none is about a document, or of a dialogue, that teaches anybody, the teacher neither. As first stage over all
