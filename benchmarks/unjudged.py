@@ -7,7 +7,7 @@
     python benchmarks/unjudged.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
 Of doc2dial's dialogues with train queries some, drawn by the seed, keep their judgements, until so many queries have one; the judgements of
-the others are taken away. Nobody has more than these, the taught teacher of examples/doc2dial-<kind>.toml neither, which goes through them as
+the others are taken away. Nobody has more than these, the taught teachers of examples/doc2dial-<kind>.toml neither, which go through them as
 often as makes the steps of all. Compared on the test queries: the
 start, the training on the judged queries without the teacher (contrastive), distilled on the judged ones (judged), both in as many steps as the third
 has: distilled on all of them (student). Needs ../shared/data/doc2dial, or --set collection.path=FOLDER.
