@@ -1,7 +1,6 @@
 """Cheaper random bits: the same chances, and attention whose gradients are those of the formula."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -110,6 +109,20 @@ def test_attention_and_its_gradients_are_those_of_the_formula(chunk: int, masked
         torch.testing.assert_close(slope, other)
 
 
+def test_heads_that_lie_apart_are_read_as_those_that_lie_together() -> None:
+    """A transformer gives [B, L, H, D], seen as [B, H, L, D]."""
+    apart = [torch.randn(3, 5, 2, 4).transpose(1, 2).requires_grad_() for _ in range(3)]
+    together = [one.detach().contiguous().requires_grad_() for one in apart]
+    found = []
+    for inputs in (apart, together):
+        seeded(11)
+        with cheap_dropout():
+            output = functional.scaled_dot_product_attention(*inputs, dropout_p=0.3)
+        found.append((output, *torch.autograd.grad((output**2).sum(), inputs)))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_attention_of_bf16_is_computed_in_float32_under_autocast_too() -> None:
     seeded(9)
     inputs = [torch.randn(3, 2, 5, 4).bfloat16().requires_grad_() for _ in range(3)]
@@ -159,12 +172,13 @@ def test_gradients_from_a_cache_drop_the_same_numbers_again(encoder_folder: Path
 
 def test_training_on_a_cpu_takes_its_chances_from_here(encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
+    chance_of = dropout._chance
 
-    def counted(shape: Sequence[int], p: float) -> Tensor:
+    def counted(p: float) -> tuple[int, float]:
         asked.append(p)
-        return kept(shape, p)
+        return chance_of(p)
 
-    monkeypatch.setattr(dropout, "kept", counted)
+    monkeypatch.setattr(dropout, "_chance", counted)
     collection, samples = animal_lessons(tmp_path / "collection", TRAINING)
     model = SentenceTransformer(str(encoder_folder), device="cpu", local_files_only=True)
     train_student(model, samples, collection, TRAINING, tmp_path, 1, Supervision(lambda: {"validation": 0.0}))

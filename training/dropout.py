@@ -47,44 +47,67 @@ def cheap_dropout() -> Iterator[None]:
 
 def kept(shape: Sequence[int], p: float) -> Tensor:
     """Random factors [shape], float32: 0 with the chance p, and else what keeps the mean, 1 / (1 - p)."""
-    count, chance = math.prod(shape), round(p * STEPS)
+    chance, rest = _chance(p)
+    return _places(shape).ge(chance).to(torch.float32).mul_(rest)
+
+
+def _places(shape: Sequence[int]) -> Tensor:
+    """Random whole numbers [shape] from 0 on and below STEPS, int16."""
+    count = math.prod(shape)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_()  # 63 random bits: the highest one is always 0
-    places = bits.view(torch.int16)[:count].bitwise_and_(STEPS - 1)
-    return places.ge(chance).to(torch.float32).mul_(STEPS / max(STEPS - chance, 1)).view(tuple(shape))
+    return bits.view(torch.int16)[:count].bitwise_and_(STEPS - 1).view(tuple(shape))
+
+
+def _chance(p: float) -> tuple[int, float]:
+    """Below which place a number is dropped, and the factor of the others."""
+    chance = round(p * STEPS)
+    return chance, STEPS / max(STEPS - chance, 1)
 
 
 class _Attention(torch.autograd.Function):
-    """Attention with dropout of its weights, a few texts at a time: what one operation wrote is in the cache when the next reads it."""
+    """Attention with dropout of its weights, a few texts at a time: what one operation wrote is in the cache when the next reads it.
+
+    What the way back needs of the weights is one table: those that were dropped stand there with a minus.
+    """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, factors: Tensor, scale: float) -> Tensor:
-        """[B, H, L, D] of three such tensors, a bias that broadcasts to [B, H, L, L] and the factors of the weights [B, H, L, L]."""
-        weights, output = torch.empty_like(factors), torch.empty_like(query)
-        for part in _parts(factors):
-            scores = torch.matmul(query[part] * scale, key[part].transpose(-1, -2))
-            if bias is not None:
-                scores += bias[part] if len(bias) > 1 else bias
-            torch.softmax(scores, dim=-1, out=weights[part])
-            output[part] = torch.matmul(torch.mul(weights[part], factors[part], out=scores), value[part])
-        ctx.save_for_backward(query, key, value, weights, factors)
-        ctx.scale = scale
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, p: float, scale: float) -> Tensor:
+        """[B, H, L, D] of three such tensors, with a bias that broadcasts to [B, H, L, L] and the chance that a weight is dropped."""
+        shape = (*query.shape[:-1], key.shape[-2])
+        weights, output, places = query.new_empty(shape), torch.empty_like(query), _places(shape)
+        chance, rest = _chance(p)
+        for part in _parts(weights):
+            of_query, of_key, of_value, signed, found, place = (one[part].flatten(0, 1) for one in (query, key, value, weights, output, places))
+            if bias is None:
+                scores = torch.bmm(of_query, of_key.mT).mul_(scale)
+            else:
+                added = (bias[part] if len(bias) > 1 else bias).expand(weights[part].shape).flatten(0, 1)
+                scores = torch.baddbmm(added, of_query, of_key.mT, alpha=scale)
+            torch._softmax(scores, -1, False, out=signed)
+            torch.copysign(signed, place.to(torch.float32).sub_(chance), out=signed)
+            torch.bmm(torch.clamp_min(signed, 0, out=scores), of_value * rest, out=found)
+        ctx.save_for_backward(query, key, value, weights)
+        ctx.scale, ctx.rest = scale, rest
         ctx.biased = None if bias is None else bias.shape
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of query, key, value and bias."""
-        query, key, value, weights, factors = ctx.saved_tensors
+        query, key, value, weights = ctx.saved_tensors
         slopes = [torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)]
         of_bias = torch.empty_like(weights) if ctx.needs_input_grad[3] else None
-        for part in _parts(factors):
-            slopes[2][part] = torch.matmul((weights[part] * factors[part]).transpose(-1, -2), gradient[part])
-            of_weights = torch.matmul(gradient[part], value[part].transpose(-1, -2)).mul_(factors[part])
-            of_scores = torch._softmax_backward_data(of_weights, weights[part], -1, torch.float32)
+        rested = gradient * ctx.rest
+        for part in _parts(weights):
+            of_query, of_key, of_value, signed, upstream = (one[part].flatten(0, 1) for one in (query, key, value, weights, rested))
+            for_query, for_key, for_value = (one[part].flatten(0, 1) for one in slopes)
+            torch.bmm(signed.clamp_min(0).mT, upstream, out=for_value)
+            of_weights = torch.ops.aten.threshold_backward(torch.bmm(upstream, of_value.mT), signed, 0)  # nothing where it was dropped
+            of_scores = torch._softmax_backward_data(of_weights, signed.abs(), -1, torch.float32)
             if of_bias is not None:
-                of_bias[part] = of_scores
-            slopes[0][part] = torch.matmul(of_scores, key[part]).mul_(ctx.scale)
-            slopes[1][part] = torch.matmul(of_scores.transpose(-1, -2), query[part]).mul_(ctx.scale)
+                of_bias[part] = of_scores.view(weights[part].shape)
+            torch.bmm(of_scores, of_key, out=for_query).mul_(ctx.scale)
+            torch.bmm(of_scores.mT, of_query, out=for_key).mul_(ctx.scale)
         return (*slopes, None if of_bias is None else of_bias.sum_to_size(ctx.biased), None, None)
 
 
@@ -109,11 +132,15 @@ def _attention(
     if attn_mask is not None:
         lowest = torch.finfo(torch.float32).min
         bias = torch.zeros(attn_mask.shape).masked_fill_(~attn_mask, lowest) if attn_mask.dtype == torch.bool else attn_mask.float()
-    factors = kept((*query.shape[:-1], key.shape[-2]), dropout_p)
     scale = query.shape[-1] ** -0.5 if settings.get("scale") is None else settings["scale"]
     with torch.autocast("cpu", enabled=False):
-        output: Tensor = _Attention.apply(query.float(), key.float(), value.float(), bias, factors, scale)  # type: ignore[no-untyped-call]
+        output: Tensor = _Attention.apply(*(_float(one) for one in (query, key, value)), bias, dropout_p, scale)  # type: ignore[no-untyped-call]
     return output.to(query.dtype)
+
+
+def _float(values: Tensor) -> Tensor:
+    """In float32, one head after the other: what is multiplied lies together."""
+    return values.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
 
 
 def _parts(weights: Tensor) -> list[slice]:
