@@ -6,9 +6,10 @@
     python benchmarks/losses.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
 The examples' students, whose upper 2 of MiniLM's 6 layers learn here, 128 tokens, lists of 4, and the target of the examples' teachers: BM25,
-all-mpnet-base-v2 and all-MiniLM-L6-v2, taught in folds on the judged queries in as many epochs as make the steps of all. 500 train queries, whole
-dialogues of them, keep their judgements; of 900 others only the teacher says anything, as of a log of queries. `contrastive` cannot read these; it and
-the row "judged alone" have the judged ones as often as makes as many steps.
+all-mpnet-base-v2 and all-MiniLM-L6-v2, taught on the judged queries in as many epochs as make the steps of all. 650 train queries, whole
+dialogues of them, keep their judgements, 150 of these to choose the target and the checkpoint by; of 700 others only the teacher says anything, as of
+a log of queries. So most of what it says is of queries that it was not taught on, and it is taught on all judged ones at once, not in folds.
+`contrastive` cannot read the others; it and the row "judged alone" have the judged ones as often as makes as many steps.
 A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
 Measured on 600 other train queries: none is about a document, or of a dialogue, that teaches anybody, the teacher neither. As first stage over all
@@ -69,7 +70,8 @@ JUDGED_ALONE = ("contrastive", "kl_divergence + contrastive, judged alone")
 SIZES = (
     *("student.max_length=128", "training.max_length=128", "training.documents_per_query=4", "training.epochs=1", "training.batch_size=16"),
     *("training.learning_rate=5e-5", 'training.teacher_temperature="auto"', "training.losses={kl_divergence=1.0}", "training.frozen_layers=4"),
-    "training.validation_queries=40",
+    "training.validation_queries=150",
+    "training.validation_fraction=0.25",
 )
 """The losses are each run's own; they are stated here so that an example may take another without making this table anew."""
 
@@ -94,8 +96,8 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=("dense", "late_interaction"), default=["dense", "late_interaction"])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--judged", type=int, default=500, help="train queries that keep their judgements")
-    parser.add_argument("--unjudged", type=int, default=900, help="train queries of which only the teacher says anything")
+    parser.add_argument("--judged", type=int, default=650, help="train queries that keep their judgements")
+    parser.add_argument("--unjudged", type=int, default=700, help="train queries of which only the teacher says anything")
     parser.add_argument("--measured", type=int, default=600, help="queries that are measured")
     parser.add_argument("--work", type=Path, default=Path("work/benchmark-losses"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -123,8 +125,13 @@ def main() -> None:
 
 
 def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
-    """The experiment of a kind at this benchmark's sizes."""
-    return experiment_of(folder_of(DATASET, kind), [*SIZES, *overrides])
+    """The experiment of a kind at this benchmark's sizes, its teachers taught on all judged queries at once."""
+    experiment = experiment_of(folder_of(DATASET, kind), [*SIZES, *overrides])
+    at_once = [
+        one.model_copy(update={"train": train.model_copy(update={"folds": None})}) if (train := getattr(one, "train", None)) else one
+        for one in experiment.teacher
+    ]
+    return experiment.model_copy(update={"teacher": tuple(at_once)})
 
 
 def pipeline_of(experiment: Experiment, parts: Parts, work: Path, scores: Path | None = None) -> Pipeline:
