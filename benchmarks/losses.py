@@ -1,15 +1,17 @@
 """Which loss: each trains a dense and a late-interaction student on doc2dial with few judgements, three times.
 
     python benchmarks/losses.py                          # 66 trainings: about 3 hours on 2 quiet cores; each is kept
+    OMP_NUM_THREADS=1 python benchmarks/losses.py --students dense     # and late_interaction beside it: the cores do more so
     python benchmarks/losses.py --students dense --losses contrastive kl_divergence --seeds 1
     python benchmarks/losses.py --judged 250             # fewer of the train queries have judgements
     python benchmarks/losses.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
-The examples' students, whose upper 2 of MiniLM's 6 layers learn here, 128 tokens, lists of 4, and the target of the examples' teachers: BM25,
-all-mpnet-base-v2 and all-MiniLM-L6-v2, taught on the judged queries in as many epochs as make the steps of all. 650 train queries, whole
-dialogues of them, keep their judgements, 150 of these to choose the target and the checkpoint by; of 700 others only the teacher says anything, as of
-a log of queries. So most of what it says is of queries that it was not taught on, and it is taught on all judged ones at once, not in folds.
-`contrastive` cannot read the others; it and the row "judged alone" have the judged ones as often as makes as many steps.
+The examples' students with 3 of MiniLM's 6 layers, the upper 2 of which learn: their start is far from the teacher, and most is to be learnt. 128
+tokens, lists of 4, and the target of the examples' teachers: BM25, all-mpnet-base-v2 and all-MiniLM-L6-v2, taught on the judged queries in as many
+epochs as make the steps of all. 650 train queries, whole dialogues of them, keep their judgements, 150 of these to choose the target and the checkpoint
+by; of 700 others only the teacher says anything, as of a log of queries. So most of what it says is of queries that it was not taught on, and it is
+taught on all judged ones at once, not in folds. `contrastive` cannot read the others; it and the row "judged alone" have the judged ones as often as
+makes as many steps.
 A run's seed decides the order of the samples, their negatives and dropout. The judgements and the target are the same for all.
 
 Measured on 600 other train queries: none is about a document, or of a dialogue, that teaches anybody, the teacher neither. As first stage over all
@@ -69,7 +71,13 @@ LOSSES: dict[str, dict[str, float]] = {
 JUDGED_ALONE = ("contrastive", "kl_divergence + contrastive, judged alone")
 SIZES = (
     *("student.max_length=128", "training.max_length=128", "training.documents_per_query=4", "training.epochs=1", "training.batch_size=16"),
-    *("training.learning_rate=5e-5", 'training.teacher_temperature="auto"', "training.losses={kl_divergence=1.0}", "training.frozen_layers=4"),
+    *(
+        "training.learning_rate=1e-4",
+        'training.teacher_temperature="auto"',
+        "training.losses={kl_divergence=1.0}",
+        "training.frozen_layers=1",
+        "student.layers=3",
+    ),
     "training.validation_queries=150",
     "training.validation_fraction=0.25",
 )
