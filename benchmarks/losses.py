@@ -65,7 +65,7 @@ LOSSES: dict[str, dict[str, float]] = {
     "ranknet": {"ranknet": 1.0},
     "lambda_loss": {"lambda_loss": 1.0},
     "list_mle": {"list_mle": 1.0},
-    "partial_ranking": {"partial_ranking": 1.0},
+    "partial_ranking + contrastive": {"partial_ranking": 1.0, "contrastive": 1.0},  # it says nothing of the positive itself
     "adr_mse": {"adr_mse": 1.0},
 }
 JUDGED_ALONE = ("contrastive", "kl_divergence + contrastive, judged alone")

@@ -186,9 +186,14 @@ def _unjudged_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
 
 
 def losses_table(kept: Mapping[str, Any]) -> str:
-    """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first, and a paired test against contrast alone."""
-    runs = [run for name, run in kept.items() if name != "measured" and not name.startswith("settings ")]
-    students = list(dict.fromkeys(run["student"] for run in runs))
+    """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first, and a paired test against contrast alone.
+
+    Of a student with which some losses have more seeds than others, as after a stop, those that all have count.
+    """
+    made = [run for name, run in kept.items() if name != "measured" and not name.startswith("settings ")]
+    students = list(dict.fromkeys(run["student"] for run in made))
+    seeds = {student: _seeds_of_all([run for run in made if run["student"] == student]) for student in students}
+    runs = [run for run in made if run["seed"] in (None, *seeds[run["student"]])]
     by_loss = {loss: [[run for run in runs if (run["student"], run["loss"]) == (student, loss)] for student in students] for loss in _losses(runs)}
     order = sorted(by_loss, key=lambda loss: -statistics.fmean(run["first_stage"] for found in by_loss[loss] for run in found))
     tests = {student: _against_contrast(kept["measured"], student, runs) for student in students}
@@ -197,14 +202,22 @@ def losses_table(kept: Mapping[str, Any]) -> str:
         for loss in order
     ]
     heads = ["", *(head for student in students for head in (student.replace("_", " "), "above contrastive", "re-ranking"))]
-    first, seeds = runs[0], sorted({run["seed"] for run in runs if run["seed"] is not None})
+    first = runs[0]
+    over = {student: ", ".join(map(str, own)) for student, own in seeds.items()}
+    told = next(iter(over.values())) if len(set(over.values())) == 1 else " and ".join(f"{own} ({student.replace('_', ' ')})" for student, own in over.items())
     said = (
-        f"{first['measure']} on {first['queries']:,} train queries that teach nobody, mean and standard deviation over the seeds {', '.join(map(str, seeds))}; "
+        f"{first['measure']} on {first['queries']:,} train queries that teach nobody, mean and standard deviation over the seeds {told}; "
         f"{first['judged']:,} judged queries and {first['unjudged']:,} unjudged ones taught; "
         f"one epoch of both, or as many steps of the judged alone. The target, {first['target']}, re-ranks at {first['teacher']:.3f}. "
         "In brackets: p of the paired randomisation test of each query's mean over the seeds, whole dialogues at a time, after Holm's correction over a column."
     )
     return f"{markdown(heads, rows)}\n\n{said}"
+
+
+def _seeds_of_all(runs: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The seeds that every loss was trained with; the start has none."""
+    of_loss = [{run["seed"] for run in runs if run["loss"] == loss} for loss in _losses(runs) if loss != "start"]
+    return sorted(set.intersection(*of_loss)) if of_loss else []
 
 
 def _against_contrast(measured: Mapping[str, Any], student: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:

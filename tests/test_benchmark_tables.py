@@ -152,21 +152,25 @@ def test_losses_are_ordered_by_their_mean_and_show_the_spread_over_seeds(benchma
         "settings 1": {},
         "measured": {"query_ids": ["q1", "q2", "q3", "q4"], "conversations": ["a", "a", "b", ""]},
         "dense start": loss_run("dense", "start", None, 0.4),
-        "dense kl + b 1": loss_run("dense", "kl_divergence + contrastive", 1, 0.6),
+        **{f"dense kl + b {seed}": loss_run("dense", "kl_divergence + contrastive", seed, 0.6) for seed in (1, 2, 3)},
+        "dense kl + b 4": loss_run("dense", "kl_divergence + contrastive", 4, 0.9),  # the others were stopped before
     }
     lines = benchmark("tables").losses_table(kept).splitlines()
     assert [cells(line)[:2] for line in lines[2:5]] == [
-        ["`kl_divergence` + `contrastive`", "0.600"],
+        ["`kl_divergence` + `contrastive`", "0.600 ± 0.000"],
         ["`ranknet`", f"{0.53:.3f} ± {statistics.stdev(values):.3f}"],
         ["start, untrained", "0.400"],
     ]
     assert "over the seeds 1, 2, 3; 5 judged queries and 9 unjudged ones taught" in lines[-1]
+    kept["late ranknet 1"] = loss_run("late_interaction", "ranknet", 1, 0.5)
+    assert "over the seeds 1, 2, 3 (dense) and 1 (late interaction); 5 judged" in benchmark("tables").losses_table(kept)
     assert "The target, ensemble, re-ranks at 0.650." in lines[-1]
 
 
 def test_losses_are_tested_against_contrast_by_each_query_s_mean_over_seeds_and_whole_dialogues(benchmark: Any) -> None:
     kept = {f"dense ranknet {seed}": loss_run("dense", "ranknet", seed, value) for seed, value in enumerate([0.5, 0.7], 1)}
-    kept |= {"dense contrastive 1": loss_run("dense", "contrastive", 1, 0.5), "dense start": loss_run("dense", "start", None, 0.4)}
+    kept |= {f"dense contrastive {seed}": loss_run("dense", "contrastive", seed, 0.5) for seed in (1, 2)}
+    kept |= {"dense start": loss_run("dense", "start", None, 0.4)}
     kept |= {"measured": {"query_ids": ["q1", "q2", "q3", "q4"], "conversations": ["a", "a", "b", ""]}}
     _, _, ranknet, contrastive, start, *_ = benchmark("tables").losses_table(kept).splitlines()
     assert cells(ranknet)[2] == "+0.100 (p = 0.25)"  # three clusters of one sign: 2 of 2^3 patterns are as far from 0
