@@ -35,7 +35,7 @@ import numpy as np
 from record import MACHINE, keep, kept
 from students import SCORES_HELP, experiment_of, folder_of, keep_scores, settings_of, share_steps, with_scores
 from tables import losses_table
-from unjudged import taught_longer, write_beir
+from unjudged import taught_longer, taught_otherwise, write_beir
 
 from retriever.candidates import index_run
 from retriever.collection import open_collection
@@ -71,15 +71,8 @@ LOSSES: dict[str, dict[str, float]] = {
 JUDGED_ALONE = ("contrastive", "kl_divergence + contrastive, judged alone")
 SIZES = (
     *("student.max_length=128", "training.max_length=128", "training.documents_per_query=4", "training.epochs=1", "training.batch_size=16"),
-    *(
-        "training.learning_rate=1e-4",
-        'training.teacher_temperature="auto"',
-        "training.losses={kl_divergence=1.0}",
-        "training.frozen_layers=1",
-        "student.layers=3",
-    ),
-    "training.validation_queries=150",
-    "training.validation_fraction=0.25",
+    *("student.layers=3", "training.frozen_layers=1", "training.learning_rate=1e-4", 'training.teacher_temperature="auto"'),
+    *("training.losses={kl_divergence=1.0}", "training.validation_queries=150", "training.validation_fraction=0.25"),
 )
 """The losses are each run's own; they are stated here so that an example may take another without making this table anew."""
 
@@ -134,12 +127,7 @@ def main() -> None:
 
 def asked_of(kind: str, overrides: Sequence[str]) -> Experiment:
     """The experiment of a kind at this benchmark's sizes, its teachers taught on all judged queries at once."""
-    experiment = experiment_of(folder_of(DATASET, kind), [*SIZES, *overrides])
-    at_once = [
-        one.model_copy(update={"train": train.model_copy(update={"folds": None})}) if (train := getattr(one, "train", None)) else one
-        for one in experiment.teacher
-    ]
-    return experiment.model_copy(update={"teacher": tuple(at_once)})
+    return taught_otherwise(experiment_of(folder_of(DATASET, kind), [*SIZES, *overrides]), lambda _: {"folds": None})
 
 
 def pipeline_of(experiment: Experiment, parts: Parts, work: Path, scores: Path | None = None) -> Pipeline:

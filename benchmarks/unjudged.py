@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,17 @@ def with_few_judged(experiment: Experiment, work: Path, count: int) -> Experimen
 
 def taught_longer(experiment: Experiment, times: float) -> Experiment:
     """The experiment whose taught teachers go through their queries so many times as often: fewer queries, about as many steps."""
+    return taught_otherwise(experiment, lambda train: {"epochs": round(train.epochs * times)})
 
-    def longer(teacher: TeacherSettings) -> TeacherSettings:
+
+def taught_otherwise(experiment: Experiment, changes: Callable[[Any], Mapping[str, Any]]) -> Experiment:
+    """The experiment with what `changes` says of a teacher's `train` table, in each that there is."""
+
+    def changed(teacher: TeacherSettings) -> TeacherSettings:
         train = getattr(teacher, "train", None)
-        return teacher.model_copy(update={"train": train.model_copy(update={"epochs": round(train.epochs * times)})}) if train else teacher
+        return teacher.model_copy(update={"train": train.model_copy(update=changes(train))}) if train else teacher
 
-    return experiment.model_copy(update={"teacher": tuple(longer(teacher) for teacher in experiment.teacher)})
+    return experiment.model_copy(update={"teacher": tuple(changed(teacher) for teacher in experiment.teacher)})
 
 
 def write_beir(whole: Collection, queries: Iterable[Query], qrels: Mapping[str, Qrels], folder: Path) -> None:
