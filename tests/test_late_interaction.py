@@ -188,6 +188,12 @@ def test_a_projection_keeps_the_directions_in_which_words_lie() -> None:
     assert np.array_equal(projection, start_projection(words, 20, 3))
 
 
+def test_a_projection_is_the_same_with_any_number_of_threads() -> None:
+    words = np.random.default_rng(1).normal(size=(3000, 384)).astype(np.float32) * np.linspace(1, 2, 384, dtype=np.float32)
+    in_another_order = start_projection(words[::-1], 384, 128)  # as other threads add up
+    assert np.array_equal(start_projection(words, 384, 128), in_another_order)
+
+
 def test_where_words_have_another_width_the_directions_are_random_ones() -> None:
     projection = start_projection(np.ones((5, 7), dtype=np.float32), 20, 4)
     np.testing.assert_allclose(projection @ projection.T, np.eye(4), atol=1e-6)

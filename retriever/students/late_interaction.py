@@ -169,7 +169,8 @@ def start_projection(embeddings: NDArray[np.float32], width: int, dimensions: in
         moments += part.T @ part
     directions = np.linalg.eigh(moments)[1][:, ::-1][:, :dimensions].T
     strongest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
-    return np.asarray(directions * np.sign(strongest), dtype=np.float32)
+    # rounded, since another number of threads has other last bits: the start, and all that is trained from it, would be another model
+    return np.asarray(np.round(directions * np.sign(strongest), 5), dtype=np.float32)
 
 
 def _open(folder: Path, settings: LateInteractionSettings) -> MultiVectorEncoder:
