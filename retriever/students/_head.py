@@ -20,6 +20,9 @@ from retriever.errors import ConfigError
 NEVER = -1e4
 """A bias that no logit makes up for, within the range of half precision."""
 
+PASSES = 3.0
+"""A shift that takes a dense layer's output to where GELU and its like change little, and bfloat16 is still fine enough; the norm behind them takes it off."""
+
 SAMPLE = 128
 """Texts whose logits are looked at: they make a table [SAMPLE, V]."""
 
@@ -27,9 +30,10 @@ SAMPLE = 128
 def splade_of(encoder: SentenceTransformer, name: str) -> SparseEncoder:
     """A SPLADE model of an encoder's transformer, whose head says which words' embeddings a token's last hidden state resembles.
 
-    The head is the architecture's own: its dense layer is the identity, its norm neither scales nor shifts, and its decoder is tied
-    to the word embeddings. An encoder that was trained for similarity then expands a word to related ones before any training of
-    the head. Special tokens have a bias that keeps them out; `sparsen` gives all others theirs.
+    The head is the architecture's own: its dense layer is the identity, shifted so far that the activation behind it lets all pass,
+    its norm neither scales nor shifts, and its decoder is tied to the word embeddings. An encoder that was trained for similarity then
+    expands a word to related ones before any training of the head. Special tokens have a bias that keeps them out; `sparsen` gives all
+    others theirs.
 
     Args:
         encoder: whose first module is a transformer; the rest of it is left out.
@@ -63,6 +67,7 @@ def _make_head(model: Any, special: Sequence[int], name: str) -> None:
     bias = getattr(decoder, "bias", None)
     head = [module for path, module in model.named_modules() if not path.startswith(f"{model.base_model_prefix}.")]
     linear = [module for module in head if isinstance(module, nn.Linear) and module is not decoder]
+    norms = [module for module in head if isinstance(module, nn.LayerNorm)]
     tied = isinstance(decoder, nn.Linear) and decoder.weight is model.get_input_embeddings().weight
     if not tied or bias is None or any(layer.in_features != layer.out_features for layer in linear):
         raise ConfigError(
@@ -73,10 +78,9 @@ def _make_head(model: Any, special: Sequence[int], name: str) -> None:
         for layer in linear:
             nn.init.eye_(layer.weight)
             if layer.bias is not None:
-                layer.bias.zero_()
-        for module in head:
-            if isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
+                layer.bias.fill_(PASSES if norms else 0.0)
+        for norm in norms:
+            norm.reset_parameters()
         bias.zero_()
         bias[list(special)] = NEVER
 
