@@ -185,6 +185,10 @@ def _unjudged_row(name: str, result: Mapping[str, Any], run: str) -> list[str]:
     return [name, *_effectiveness(result, run), *gains]
 
 
+BOTH = "kl_divergence + contrastive"
+"""The sum of losses that benchmarks/losses.py trains with the unjudged queries and without."""
+
+
 def losses_table(kept: Mapping[str, Any]) -> str:
     """Each loss on each student: mean over the seeds and standard deviation, best first-stage mean first, and a paired test against contrast alone.
 
@@ -211,6 +215,9 @@ def losses_table(kept: Mapping[str, Any]) -> str:
         f"one epoch of both, or as many steps of the judged alone. The target, {first['target']}, re-ranks at {first['teacher']:.3f}. "
         "In brackets: p of the paired randomisation test of each query's mean over the seeds, whole dialogues at a time, after Holm's correction over a column."
     )
+    added = [(student, _what_unjudged_queries_add(kept["measured"], student, runs)) for student in students]
+    if told := ", ".join(f"{student.replace('_', ' ')} {gain(test.difference, test.p_value, test.p_value)}" for student, test in added if test):
+        said += f" What the unjudged queries add to {_in_code(BOTH)}, uncorrected: {told}."
     return f"{markdown(heads, rows)}\n\n{said}"
 
 
@@ -221,17 +228,28 @@ def _seeds_of_all(runs: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _against_contrast(measured: Mapping[str, Any], student: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Comparison]:
-    """Loss -> its test, of the queries' means over the seeds."""
+    """Loss -> its test."""
+    losses = _losses([run for run in runs if run["student"] == student])
+    pairs = [(loss, "contrastive") for loss in losses if loss not in ("start", "contrastive")]
+    return {test.run: test for test in _tested(measured, student, runs, pairs)} if "contrastive" in losses else {}
+
+
+def _what_unjudged_queries_add(measured: Mapping[str, Any], student: str, runs: Sequence[Mapping[str, Any]]) -> Comparison | None:
+    """The test of one sum of losses against itself on the judged queries alone, in as many steps; None where one of the two was not trained."""
+    pair = (BOTH, f"{BOTH}, judged alone")
+    known = set(pair) <= set(_losses([run for run in runs if run["student"] == student]))
+    return _tested(measured, student, runs, [pair])[0] if known else None
+
+
+def _tested(measured: Mapping[str, Any], student: str, runs: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+    """Paired tests of (loss, baseline), of the queries' means over the seeds."""
     own = [run for run in runs if run["student"] == student]
     evaluations = {}
-    for loss in _losses(own):
+    for loss in {loss for pair in pairs for loss in pair}:
         values = np.mean([np.array(run["of_each_query"].split(), dtype=np.float64) for run in own if run["loss"] == loss], axis=0)
         evaluations[loss] = Evaluation(loss, tuple(measured["query_ids"]), {own[0]["measure"]: values})
-    if "contrastive" not in evaluations:
-        return {}
-    pairs = [(loss, "contrastive") for loss in evaluations if loss not in ("start", "contrastive")]
     clusters = dict(zip(measured["query_ids"], measured["conversations"], strict=True))
-    return {test.run: test for test in compare(evaluations, pairs, [own[0]["measure"]], 1, clusters)}
+    return compare(evaluations, pairs, [own[0]["measure"]], 1, clusters)
 
 
 def _loss_cells(found: Sequence[Mapping[str, Any]], test: Comparison | None) -> list[str]:

@@ -177,6 +177,15 @@ def test_losses_are_tested_against_contrast_by_each_query_s_mean_over_seeds_and_
     assert (cells(contrastive)[2], cells(start)[2]) == ("", "")
 
 
+def test_what_unjudged_queries_add_is_tested_where_both_were_trained(benchmark: Any) -> None:
+    both = "kl_divergence + contrastive"
+    kept = {"with": loss_run("dense", both, 1, 0.7), "measured": {"query_ids": ["q1", "q2", "q3", "q4"], "conversations": ["a", "a", "b", ""]}}
+    assert "unjudged queries add" not in benchmark("tables").losses_table(kept)
+    kept["without"] = loss_run("dense", f"{both}, judged alone", 1, 0.5)
+    said = benchmark("tables").losses_table(kept).splitlines()[-1]
+    assert said.endswith("What the unjudged queries add to `kl_divergence` + `contrastive`, uncorrected: dense +0.200 (p = 0.25).")
+
+
 def test_a_report_becomes_means_bytes_and_the_three_tests_of_the_student(benchmark: Any) -> None:
     qrels = {f"q{number}": {"a": 1} for number in range(6)}
     good = Run.from_dict("good", {query_id: {"a": 2.0, "b": 1.0} for query_id in qrels})
