@@ -1,14 +1,14 @@
 """What queries add that nobody judged: doc2dial with the judgements of a few train queries, and all others beside them.
 
-    python benchmarks/unjudged.py                              # 500 judged ones: about an hour on 2 quiet cores; goes on after a stop
+    python benchmarks/unjudged.py                              # 500 judged ones, one epoch of all: about an hour on 2 quiet cores; goes on after a stop
     python benchmarks/unjudged.py --kinds sparse late_interaction static
     python benchmarks/unjudged.py --judged 250 --no-results
-    python benchmarks/unjudged.py --set training.epochs=2
+    python benchmarks/unjudged.py --set training.epochs=3
     python benchmarks/unjudged.py --scores benchmarks/scores     # what the taught teacher said lies there, or is kept there
 
 Of doc2dial's dialogues with train queries some, drawn by the seed, keep their judgements, until so many queries have one; the judgements of
 the others are taken away. Nobody has more than these, the taught teachers of examples/doc2dial-<kind>.toml neither, which go through them as
-often as makes the steps of all. Compared on the test queries: the
+often as makes the steps of all; in one piece and not in folds, since most of what they score is new to them anyway. Compared on the test queries: the
 start, the training on the judged queries without the teacher (contrastive), distilled on the judged ones (judged), both in as many steps as the third
 has: distilled on all of them (student). Needs ../shared/data/doc2dial, or --set collection.path=FOLDER.
 """
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--no-results", action="store_true", help="print only, keep nothing")
     arguments = parser.parse_args()
     for kind in arguments.kinds:
-        whole = read_experiment(EXAMPLES / f"{folder_of('doc2dial', kind)}.toml", arguments.overrides)
+        whole = read_experiment(EXAMPLES / f"{folder_of('doc2dial', kind)}.toml", ["training.epochs=1", *arguments.overrides])
         found = run(whole, arguments.work, arguments.judged, arguments.scores)
         for name, one in found["runs"].items():
             print(f"{name:16} {one['mean'][found['measure']]:.3f}")
@@ -77,7 +77,7 @@ def run(whole: Experiment, work: Path, count: int, scores: Path | None = None) -
         "target": pipeline.target.name,
         "held_out": pipeline.target.held_out,
         "seed": experiment.seed,
-        "settings": settings_of(whole),
+        "settings": settings_of(experiment),
         "machine": MACHINE,
     }
 
@@ -91,7 +91,8 @@ def with_few_judged(experiment: Experiment, work: Path, count: int) -> Experimen
     if not folder.exists():
         qrels = {settings.train: {query_id: judged[query_id] for query_id in kept}, settings.test: whole.qrels(settings.test)}
         write_beir(whole, whole.all_queries(), qrels, folder)
-    return taught_longer(experiment, len(judged) / len(kept)).model_copy(
+    taught = taught_otherwise(taught_longer(experiment, len(judged) / len(kept)), lambda _: {"folds": None})
+    return taught.model_copy(
         update={
             "name": f"{experiment.name}-{count}-judged",
             "collection": settings.model_copy(update={"path": folder.resolve(), "unjudged": True}),
