@@ -362,7 +362,8 @@ def test_the_benchmark_keeps_the_judgements_of_whole_dialogues_and_all_queries(b
     queries = [Query(f"c{talk}_{turn}", f"text {talk} {turn}", conversation=f"c{talk}") for talk in range(9) for turn in range(3)]
     qrels = {"train": {query.query_id: {"d1": 1} for query in queries[:24]}, "test": {query.query_id: {"d2": 1} for query in queries[24:]}}
     write_collection(tmp_path / "c", [Document(f"d{number}", f"text {number}") for number in range(4)], queries, qrels).to_beir(tmp_path / "beir")
-    whole = read_experiment(write_experiment(tmp_path, tmp_path / "beir", encoder_folder))
+    folded = "teacher=[{kind='cross_encoder', model='x', train={epochs=2, folds=2}}]"
+    whole = read_experiment(write_experiment(tmp_path, tmp_path / "beir", encoder_folder), [folded])
     experiment = few.with_few_judged(whole, tmp_path / "work", 7)
     assert experiment == few.with_few_judged(whole, tmp_path / "work", 7)  # its collection lies there already
     pipeline = Pipeline(experiment, tmp_path / "work")
@@ -371,3 +372,5 @@ def test_the_benchmark_keeps_the_judgements_of_whole_dialogues_and_all_queries(b
     assert len(pipeline.conversations("train")) == 24
     assert pipeline.qrels("test") == qrels["test"]
     assert list(experiment.trainings) == ["contrastive", "judged"]
+    taught = [(teacher.train.epochs, teacher.train.folds) for teacher in experiment.teacher]
+    assert taught == [(round(2 * 24 / 9), None)]
