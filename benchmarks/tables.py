@@ -215,9 +215,10 @@ def losses_table(kept: Mapping[str, Any]) -> str:
         f"one epoch of both, or as many steps of the judged alone. The target, {first['target']}, re-ranks at {first['teacher']:.3f}. "
         "In brackets: p of the paired randomisation test of each query's mean over the seeds, whole dialogues at a time, after Holm's correction over a column."
     )
-    added = [(student, _what_unjudged_queries_add(kept["measured"], student, runs)) for student in students]
-    if told := ", ".join(f"{student.replace('_', ' ')} {gain(test.difference, test.p_value, test.p_value)}" for student, test in added if test):
-        said += f" What the unjudged queries add to {_in_code(BOTH)}, uncorrected: {told}."
+    tested = {student: _what_unjudged_queries_add(kept["measured"], student, runs) for student in students}
+    added = [f"{student.replace('_', ' ')} {gain(test.difference, test.p_value, test.p_value)}" for student, test in tested.items() if test]
+    if added:
+        said += f" What the unjudged queries add to {_in_code(BOTH)}, uncorrected: {', '.join(added)}."
     return f"{markdown(heads, rows)}\n\n{said}"
 
 
